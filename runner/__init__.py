@@ -1,0 +1,3 @@
+"""fumehood's host-side controller."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,98 @@
+"""The errors of the controller that reach a user, each with a stable exit code.
+
+Failures of a tool are values for the model and never appear here; what the box
+itself raises lives in `sandbox.errors` and carries its own code.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FumehoodError(Exception):
+    """Root of the controller's errors. `exit_code` is what the command line ends with."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(FumehoodError):
+    """A flag, argument or settings value that cannot be used."""
+
+    exit_code = 2
+
+
+class SessionNotFoundError(FumehoodError):
+    """No session has this id or prefix, or this directory has none yet."""
+
+    exit_code = 3
+
+
+class SessionBusyError(FumehoodError):
+    """Another live process owns the session."""
+
+    exit_code = 4
+
+
+class JournalError(FumehoodError):
+    """The journal is damaged or of a version this program cannot read."""
+
+    exit_code = 5
+
+
+class ConflictError(FumehoodError):
+    """An apply would overwrite what changed on the host since the session began."""
+
+    exit_code = 6
+
+
+class ModelError(FumehoodError):
+    """Root of what a model provider can do to us."""
+
+    exit_code = 20
+
+
+class AuthenticationError(ModelError):
+    """The provider refused the key (401, 403)."""
+
+    exit_code = 21
+
+
+class ModelNotFoundError(ModelError):
+    """The provider knows no such model (404)."""
+
+    exit_code = 22
+
+
+class PromptTooLongError(ModelError):
+    """The conversation does not fit the model's window (400, 413)."""
+
+    exit_code = 23
+
+
+class InvalidRequestError(ModelError):
+    """The provider refused the request for another reason (4xx)."""
+
+    exit_code = 24
+
+
+class OverloadedError(ModelError):
+    """Still overloaded, rate limited or unreachable after the last retry."""
+
+    exit_code = 25
+
+    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class BrokenStreamError(ModelError):
+    """The reply broke off or made no sense; what came of it is kept, marked partial."""
+
+    exit_code = 26
+
+
+class ScriptEndedError(ModelError):
+    """The scripted model has no line left for this request."""
+
+    exit_code = 27

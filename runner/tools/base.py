@@ -1,0 +1,114 @@
+"""The Tool ABC: what a tool declares (name, arguments, effects) and how it runs in the box.
+
+A tool lives in one module with its description in a `.md` of the same name beside it. Only the
+gate (`runner.loop.orchestrate`) calls `run`, after the verdict, with paths already resolved.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from runner.effects import Effect, Place
+from runner.events import TaskUpdated
+from sandbox.spec import Box, Stat
+
+OUTPUT_LIMIT = 30_000
+
+
+class Arguments(BaseModel):
+    """Base of tool arguments: unknown fields are refused, values are not coerced loosely."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+A = TypeVar("A", bound=Arguments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult:
+    """`for_model`: text or content blocks (text, image, document). `for_user`: the structured
+    object that clients get (reference section 4). `title`: one line for the live display.
+    """
+
+    for_model: str | list[dict[str, Any]]
+    for_user: dict[str, Any] = field(default_factory=dict)
+    is_error: bool = False
+    truncated: bool = False
+
+
+def tool_error(message: str) -> ToolResult:
+    """A failure as a value, in the form that models of this field are used to."""
+    return ToolResult(for_model=f"<tool_use_error>{message}</tool_use_error>", is_error=True)
+
+
+@dataclass(slots=True, kw_only=True)
+class Task:
+    """A background command: its output file in the box, and its state
+    (running, completed, failed, killed).
+    """
+
+    id: str
+    command: str
+    output: PurePosixPath
+    state: str = "running"
+    code: int | None = None
+    stop: Callable[[], Any] | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class ToolState:
+    """What tools remember between calls of one session: nothing else in a tool is mutable.
+    `seen`: files read or written, with their stat then (read-before-edit, staleness).
+    """
+
+    cwd: PurePosixPath
+    seen: dict[PurePosixPath, Stat] = field(default_factory=dict)
+    partial: set[PurePosixPath] = field(default_factory=set)
+    todos: list[dict[str, Any]] = field(default_factory=list)
+    tasks: dict[str, Task] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolContext:
+    """What the gate hands to a running tool. `targets` maps each path that the effects name to the
+    path that was judged: open exactly that. `show` sends live output; `record` journals a
+    TaskUpdated. `spawn_task` runs a coroutine that outlives the call (background commands).
+    """
+
+    call: str
+    box: Box
+    place: Place
+    state: ToolState
+    targets: Mapping[PurePosixPath, PurePosixPath]
+    show: Callable[[str], None]
+    record: Callable[[TaskUpdated], None]
+    spawn_task: Callable[[Any], Any]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Tool(ABC, Generic[A]):
+    """One tool. Stateless: two sessions may share an instance."""
+
+    name: ClassVar[str]
+    args: type[A]
+    optional: ClassVar[bool] = False
+    """True: offered only when named in `--tools` or `--allowedTools`."""
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """The text for the model (from the `.md` file)."""
+
+    @abstractmethod
+    def effects(self, args: A, place: Place) -> tuple[Effect, ...]:
+        """What this call would do. Pure; relative paths are joined to `place.cwd`, not resolved."""
+
+    @abstractmethod
+    async def run(self, args: A, ctx: ToolContext) -> ToolResult:
+        """Do it. Failures of the work are values (`tool_error`); BoxLostError and its like pass."""

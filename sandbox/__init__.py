@@ -1,0 +1,1 @@
+"""Boxes: containers, their pipe, their workspace. Knows nothing of models or policies."""
