@@ -178,16 +178,17 @@ def rename_beneath(directory: int, old: str | bytes, new: str | bytes, *, replac
 def read_beneath(root: Path, relative: str | bytes, limit: int) -> bytes | None:
     """At most `limit` bytes of a regular file beneath the root.
 
-    None where there is no such file, where a link stands in the way, where it is no regular file
-    or may not be read. Raises OSError only for what is wrong with `root` itself.
+    None where there is no such file or root, where a link stands in the way beneath the root,
+    where it is no regular file or may not be read. Never raises OSError.
     """
-    directory = open_root(root)
     try:
-        try:
-            opened = open_file_beneath(directory, relative)
-        except OSError:
-            return None
-        with os.fdopen(opened, "rb") as file:
+        directory = open_root(root)
+    except OSError:
+        return None
+    try:
+        with os.fdopen(open_file_beneath(directory, relative), "rb") as file:
             return file.read(limit)
+    except OSError:
+        return None
     finally:
         os.close(directory)
