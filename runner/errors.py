@@ -6,7 +6,7 @@ itself raises lives in `sandbox.errors` and carries its own code.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class FumehoodError(Exception):
@@ -46,9 +46,24 @@ class ConflictError(FumehoodError):
 
 
 class ModelError(FumehoodError):
-    """Root of what a model provider can do to us."""
+    """Root of what a model provider can do to us. `status`: its HTTP status, None where none came;
+    `request`: its id of the request; `partial`: the blocks that were finished before it happened.
+    """
 
     exit_code = 20
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        request: str = "",
+        partial: tuple[dict[str, Any], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.request = request
+        self.partial = partial
 
 
 class AuthenticationError(ModelError):
@@ -76,13 +91,22 @@ class InvalidRequestError(ModelError):
 
 
 class OverloadedError(ModelError):
-    """Still overloaded, rate limited or unreachable after the last retry."""
+    """Overloaded, rate limited or unreachable; a user sees it after the last retry.
+    `retry_after`: seconds that the provider asked to wait.
+    """
 
     exit_code = 25
 
-    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.status = status
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        request: str = "",
+        partial: tuple[dict[str, Any], ...] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, status=status, request=request, partial=partial)
         self.retry_after = retry_after
 
 

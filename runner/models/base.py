@@ -73,16 +73,20 @@ class BlockDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """The message is complete. `usage` is the provider's final count."""
+    """The message is complete. `usage` is the provider's final count. `details`: what else it
+    said at the end (stop_sequence, stop_details, container), as received.
+    """
 
     stop_reason: str | None
     usage: dict[str, Any]
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrying:
-    """The adapter's wrapper waits `delay` seconds before attempt `attempt` (counted from 1).
-    Anything of the broken attempt is void; `partial` holds its finished blocks.
+    """The adapter's wrapper waits `delay` seconds before attempt `attempt` of `attempts` (the first
+    is 1, so the first retry is 2). Anything of the broken attempt is void; `partial` holds its
+    finished blocks. An unchanged attempt with no delay: the provider itself began its reply anew.
     """
 
     attempt: int
@@ -105,4 +109,16 @@ class Model(Protocol):
 
     def stream(self, request: Request) -> AsyncIterator[Delta]:
         """Yields Started, then parts and blocks, then Finished exactly once."""
+        ...
+
+
+class ModelClient(Model, Protocol):
+    """A Model that holds a connection: what `resolve_model` returns. Whoever resolved it closes it."""
+
+    async def warm(self) -> None:
+        """Connects ahead of the first request, so that it overlaps with other work. Never raises."""
+        ...
+
+    async def close(self) -> None:
+        """Lets the connections go. May be called more than once."""
         ...
