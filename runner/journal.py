@@ -1,0 +1,355 @@
+"""The journal: an append-only, hash-chained file of records, with large payloads beside it as blobs.
+
+It owns the form on disk, the chain, ids and parents, and the replacement of known secrets. What the
+records mean is decided elsewhere: history, usage and views are projections of them.
+One thread appends; any number of readers may read, in this process or another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from runner.errors import JournalError
+from runner.events import RECORD_VERSION, Body, Event, HeadMoved, body_from_json, body_to_json
+from runner.storage import FileStorage, MemoryStorage
+
+BLOB_LIMIT = 4096
+_HASH_KEY = b',"hash":"'
+UNKNOWN = "?"  # the hash before this line cannot be told
+_TAIL = len(_HASH_KEY) + 64 + len(b'"}')
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+
+
+def canonical(value: Any) -> bytes:
+    """The one canonical JSON of this program: sorted keys, no spaces, ASCII only.
+    Raises ValueError for what JSON cannot hold (NaN), TypeError for what is no JSON value.
+    """
+    return _encode(value).encode("ascii")
+
+
+def digest(value: Any) -> str:
+    """Hex sha256 of the canonical JSON."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def new_id() -> str:
+    """A random record id (UUID 4)."""
+    return str(uuid.uuid4())
+
+
+class Secrets:
+    """Known secrets, replaced by `[secret:NAME]` wherever text is about to be kept or shown."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str, str]] = {}
+
+    def add(self, name: str, value: str) -> None:
+        """Values under six characters are not taken: they would match everywhere."""
+        if len(value) >= 6:
+            self._known[value] = (_encode(value)[1:-1], f"[secret:{name}]")
+
+    def hide(self, text: str) -> str:
+        """Plain text without any known secret."""
+        for value, (_, mark) in self._known.items():
+            if value in text:
+                text = text.replace(value, mark)
+        return text
+
+    def hide_json(self, text: str) -> str:
+        """The same for text that is JSON already, where values stand escaped."""
+        for escaped, mark in self._known.values():
+            if escaped in text:
+                text = text.replace(escaped, mark)
+        return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something wrong with a journal. `line` counts from 1. `kind`: malformed, version, edited,
+    removed, reordered, blob_missing, blob_damaged.
+    """
+
+    line: int
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What `verify` found. `head` is the hash of the last line: what an anchor signs."""
+
+    records: int
+    head: str
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether the chain holds and every blob is there and right (or redacted on purpose)."""
+        return not self.problems
+
+
+@dataclass(slots=True)
+class _Chain:
+    """Where the chain stands: next `seq`, hash of the last line, last record id per agent."""
+
+    seq: int = 0
+    hash: str = ""
+    heads: dict[str, str] = field(default_factory=dict)
+
+
+class Journal:
+    """A session's journal. `append` returns the event as it was written (secrets replaced); listeners
+    in `on_append` are called after the write, in order. `parent` is the last record of the same
+    agent; a sub-agent's first record follows the main agent's head. HeadMoved's parent is the record
+    it moves to, so that history is the path from the head to the root.
+    """
+
+    def __init__(
+        self,
+        storage: FileStorage | MemoryStorage,
+        *,
+        session: str = "",
+        clock: Callable[[], float] = time.time,
+        ids: Callable[[], str] = new_id,
+        secrets: Secrets | None = None,
+    ) -> None:
+        self.session = session
+        self.secrets = secrets if secrets is not None else Secrets()
+        self.on_append: list[Callable[[Event], None]] = []
+        self._storage = storage
+        self._clock = clock
+        self.ids = ids
+        self._chain = _Chain()
+        self._load()
+
+    @classmethod
+    def create(
+        cls,
+        directory: Path,
+        session: str,
+        clock: Callable[[], float] = time.time,
+        *,
+        ids: Callable[[], str] = new_id,
+        secrets: Secrets | None = None,
+    ) -> Self:
+        """A new journal in a directory that has none. Raises JournalError."""
+        return cls(FileStorage(directory, create=True), session=session, clock=clock, ids=ids, secrets=secrets)
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        clock: Callable[[], float] = time.time,
+        *,
+        ids: Callable[[], str] = new_id,
+        secrets: Secrets | None = None,
+    ) -> Self:
+        """An existing journal, to go on with. Raises JournalError when it is absent or its chain is broken."""
+        return cls(FileStorage(directory), clock=clock, ids=ids, secrets=secrets)
+
+    def _load(self) -> None:
+        chain = self._chain
+        for number, line in enumerate(self._storage.lines(), 1):
+            record, problem = _check(line, number, chain)
+            if problem is not None:
+                raise JournalError(f"journal of session {self.session or '?'}, line {number}: {problem.detail}")
+            self.session = record["session"]
+            chain.heads[record["agent"]] = record["id"]
+            chain.seq, chain.hash = chain.seq + 1, record["hash"]
+
+    @property
+    def last_seq(self) -> int:
+        """Number of the last record, -1 when there is none."""
+        return self._chain.seq - 1
+
+    def head(self, agent: str = "main") -> str:
+        """Id of the record that the agent's next one follows, "" for none."""
+        heads = self._chain.heads
+        return heads.get(agent) or heads.get("main", "")
+
+    def append(self, body: Body, *, agent: str = "main", turn: int = 0, cause: str = "", id: str = "") -> Event:  # noqa: A002 (the record's own word)
+        """Write a record; it is on its way to the disk when this returns, and only then shown.
+        Raises JournalError when it cannot be kept whole (nothing of it stays then).
+        """
+        chain = self._chain
+        text, body = self._encode_body(body)
+        kind = type(body).__name__
+        event = Event(
+            v=RECORD_VERSION,
+            seq=chain.seq,
+            id=id or self.ids(),
+            at=self._clock(),
+            session=self.session,
+            agent=agent,
+            turn=turn,
+            parent=body.to if isinstance(body, HeadMoved) else self.head(agent),
+            cause=cause,
+            body=body,
+            prev=chain.hash,
+        )
+        # Canonical by construction: keys in order; a test holds this against canonical().
+        line = (
+            f'{{"agent":{_encode(agent)},"at":{_encode(event.at)},"body":{text},"cause":{_encode(cause)},'
+            f'"id":{_encode(event.id)},"parent":{_encode(event.parent)},"prev":"{chain.hash}","seq":{chain.seq},'
+            f'"session":{_encode(self.session)},"turn":{turn},"type":"{kind}","v":{RECORD_VERSION}}}'
+        ).encode("ascii")
+        own = hashlib.sha256(line).hexdigest()
+        self._storage.append(line[:-1] + _HASH_KEY + own.encode("ascii") + b'"}')
+        chain.seq, chain.hash = chain.seq + 1, own
+        chain.heads[agent] = event.id
+        object.__setattr__(event, "hash", own)  # not seen by anybody yet
+        for listener in self.on_append:
+            listener(event)
+        return event
+
+    def _encode_body(self, body: Body) -> tuple[str, Body]:
+        data = body_to_json(body)
+        text = _encode(data)
+        hidden = self.secrets.hide_json(text)
+        if hidden != text:
+            text, data = hidden, json.loads(hidden)
+            body = body_from_json(type(body).__name__, data)
+        if len(text) <= BLOB_LIMIT and '"$blob"' not in text:
+            return text, body
+        return _encode({name: self._outline(value) for name, value in data.items()}), body
+
+    def _outline(self, value: Any) -> Any:
+        """The value itself, or a reference to its blob. Whatever looks like a reference becomes a blob
+        too, so that a reference is never in doubt.
+        """
+        if not isinstance(value, str | list | tuple | dict):
+            return value
+        text = _encode(value)
+        if len(text) <= BLOB_LIMIT and not (isinstance(value, dict) and "$blob" in value):
+            return value
+        data = text.encode("ascii")
+        name = hashlib.sha256(data).hexdigest()
+        self._storage.put(name, data)
+        kind = "text" if isinstance(value, str) else "object" if isinstance(value, dict) else "list"
+        return {"$blob": name, "is": kind, "size": len(data)}
+
+    def _inline(self, value: Any, where: int) -> Any:
+        if not (isinstance(value, dict) and "$blob" in value):
+            return value
+        data = self._storage.get(value["$blob"])
+        if data is None:
+            gone = "[redacted]"
+            return {"text": gone, "list": [{"type": "text", "text": gone}], "object": {}}[value["is"]]
+        if hashlib.sha256(data).hexdigest() != value["$blob"]:
+            raise JournalError(f"journal, line {where}: blob {value['$blob']} is damaged")
+        return json.loads(data)
+
+    def _event(self, record: dict[str, Any]) -> Event:
+        where = record["seq"] + 1
+        data = {name: self._inline(value, where) for name, value in record.pop("body").items()}
+        try:
+            body = body_from_json(record.pop("type"), data)
+            return Event(body=body, **record)
+        except (KeyError, TypeError) as error:
+            raise JournalError(f"journal, line {where}: unknown kind or field: {error}") from error
+
+    def read(self, after: int = -1, limit: int | None = None) -> Iterator[Event]:
+        """Records with seq > `after`, in order, at most `limit`, payloads included. A payload that was
+        redacted reads as `[redacted]`.
+        """
+        for count, line in enumerate(self._storage.lines(max(after, -1) + 1)):
+            if limit is not None and count >= limit:
+                return
+            yield self._event(json.loads(line))
+
+    def path(self, agent: str = "main") -> Iterator[Event]:
+        """The agent's own records on the way from the root to its head: what history is made of."""
+        before = {r["id"]: r["parent"] for r in map(json.loads, self._storage.lines())}
+        at, wanted = self._chain.heads.get(agent, ""), set[str]()
+        while at and at not in wanted:
+            wanted.add(at)
+            at = before.get(at, "")
+        for record in map(json.loads, self._storage.lines()):
+            if record["id"] in wanted and record["agent"] == agent:
+                yield self._event(record)
+
+    def sync(self) -> None:
+        """Fsync. Blocks for milliseconds: call it from a thread."""
+        self._storage.sync()
+
+    def close(self) -> None:
+        """No append after this."""
+        self._storage.close()
+
+    def verify(self) -> Verification:
+        """Check every hash, number and blob from the disk; goes on after a fault to find all of them."""
+        chain, problems = _Chain(), list[Problem]()
+        redacted, wanted = set[str](), dict[str, int]()
+        number = 0
+        for number, line in enumerate(self._storage.lines(), 1):
+            record, problem = _check(line, number, chain)
+            if problem is not None:
+                problems.append(problem)
+            if record:
+                follows = problem is None or problem.kind != "reordered"
+                chain.seq = max(chain.seq, int(record["seq"]) + 1)
+                chain.hash = str(record["hash"]) if follows else UNKNOWN
+                for value in record["body"].values():
+                    if isinstance(value, dict) and "$blob" in value:
+                        wanted.setdefault(str(value["$blob"]), number)
+                if record["type"] == "Redacted":
+                    redacted.update(self._inline(record["body"]["blobs"], number))
+            else:
+                chain.seq, chain.hash = chain.seq + 1, UNKNOWN
+        for name, at in wanted.items():
+            data = self._storage.get(name)
+            if data is None and name not in redacted:
+                problems.append(Problem(line=at, kind="blob_missing", detail=f"blob {name} is gone"))
+            elif data is not None and hashlib.sha256(data).hexdigest() != name:
+                problems.append(Problem(line=at, kind="blob_damaged", detail=f"blob {name} is damaged"))
+        problems.sort(key=lambda p: p.line)
+        return Verification(records=number, head=chain.hash, problems=tuple(problems))
+
+
+def _check(line: bytes, number: int, chain: _Chain) -> tuple[dict[str, Any], Problem | None]:  # noqa: PLR0911
+    """A line's record ({} when there is none) and the first thing wrong with it, given the chain before it."""
+
+    def wrong(kind: str, detail: str) -> Problem:
+        return Problem(line=number, kind=kind, detail=detail)
+
+    try:
+        record = json.loads(line)
+        found, own, seq, version = record["prev"], record["hash"], record["seq"], record["v"]
+        shape = (str, str, int, dict)
+        good = all(map(isinstance, (found, own, seq, record["body"]), shape)) and len(line) > _TAIL
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return {}, wrong("malformed", f"no record: {error!r}")
+    if not good:
+        return {}, wrong("malformed", "no record")
+    if version != RECORD_VERSION:
+        return record, wrong("version", f"version {version!r}; this program reads {RECORD_VERSION}")
+    if hashlib.sha256(line[:-_TAIL] + b"}").hexdigest() != own or not line.endswith(b'"}'):
+        return record, wrong("edited", f"record {seq} does not match its hash")
+    if seq > chain.seq:
+        return record, wrong("removed", f"records {chain.seq} to {seq - 1} are missing before record {seq}")
+    if seq < chain.seq:
+        return record, wrong("reordered", f"record {seq} stands where {chain.seq} belongs")
+    if chain.hash not in (found, UNKNOWN):
+        return record, wrong("edited", f"record {seq} does not follow from the record before it")
+    return record, None
+
+
+class MemoryJournal(Journal):
+    """A journal without a disk, for tests and throw-away sessions; the same records and chain."""
+
+    def __init__(
+        self,
+        session: str = "memory",
+        clock: Callable[[], float] = time.time,
+        *,
+        ids: Callable[[], str] = new_id,
+        secrets: Secrets | None = None,
+    ) -> None:
+        super().__init__(MemoryStorage(), session=session, clock=clock, ids=ids, secrets=secrets)
