@@ -13,11 +13,14 @@ SPEC_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RootRef:
-    """One root: a host directory, where the box sees it, and its base (HEAD id, "" where none)."""
+    """One root: a host directory, where the box sees it, its base (HEAD id, "" where none), and the
+    name of its layers' directory.
+    """
 
     host: str
     at: str
     head: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +53,16 @@ class SessionSpec:
     """Frozen and serialisable: `app.run(spec)` is the only way to start a session.
 
     `model` is `provider:name` (`anthropic:claude-sonnet-5`, `scripted:/path/to/script.yaml`); a bare name
-    means anthropic. `image`: a name that the engine knows, or "base". `environment` lists the
-    *names* of variables that pass into the box. `clock`: "" or a fixed ISO time for replay.
+    means anthropic; `fallback_models` are tried in order while it is overloaded. `image`: a name that the
+    engine knows, or "base". `environment` lists the *names* of variables that pass into the box.
+    `clock`: "" or a fixed ISO time for replay.
     """
 
     session: str
     cwd: str
     roots: tuple[RootRef, ...]
     model: str
+    fallback_models: tuple[str, ...] = ()
     mode: Mode = Mode.BYPASS
     image: str = "base"
     image_digest: str = ""

@@ -1,0 +1,95 @@
+"""From arguments to a command, and from an error to one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from runner.errors import FumehoodError
+from sandbox.errors import SandboxError
+
+COMMANDS = {
+    "diff": "runner.cli.diff",
+    "apply": "runner.cli.apply",
+    "discard": "runner.cli.discard",
+    "sessions": "runner.cli.sessions",
+    "shell": "runner.cli.shell",
+    "doctor": "runner.cli.doctor",
+    "images": "runner.cli.images",
+    "clean": "runner.cli.clean",
+}
+EXIT_INTERNAL = 70
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+def run_command_line(arguments: Sequence[str]) -> int:
+    """Run `fumehood ARGUMENTS`; returns the exit code. Only a first argument names a command."""
+    try:
+        if arguments and arguments[0] in COMMANDS:
+            return _run(COMMANDS[arguments[0]], arguments[1:], f"fumehood {arguments[0]}")
+        return _run("runner.cli.prompt", arguments, "fumehood")
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_INTERRUPTED + 11
+    except Exception as error:  # noqa: BLE001  # the last resort: a clear line instead of a traceback
+        if os.environ.get("FUMEHOOD_DEBUG"):
+            raise
+        return report(error)
+
+
+def _run(module: str, arguments: Sequence[str], name: str) -> int:
+    """A command's module holds `app` (a Typer) and may hold `rewrite(arguments)`."""
+    import typer  # noqa: PLC0415  # start-up time: --version does without it
+
+    command = import_module(module)
+    rewrite = getattr(command, "rewrite", list)
+    try:
+        code = typer.main.get_command(command.app)(args=rewrite(list(arguments)), prog_name=name)
+    except SystemExit as end:
+        code = end.code
+    if code is None:
+        return 0
+    return code if isinstance(code, int) else 1
+
+
+def report(error: BaseException) -> int:
+    """Say on stderr what went wrong, in one line and a hint; returns the exit code."""
+    known = find_known(error)
+    if known is None:
+        culprit = _innermost(error)
+        say(f"internal error: {type(culprit).__name__}: {culprit} (FUMEHOOD_DEBUG=1 shows where)")
+        return EXIT_INTERNAL
+    say(str(known), hint=getattr(known, "hint", ""))
+    return known.exit_code
+
+
+def say(message: str, *, hint: str = "") -> None:
+    """One line for the user on stderr, and one more for the hint."""
+    from runner.ui.safe import visible  # noqa: PLC0415  # start-up time
+
+    sys.stderr.write(f"fumehood: {visible(' '.join(message.split()))}\n")
+    if hint:
+        sys.stderr.write(f"  {visible(' '.join(hint.split()))}\n")
+    sys.stderr.flush()
+
+
+def find_known(error: BaseException) -> FumehoodError | SandboxError | None:
+    """The error of ours in it: itself, the first in a group, or its cause."""
+    if isinstance(error, FumehoodError | SandboxError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            if (known := find_known(inner)) is not None:
+                return known
+    return None
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

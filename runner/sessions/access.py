@@ -1,0 +1,52 @@
+"""Access: what a command may ask of a session's work, the same whether its owner is another
+process (`client.Client`) or this one (`desk.Desk`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from sandbox.spec import Process, Pty
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which changes an apply takes. `paths` empty: all of them; each path is relative to its root or
+    absolute, and stands for everything below it. `include`: held-back files (glob patterns) that are
+    wanted all the same. `force`: take the box's version where the host's changed too.
+    """
+
+    paths: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    force: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `Selection.from_json` turns back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Selection:
+        """Raises TypeError or KeyError for what no Selection is."""
+        return cls(paths=tuple(data["paths"]), include=tuple(data["include"]), force=bool(data["force"]))
+
+
+class Access(Protocol):
+    """Changes are JSON objects (`sandbox.diff`), reports too, so that they can cross a socket."""
+
+    async def changes(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+        """What the session changed, sorted by root and path."""
+        ...
+
+    def diff(self, paths: tuple[str, ...] = ()) -> AsyncIterator[str]:
+        """Git-format text, in pieces."""
+        ...
+
+    async def apply(self, selection: Selection) -> dict[str, Any]:
+        """Bring changes over to the host. Raises ConflictError, with nothing written."""
+        ...
+
+    async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> Process:
+        """A command of the user's own in the box; empty `argv` means a login shell."""
+        ...

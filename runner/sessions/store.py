@@ -1,0 +1,339 @@
+"""Where sessions lie on disk: `$FUMEHOOD_HOME/sessions/<uuid>/`, how they are found, and the lock
+that makes one process the owner. What is in the files belongs to the journal and the workspace.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import stat
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from runner.errors import JournalError, SessionBusyError, SessionNotFoundError, UsageError
+from runner.spec import SessionSpec
+
+TITLE_LENGTH = 200
+_HEAD_BYTES = 256 << 10
+_LOCK_TRIES = 6
+_LOCK_PAUSE = 0.03
+
+
+class State(StrEnum):
+    """What a session is doing: owned by a live process, at rest, or left in the middle of a turn."""
+
+    RUNNING = "running"
+    IDLE = "idle"
+    STALE = "stale"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A session on disk. `updated`: seconds since the epoch at which the journal last grew."""
+
+    session: str
+    directory: Path
+    spec: SessionSpec
+    updated: float
+
+    @property
+    def journal(self) -> Path:
+        """The journal's file; it may not exist yet."""
+        return self.directory / "journal.jsonl"
+
+
+def state_home(environ: Mapping[str, str]) -> Path:
+    """`$FUMEHOOD_HOME`, else fumehood's directory in the XDG state home. Raises UsageError."""
+    named = environ.get("FUMEHOOD_HOME", "")
+    if named:
+        home = Path(named)
+        if not home.is_absolute():
+            raise UsageError(f"FUMEHOOD_HOME must be an absolute path, not {named!r}")
+        return home
+    state = environ.get("XDG_STATE_HOME", "")
+    if state and Path(state).is_absolute():
+        return Path(state) / "fumehood"
+    return Path(environ.get("HOME") or Path.home()) / ".local" / "state" / "fumehood"
+
+
+class Lock:
+    """The right to own a session: an flock, which the kernel drops when the process dies.
+
+    The file's text tells clients where the owner listens. Raises SessionBusyError on `take`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+
+    def take(self) -> Self:
+        """Become the owner; a probe of another process is waited out."""
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        for attempt in range(_LOCK_TRIES):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    os.close(fd)
+                    raise
+                if attempt + 1 < _LOCK_TRIES:
+                    time.sleep(_LOCK_PAUSE)
+            else:
+                self._fd = fd
+                self.announce({"pid": os.getpid()})
+                return self
+        os.close(fd)
+        raise SessionBusyError(f"another fumehood (process {self.owner().get('pid', '?')}) is working in this session")
+
+    def announce(self, facts: Mapping[str, Any]) -> None:
+        """Tell clients about the owner (pid, socket). Only the owner may."""
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, json.dumps(facts).encode(), 0)
+
+    def held(self) -> bool:
+        """Whether some process owns the session now."""
+        try:
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def owner(self) -> dict[str, Any]:
+        """What the last owner announced; empty when there is nothing to read."""
+        try:
+            facts = json.loads(self._path.read_bytes()[:4096])
+        except (OSError, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
+
+    def release(self) -> None:
+        """Give the session up. Harmless when it was never taken."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self.take()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class Store:
+    """All sessions of one `$FUMEHOOD_HOME`. Directories are 0700, made when first needed."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.sessions = home / "sessions"
+        self.cache = home / "cache"
+
+    def prepare(self) -> None:
+        """Make the directories. Raises UsageError when the place cannot hold state."""
+        try:
+            for directory in (self.home, self.sessions, self.cache):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = self.home.stat()
+            if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) & 0o077:
+                self.home.chmod(0o700)
+        except OSError as error:
+            raise UsageError(f"cannot keep sessions in {self.home}: {error.strerror}") from error
+        if not os.access(self.home, os.W_OK | os.X_OK):
+            raise UsageError(f"cannot keep sessions in {self.home}: it is not writable (set FUMEHOOD_HOME)")
+
+    def directory(self, session: str) -> Path:
+        """Where the session lies or will lie."""
+        return self.sessions / session
+
+    def lock(self, session: str) -> Lock:
+        """The session's lock, not taken yet."""
+        return Lock(self.directory(session) / "lock")
+
+    def save(self, spec: SessionSpec) -> Stored:
+        """Make the session's directory, or write its spec anew. Atomic."""
+        self.prepare()
+        directory = self.directory(spec.session)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        beside = directory / ".spec.json.new"
+        beside.write_text(json.dumps(spec.to_json(), indent=1) + "\n", encoding="ascii")
+        beside.chmod(0o600)
+        beside.replace(directory / "spec.json")
+        return self.load(spec.session)
+
+    def load(self, session: str) -> Stored:
+        """Raises SessionNotFoundError, and JournalError for a spec that cannot be read."""
+        directory = self.directory(session)
+        path = directory / "spec.json"
+        try:
+            written = path.stat()
+            spec = SessionSpec.from_json(json.loads(path.read_bytes()))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise SessionNotFoundError(f"no session {session}") from error
+        except (OSError, ValueError) as error:
+            raise JournalError(f"session {session} cannot be read: {error}") from error
+        try:
+            updated = (directory / "journal.jsonl").stat().st_mtime
+        except OSError:
+            updated = written.st_mtime
+        return Stored(
+            session=session,
+            directory=directory,
+            spec=spec,
+            updated=max(updated, written.st_mtime),
+        )
+
+    def __iter__(self) -> Iterator[Stored]:
+        """Every readable session, newest first; damaged ones are left out."""
+        found: list[Stored] = []
+        for name in self._names():
+            try:
+                found.append(self.load(name))
+            except (SessionNotFoundError, JournalError):
+                continue
+        yield from sorted(found, key=lambda stored: stored.updated, reverse=True)
+
+    def _names(self) -> list[str]:
+        try:
+            return sorted(entry.name for entry in self.sessions.iterdir() if is_session_id(entry.name))
+        except FileNotFoundError:
+            return []
+
+    def find(self, prefix: str) -> Stored:
+        """The one session whose id begins so. Raises SessionNotFoundError (none, or several)."""
+        wanted = prefix.lower()
+        if is_session_id(wanted):
+            return self.load(wanted)
+        matches = [name for name in self._names() if wanted and name.startswith(wanted)]
+        if not matches:
+            raise SessionNotFoundError(f"no session begins with {prefix!r} (see: fumehood sessions)")
+        if len(matches) > 1:
+            few = ", ".join(name[:13] for name in matches[:4])
+            raise SessionNotFoundError(f"{prefix!r} fits {len(matches)} sessions: {few}")
+        return self.load(matches[0])
+
+    def latest(self, cwd: Path) -> Stored:
+        """The newest session of this directory, else of a root that holds it. Raises SessionNotFoundError."""
+        here = str(cwd)
+        above: Stored | None = None
+        for stored in self:
+            if stored.spec.cwd == here:
+                return stored
+            if above is None and any(_holds(root.host, here) for root in stored.spec.roots):
+                above = stored
+        if above is None:
+            raise SessionNotFoundError(f"no session was started in {cwd} yet")
+        return above
+
+    def choose(self, session: str | None, cwd: Path) -> Stored:
+        """What a command means: the named session, else this directory's latest."""
+        return self.find(session) if session else self.latest(cwd)
+
+    def state(self, stored: Stored) -> State:
+        """Running, idle, or stale (its last turn never ended and nobody owns it)."""
+        if self.lock(stored.session).held():
+            return State.RUNNING
+        return State.STALE if _unfinished(stored.journal) else State.IDLE
+
+    def forget(self, stored: Stored) -> None:
+        """Remove the session's directory. The layers must be gone already (they may need the keeper)."""
+        shutil.rmtree(stored.directory, ignore_errors=True)
+        if stored.directory.exists():
+            raise JournalError(f"{stored.directory} could not be removed whole")
+
+
+def is_session_id(text: str) -> bool:
+    """Whether this is a UUID in its usual form."""
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beginning:
+    """How a session began: the first prompt's text on one line ("" before there is one), and when
+    (seconds since the epoch, 0 when unknown).
+    """
+
+    title: str = ""
+    at: float = 0.0
+
+
+def beginning(stored: Stored) -> Beginning:
+    """Read from the journal's head only, so that listing does not depend on the length of sessions."""
+    try:
+        with stored.journal.open("rb") as journal:
+            lines = journal.read(_HEAD_BYTES).splitlines()
+    except OSError:
+        return Beginning()
+    at = 0.0
+    for line in lines:
+        if at and b'"PromptGiven"' not in line:
+            continue
+        try:
+            record = json.loads(line)
+            at = at or float(record["at"])
+            if record["type"] == "PromptGiven":
+                return Beginning(title=_text(record["body"]["content"]), at=at)
+        except (ValueError, KeyError, TypeError):
+            break
+    return Beginning(at=at)
+
+
+def _text(blocks: Any) -> str:
+    if not isinstance(blocks, list):
+        return "(a long prompt)"
+    texts = (block.get("text", "") for block in blocks if isinstance(block, dict))
+    return " ".join(" ".join(texts).split())[:TITLE_LENGTH]
+
+
+def disk_size(directory: Path) -> int:
+    """Bytes on disk below a directory, as far as this user may look."""
+    total = 0
+    pending = [directory]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(Path(entry.path))
+        except OSError:
+            continue
+    return total
+
+
+def _holds(root: str, path: str) -> bool:
+    return path == root or path.startswith(root.rstrip("/") + "/")
+
+
+def _unfinished(journal: Path) -> bool:
+    """Whether the last turn of a journal began and never ended; reads the file's end only."""
+    try:
+        with journal.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _HEAD_BYTES))
+            tail = file.read().splitlines()
+    except OSError:
+        return False
+    for line in reversed(tail):
+        if b'"TurnEnded"' in line:
+            return False
+        if b'"TurnStarted"' in line or b'"ModelReplied"' in line or b'"ToolRequested"' in line:
+            return True
+    return False
