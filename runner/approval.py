@@ -51,7 +51,7 @@ class ClientApprover:
 
     async def ask(self, asked: ApprovalAsked) -> ApprovalGiven:
         """Wait for the client."""
-        future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[ApprovalGiven] = asyncio.get_running_loop().create_future()
         self._open[asked.call] = future
         try:
             async with asyncio.timeout(self._deadline):

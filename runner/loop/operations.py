@@ -21,6 +21,11 @@ class Prompt:
 
     content: list[dict[str, Any]]
 
+    @classmethod
+    def text(cls, text: str) -> Prompt:
+        """A prompt of plain text."""
+        return cls(content=[{"type": "text", "text": text}])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interrupt:
@@ -73,11 +78,6 @@ _FIELDS: dict[str, type[Any]] = {
     "model": str,
     "steps": int,
 }
-
-
-def text_prompt(text: str) -> Prompt:
-    """A prompt of plain text."""
-    return Prompt(content=[{"type": "text", "text": text}])
 
 
 def operation_to_json(operation: Operation) -> dict[str, Any]:

@@ -1,0 +1,112 @@
+"""Patterns of rules as regular expressions: gitignore-style paths, commands with `*`, host names.
+
+Each grows at most one wildcard group per `*` and is matched against bounded text, so that no
+pattern can take exponential time.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import PurePosixPath
+
+from runner.effects import Place
+from runner.errors import UsageError
+
+
+def path_pattern(pattern: str, place: Place, *, anywhere: bool) -> re.Pattern[str]:
+    """A gitignore-style pattern against absolute paths in the box. `//p` starts at the file system's
+    root, `~/p` at home, `/p` where the rule stands (for the command line: cwd), the rest at cwd. A bare
+    name matches at any depth below cwd; `dir/**` too when `anywhere` (deny and ask rules).
+    What a pattern matches it covers with everything below. Raises UsageError.
+    """
+    base, rest, anchored = place.cwd, pattern, True
+    if pattern.startswith("//"):
+        base, rest = PurePosixPath("/"), pattern[2:]
+    elif pattern.startswith("~/"):
+        base, rest = place.home, pattern[2:]
+    elif pattern.startswith("/"):
+        rest = pattern[1:]
+    elif pattern.startswith("./"):
+        rest = pattern[2:]
+    else:
+        anchored = False
+    rest = re.sub(r"/+", "/", rest).strip("/")
+    segments = rest.split("/")
+    if not rest or pattern.startswith("!") or ".." in segments or "\0" in rest:
+        raise UsageError(f"path pattern {pattern!r}: empty, negated or with `..`")
+    covers_all = segments[-1] == "**" and len(segments) > 1
+    if covers_all:
+        segments = segments[:-1]
+    deep = not anchored and len(segments) == 1 and (anywhere or not covers_all)
+    start = re.escape(str(base).rstrip("/")) + "/" + ("(?:.*/)?" if deep and segments != ["**"] else "")
+    body = ""
+    for number, segment in enumerate(segments):
+        last = number == len(segments) - 1
+        if segment == "**":
+            body += ".*" if last else "(?:.*/)?"
+        else:
+            body += _segment(segment) + ("" if last else "/")
+    return re.compile(start + body + r"(?:/.*)?\Z", re.DOTALL)
+
+
+def _segment(segment: str) -> str:
+    """One path segment: `*`, `?`, `[...]`; a backslash takes the next character literally."""
+    out, at = "", 0
+    while at < len(segment):
+        char = segment[at]
+        if char == "*":
+            out += "" if out.endswith("[^/]*") else "[^/]*"
+        elif char == "?":
+            out += "[^/]"
+        elif char == "[" and (end := segment.find("]", at + 2)) > 0:
+            inner = segment[at + 1 : end].replace("\\", "\\\\").replace("[", "\\[")
+            out += "[" + ("^" + inner[1:] if inner[:1] in "!^" else inner) + "]"
+            at = end
+        elif char == "\\" and at + 1 < len(segment):
+            at += 1
+            out += re.escape(segment[at])
+        else:
+            out += re.escape(char)
+        at += 1
+    return out
+
+
+def command_pattern(pattern: str) -> re.Pattern[str]:
+    """A command: exact, or with `*` for any characters. A final ` *` (also written `:*`) is a prefix
+    with a word's end: `ls *` matches `ls` and `ls -l`, not `lsof`. Raises UsageError when empty.
+    """
+    text = pattern.strip()
+    if text.endswith(":*"):
+        text = text[:-2].rstrip() + " *"
+    if not text or text == " *":
+        raise UsageError(f"command pattern {pattern!r} is empty")
+    tail = ""
+    if text.endswith(" *"):
+        text, tail = text[:-2].rstrip(), r"(?:\s.*)?"
+    parts = [r"\s+".join(map(re.escape, part.split(" "))) for part in re.split(r"\*+", text)]
+    return re.compile(".*".join(parts) + tail + r"\Z", re.DOTALL)
+
+
+def host_pattern(pattern: str) -> re.Pattern[str]:
+    """A host name, case ignored: exact; `*.x` any sub-domain but not x; `*` alone all; any other `*`
+    stays within a label. Raises UsageError for what is no host name.
+    """
+    text = pattern.strip().lower().rstrip(".")
+    if text == "*":
+        return re.compile(r".+\Z")
+    if not re.fullmatch(r"[a-z0-9*_:\[\]-]+(?:\.[a-z0-9*_-]+)*", text):
+        raise UsageError(f"domain {pattern!r} is no host name")
+    if text.startswith("*."):
+        return re.compile(r"(?:[^.]+\.)+" + _labels(text[2:]) + r"\Z")
+    return re.compile(_labels(text) + r"\Z")
+
+
+def _labels(text: str) -> str:
+    return "[^.]+".join(map(re.escape, text.split("*")))
+
+
+def normal(path: PurePosixPath) -> str:
+    """An absolute path without `.` and `..`, by its text only."""
+    text = posixpath.normpath(str(path))
+    return "/" + text.lstrip("/")
