@@ -1,0 +1,56 @@
+"""A permission question: exactly what would run, with nothing hidden or cut unless the user is told so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rich.text import Text
+
+from runner.ui.glyphs import Glyphs
+from runner.ui.safe import one_line, visible
+from runner.ui.view import AskView
+
+YES, NO, ALL = "y", "n", "v"
+_SHOWN = 60
+_DIFF = {
+    "old_string": ("-", "red"),
+    "new_string": ("+", "green"),
+    "content": ("+", "green"),
+    "new_source": ("+", "green"),
+}
+
+
+def question(ask: AskView, glyphs: Glyphs, *, whole: bool = False) -> tuple[list[Text], int]:
+    """The lines that show what would run, and how many were left out (none with `whole`)."""
+    body = [line for key, value in ask.input.items() for line in _field(key, value)]
+    left = 0 if whole else max(0, len(body) - _SHOWN)
+    shown = body[: len(body) - left]
+    head = Text("? ", "bold yellow").append(f"{one_line(ask.tool, 60)} asks for permission", "bold")
+    if ask.reason:
+        head.append(f": {one_line(ask.reason)}", "not bold")
+    lines = [head, *(Text(f"  {glyphs.bar} ", "yellow").append(line) for line in shown)]
+    if left:
+        lines.append(Text(f"  {glyphs.warn} {left} more lines are not shown; v shows them", "bold yellow"))
+    return lines, left
+
+
+def keys_line(left: int) -> Text:
+    """What can be pressed. What was not seen cannot be allowed."""
+    line = Text("Allow this?  ", "bold")
+    line = line.append("v", "bold").append(" show the rest") if left else line.append("y", "bold green").append(" yes")
+    return line.append("  ").append("n", "bold red").append(" no")
+
+
+def _field(key: str, value: Any) -> list[Text]:
+    if key == "edits" and isinstance(value, list):
+        return [line for edit in value if isinstance(edit, Mapping) for k, v in edit.items() for line in _field(k, v)]
+    mark, style = _DIFF.get(key, ("", ""))
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    lines = [visible(line.expandtabs(4), lines=False) for line in text.split("\n")]
+    if mark:
+        return [Text(f"{mark} {line}", style) for line in lines]
+    if key == "command" or len(lines) > 1:
+        return [Text(one_line(key, 40), "dim"), *(Text(f"  {line}", "bold") for line in lines)]
+    return [Text(f"{one_line(key, 40)}  ", "dim").append(lines[0], "not dim")]

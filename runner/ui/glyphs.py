@@ -1,0 +1,32 @@
+"""The few signs that the interface draws with, and their ASCII form for other locales."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Glyphs:
+    """One sign per meaning; `spin` is played in order."""
+
+    done: str
+    failed: str
+    denied: str
+    bar: str
+    dot: str
+    retry: str
+    warn: str
+    spin: tuple[str, ...]
+
+
+UNICODE = Glyphs(
+    done="✓",
+    failed="✗",
+    denied="⊘",
+    bar="│",
+    dot=" · ",
+    retry="↻",
+    warn="!",
+    spin=("⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"),
+)
+ASCII = Glyphs(done="+", failed="x", denied="-", bar="|", dot=" - ", retry="~", warn="!", spin=("|", "/", "-", "\\"))

@@ -1,0 +1,179 @@
+"""Live progress in a terminal: finished lines scroll away above, what runs moves below, permission
+questions are asked in between. Folds events and draws; decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TextIO
+
+from rich.text import Text
+
+from runner.events import Event, Failed, ModelReplied, TextDelta, TurnEnded, TurnStarted
+from runner.ui.ask import ALL, NO, YES, keys_line, question
+from runner.ui.glyphs import ASCII, UNICODE
+from runner.ui.keys import Keys
+from runner.ui.region import Region
+from runner.ui.status import status_lines
+from runner.ui.story import header, reply, reply_text, tell
+from runner.ui.view import MAIN, AskView, ViewState, fold
+
+TICK = 0.1
+HOLD = 0.4  # seconds in which a key was meant for something else, not for the question that just came up
+STATUS_ROWS = 14
+
+Answerer = Callable[[str, bool], Awaitable[None]]
+
+
+class Live:
+    """Shows one session on `out`, a terminal; `keys` is its keyboard.
+
+    `answer(call, allowed)` carries the reply to a permission question; None: nobody is asked here.
+    `state` is where a resumed session stands. `follow` may be called once per turn.
+    """
+
+    def __init__(
+        self,
+        out: TextIO,
+        *,
+        keys: TextIO | None = None,
+        answer: Answerer | None = None,
+        state: ViewState | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.state = state or ViewState()
+        self._region = Region(out)
+        self._glyphs = UNICODE if self._region.unicode else ASCII
+        self._keys = Keys(keys) if keys is not None else None
+        self._answer = answer
+        self._clock = clock
+        self._above: list[Text] = []
+        self._line = ""
+        self._streamed = False
+        self._last = ""
+        self._asking: Text | None = None
+        self._asks = asyncio.Condition()
+
+    async def follow(self, events: AsyncIterator[Event]) -> ViewState:
+        """Draw until the events end or the main agent's turn does; returns the last state. Cancelling it
+        leaves the terminal as it was.
+        """
+        try:
+            if self._keys is not None:
+                self._keys.__enter__()
+            async with asyncio.TaskGroup() as group:
+                helpers = [group.create_task(self._tick())]
+                if self._answer is not None and self._keys is not None and self._keys.usable:
+                    helpers.append(group.create_task(self._ask(self._keys, self._answer)))
+                async for event in events:
+                    self._feed(event)
+                    async with self._asks:
+                        self._asks.notify_all()
+                    if isinstance(event.body, TurnEnded) and event.agent == MAIN:
+                        break
+                for helper in helpers:
+                    helper.cancel()
+        finally:
+            self._flush_line()
+            self._region.draw(self._above, ())
+            self._above.clear()
+            if self._keys is not None:
+                self._keys.__exit__(None, None, None)
+        return self.state
+
+    async def _tick(self) -> None:
+        while True:
+            self._draw()
+            await asyncio.sleep(TICK)
+
+    def _draw(self) -> None:
+        width, height = self._region.size
+        if self._asking is not None:
+            lines = [self._asking]
+        else:
+            rows = min(STATUS_ROWS, height - 2)
+            lines = status_lines(self.state, self._clock(), width, rows, self._glyphs, unfinished=self._line)
+        above, self._above = self._above, []
+        self._region.draw(above, lines)
+
+    def _feed(self, event: Event) -> None:
+        self.state = fold(self.state, event)
+        match event.body:
+            case TurnStarted() if event.agent == MAIN and not self._last:
+                self._print("head", [header(self.state, self._glyphs)])
+            case TextDelta(text=text) if event.agent == MAIN:
+                self._stream(text)
+            case ModelReplied(content=content) if event.agent == MAIN:
+                if self._streamed:
+                    self._flush_line()
+                else:
+                    self._print("text", reply_text(content))
+                self._streamed = False
+            case Failed() if self._streamed:
+                self._flush_line()
+                self._streamed = False
+            case _:
+                pass
+        self._print("tool", tell(self.state, event, self._glyphs, self._region.size[0]))
+
+    def _stream(self, text: str) -> None:
+        if not self._streamed:
+            text = text.lstrip("\n")
+            self._streamed = bool(text)
+        *done, self._line = (self._line + text).split("\n")
+        self._print("text", [reply(line) for line in done])
+
+    def _flush_line(self) -> None:
+        if self._line.strip():
+            self._print("text", [reply(self._line)])
+        self._line = ""
+
+    def _print(self, kind: str, lines: list[Text]) -> None:
+        """Put lines above; a blank one where text and tool lines meet, never two blank ones in a row."""
+        if lines and self._last not in ("", kind):
+            lines = [Text(), *lines]
+        for line in lines:
+            blank = not line.plain.strip()
+            if not (blank and self._last == "blank"):
+                self._above.append(line)
+                self._last = "blank" if blank else kind
+
+    async def _ask(self, keys: Keys, answer: Answerer) -> None:
+        """Ask one question after the other; one that was answered elsewhere or withdrawn is dropped."""
+        while True:
+            async with self._asks:
+                await self._asks.wait_for(lambda: self.state.asks)
+            ask = self.state.asks[0]
+            asking = asyncio.create_task(self._put(ask, keys))
+            gone = asyncio.create_task(self._gone(ask))
+            try:
+                await asyncio.wait({asking, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if asking.done():
+                    await answer(ask.call, asking.result())
+                    await gone
+            finally:
+                asking.cancel()
+                gone.cancel()
+                self._asking = None
+
+    async def _gone(self, ask: AskView) -> None:
+        async with self._asks:
+            await self._asks.wait_for(lambda: ask not in self.state.asks)
+
+    async def _put(self, ask: AskView, keys: Keys) -> bool:
+        lines, left = question(ask, self._glyphs)
+        self._print("ask", lines)
+        self._asking = keys_line(left)
+        await asyncio.sleep(HOLD)
+        while True:
+            key = (await keys.key()).lower()
+            if key == YES and not left:
+                return True
+            if key in (NO, "\x1b", "\x04"):
+                return False
+            if key == ALL and left:
+                lines, left = question(ask, self._glyphs, whole=True)
+                self._print("ask", lines)
+                self._asking = keys_line(left)

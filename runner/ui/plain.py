@@ -1,0 +1,67 @@
+"""Progress where there is no terminal (a pipe, a log file, TERM=dumb): whole lines, no colours, no
+movement, each flushed when it is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import TextIO
+
+from rich.text import Text
+
+from runner.events import ApprovalAsked, Event, Failed, ModelReplied, ToolRequested, TurnEnded, TurnStarted
+from runner.ui.glyphs import ASCII, UNICODE
+from runner.ui.safe import encodable, one_line
+from runner.ui.story import header, reply_text, tell
+from runner.ui.view import MAIN, ViewState, fold
+from runner.ui.words import duration, subject
+
+
+class Plain:
+    """Writes the story of one session to `out`. With `quiet` nothing but failures is told: the caller
+    prints the result (`-p`).
+    """
+
+    def __init__(self, out: TextIO, *, state: ViewState | None = None, quiet: bool = False) -> None:
+        self.state = state or ViewState()
+        self._out = out
+        self._quiet = quiet
+        self._encoding = out.encoding or "ascii"
+        self._glyphs = UNICODE if self._encoding.lower().replace("-", "").startswith("utf") else ASCII
+        self._begun = False
+
+    async def follow(self, events: AsyncIterator[Event]) -> ViewState:
+        """Write until the events end or the main agent's turn does; returns the last state."""
+        async for event in events:
+            self.feed(event)
+            if isinstance(event.body, TurnEnded) and event.agent == MAIN:
+                break
+        return self.state
+
+    def feed(self, event: Event) -> None:
+        """Fold one event and write what it adds."""
+        self.state = fold(self.state, event)
+        if self._quiet:
+            return
+        match event.body:
+            case TurnStarted() if not self._begun:
+                self._begun = True
+                self.write([header(self.state, self._glyphs)])
+            case ModelReplied(content=content) if event.agent == MAIN:
+                self.write(reply_text(content))
+            case ToolRequested(name="Bash", input=args):
+                self.write([Text(f"{self._glyphs.spin[0]} Bash {subject('Bash', args)}")])
+            case Failed(retrying=True, message=message, detail=detail):
+                wait = duration(float(detail.get("delay", 0.0)))
+                self.write([Text(f"{self._glyphs.retry} again in {wait}: {one_line(message)}")])
+            case ApprovalAsked(tool=tool, reason=reason):
+                self.write([Text(f"? {one_line(tool, 60)} asks for permission: {one_line(reason)}")])
+            case _:
+                pass
+        self.write(tell(self.state, event, self._glyphs))
+
+    def write(self, lines: Iterable[Text]) -> None:
+        """Write lines as they are, without their styles."""
+        for line in lines:
+            self._out.write(encodable(line.plain.rstrip(), self._encoding) + "\n")
+        self._out.flush()
