@@ -27,42 +27,52 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runner.app import new_spec, resume_spec, run
+    from runner.effects import Mode
+    from runner.errors import FumehoodError
+    from runner.events import Event, TextDelta, ToolFinished, ToolRequested, TurnEnded
+    from runner.loop.operations import Answer, Interrupt, Prompt, SetMode, SetModel
+    from runner.loop.session import Session
+    from runner.spec import BoxLimits, RootRef, SessionSpec, TurnLimits
 
 __version__ = "0.1.0"
 
-_PUBLIC = {
-    "run": "runner.app",
-    "new_spec": "runner.app",
-    "resume_spec": "runner.app",
-    "SessionSpec": "runner.spec",
-    "RootRef": "runner.spec",
-    "TurnLimits": "runner.spec",
-    "BoxLimits": "runner.spec",
-    "Mode": "runner.effects",
-    "Session": "runner.loop.session",
-    "Prompt": "runner.loop.operations",
-    "Interrupt": "runner.loop.operations",
-    "Answer": "runner.loop.operations",
-    "SetMode": "runner.loop.operations",
-    "SetModel": "runner.loop.operations",
-    "Event": "runner.events",
-    "TurnEnded": "runner.events",
-    "TextDelta": "runner.events",
-    "ToolRequested": "runner.events",
-    "ToolFinished": "runner.events",
-    "FumehoodError": "runner.errors",
-}
 __all__ = [
+    "Answer",
+    "BoxLimits",
+    "Event",
+    "FumehoodError",
+    "Interrupt",
+    "Mode",
+    "Prompt",
+    "RootRef",
+    "Session",
+    "SessionSpec",
+    "SetMode",
+    "SetModel",
+    "TextDelta",
+    "ToolFinished",
+    "ToolRequested",
+    "TurnEnded",
+    "TurnLimits",
     "__version__",
     "new_spec",
     "resume_spec",
     "run",
-    *sorted(_PUBLIC.keys() - {"run", "new_spec", "resume_spec"}),
 ]
+
+_PUBLIC = {
+    "runner.app": ("new_spec", "resume_spec", "run"),
+    "runner.effects": ("Mode",),
+    "runner.errors": ("FumehoodError",),
+    "runner.events": ("Event", "TextDelta", "ToolFinished", "ToolRequested", "TurnEnded"),
+    "runner.loop.operations": ("Answer", "Interrupt", "Prompt", "SetMode", "SetModel"),
+    "runner.loop.session": ("Session",),
+    "runner.spec": ("BoxLimits", "RootRef", "SessionSpec", "TurnLimits"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    module = _PUBLIC.get(name)
-    if module is None:
-        raise AttributeError(f"module 'runner' has no attribute {name!r}")
-    return getattr(import_module(module), name)
+    for module, names in _PUBLIC.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'runner' has no attribute {name!r}")

@@ -36,7 +36,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_INTERRUPTED + 11
-    except Exception as error:  # noqa: BLE001  # the last resort: a clear line instead of a traceback
+    except Exception as error:  # the last resort: a clear line instead of a traceback
         if os.environ.get("FUMEHOOD_DEBUG"):
             raise
         return report(error)

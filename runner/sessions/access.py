@@ -43,6 +43,10 @@ class Access(Protocol):
         """Git-format text, in pieces."""
         ...
 
+    def stat(self, paths: tuple[str, ...] = ()) -> AsyncIterator[str]:
+        """How much changed in which file, as lines for people."""
+        ...
+
     async def apply(self, selection: Selection) -> dict[str, Any]:
         """Bring changes over to the host. Raises ConflictError, with nothing written."""
         ...

@@ -80,10 +80,7 @@ def peer_uid(connection: socket.socket) -> int:
 def socket_path(session: str, *, environ: Mapping[str, str], home: Path) -> Path:
     """Where an owner listens: a 0700 directory of this user under XDG_RUNTIME_DIR, else in the state home."""
     runtime = environ.get("XDG_RUNTIME_DIR", "")
-    if runtime and _is_private(Path(runtime)):
-        directory = Path(runtime) / "fumehood"
-    else:
-        directory = home / "run"
+    directory = Path(runtime) / "fumehood" if runtime and _is_private(Path(runtime)) else home / "run"
     directory.mkdir(mode=0o700, exist_ok=True)
     if not _is_private(directory):
         directory = home / "run"

@@ -5,6 +5,7 @@ another process owns.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
@@ -17,7 +18,6 @@ from runner.loop.operations import Operation, operation_to_json
 from runner.sessions.access import Selection
 from runner.sessions.channel import (
     CHANNEL_VERSION,
-    DATA_LIMIT,
     HEADER_LIMIT,
     Channel,
     error_from_json,
@@ -71,17 +71,19 @@ class Client:
         found: list[dict[str, Any]] = await self._ask("changes", {"paths": paths})
         return found
 
-    async def diff(self, paths: tuple[str, ...] = ()) -> AsyncIterator[str]:
+    def diff(self, paths: tuple[str, ...] = ()) -> AsyncIterator[str]:
         """See Access."""
-        held = b""
-        async for header, data in self._stream(*await self._begin("diff", {"paths": paths})):
-            if header["kind"] == "data":
-                held += data
-                if len(data) < DATA_LIMIT:
-                    yield held.decode("utf-8", "surrogateescape")
-                    held = b""
-        if held:
-            yield held.decode("utf-8", "surrogateescape")
+        return self._text("diff", paths)
+
+    def stat(self, paths: tuple[str, ...] = ()) -> AsyncIterator[str]:
+        """See Access."""
+        return self._text("stat", paths)
+
+    async def _text(self, name: str, paths: tuple[str, ...]) -> AsyncIterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        async for header, data in self._stream(*await self._begin(name, {"paths": paths})):
+            if header["kind"] == "data" and (text := decoder.decode(data)):
+                yield text
 
     async def apply(self, selection: Selection) -> dict[str, Any]:
         """See Access."""

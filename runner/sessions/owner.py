@@ -152,8 +152,9 @@ class _Connection:
         match name:
             case "changes":
                 return await self._access.changes(tuple(arguments["paths"]))
-            case "diff":
-                async for text in self._access.diff(tuple(arguments["paths"])):
+            case "diff" | "stat":
+                pieces = self._access.diff if name == "diff" else self._access.stat
+                async for text in pieces(tuple(arguments["paths"])):
                     await self._send_text(number, text)
                 return None
             case "apply":

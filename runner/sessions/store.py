@@ -289,17 +289,20 @@ def beginning(stored: Stored) -> Beginning:
             record = json.loads(line)
             at = at or float(record["at"])
             if record["type"] == "PromptGiven":
-                return Beginning(title=_text(record["body"]["content"]), at=at)
+                return Beginning(title=_text(record["body"]["content"], stored.directory), at=at)
         except (ValueError, KeyError, TypeError):
             break
     return Beginning(at=at)
 
 
-def _text(blocks: Any) -> str:
-    if not isinstance(blocks, list):
-        return "(a long prompt)"
-    texts = (block.get("text", "") for block in blocks if isinstance(block, dict))
-    return " ".join(" ".join(texts).split())[:TITLE_LENGTH]
+def _text(blocks: Any, directory: Path) -> str:
+    if isinstance(blocks, dict) and isinstance(name := blocks.get("$blob"), str):
+        try:
+            blocks = json.loads((directory / "blobs" / Path(name).name).read_bytes())
+        except (OSError, ValueError):
+            return ""
+    texts = [str(block.get("text", ""))[:_HEAD_BYTES] for block in blocks if isinstance(block, dict)]
+    return " ".join(" ".join(texts).split())[:TITLE_LENGTH].rstrip()
 
 
 def disk_size(directory: Path) -> int:

@@ -1,0 +1,41 @@
+"""Which session and which paths a command's words mean, and a yes from the user."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from runner.errors import SessionNotFoundError, UsageError
+from runner.sessions.store import Store, state_home
+
+_PREFIX = re.compile(r"[0-9a-fA-F][0-9a-fA-F-]{3,35}")
+
+
+def open_store() -> Store:
+    """The store that the environment names."""
+    return Store(state_home(os.environ))
+
+
+def split_session(words: list[str]) -> tuple[str | None, tuple[str, ...]]:
+    """A first word that begins a session's id is the session; the rest are paths."""
+    if not words or not _PREFIX.fullmatch(words[0]):
+        return None, tuple(words)
+    try:
+        return open_store().find(words[0]).session, tuple(words[1:])
+    except SessionNotFoundError:
+        if os.path.lexists(Path(words[0])):
+            return None, tuple(words)
+        raise
+
+
+def confirm(question: str, *, yes: bool) -> bool:
+    """A yes by flag or at the terminal. Raises UsageError where nobody can be asked."""
+    if yes:
+        return True
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError("nobody can be asked here: add --yes")
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

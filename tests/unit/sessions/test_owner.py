@@ -1,0 +1,200 @@
+"""The owner's socket and its client: the same answers, events and errors as in the owner itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from runner.errors import ConflictError, SessionBusyError
+from runner.events import Event, PromptGiven, TextDelta
+from runner.journal import MemoryJournal
+from runner.loop.operations import Interrupt, Operation, Prompt
+from runner.sessions.access import Selection
+from runner.sessions.channel import short_path, socket_path
+from runner.sessions.client import Client, event_from_json
+from runner.sessions.owner import Owner, event_to_json
+from runner.sessions.store import Lock
+from sandbox.errors import DiskFullError
+from sandbox.spec import Process, Pty
+
+LONG = "ä\udcff line\n" * 300_000
+
+
+class Changes:
+    """An Access whose answers are known."""
+
+    def __init__(self) -> None:
+        self.selected: list[Selection] = []
+
+    async def changes(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+        return [{"path": path} for path in paths]
+
+    async def diff(self, paths: tuple[str, ...] = ()) -> AsyncIterator[str]:
+        yield f"diff of {paths}\n"
+        yield LONG
+        yield "end\n"
+
+    async def stat(self, paths: tuple[str, ...] = ()) -> AsyncIterator[str]:
+        raise DiskFullError("no room", hint="make some")
+        yield ""
+
+    async def apply(self, selection: Selection) -> dict[str, Any]:
+        self.selected.append(selection)
+        if not selection.force:
+            raise ConflictError("a.txt changed on the host")
+        return {"written": ["a.txt"]}
+
+    async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> Process:
+        raise NotImplementedError
+
+
+class Talk:
+    """A conversation that is a journal and what was submitted."""
+
+    def __init__(self) -> None:
+        self.journal = MemoryJournal()
+        self.submitted: list[Operation] = []
+
+    async def submit(self, operation: Operation) -> None:
+        self.submitted.append(operation)
+
+    async def events(self, after: int = -1) -> AsyncIterator[Event]:
+        for event in self.journal.read(after):
+            yield event
+        await asyncio.Event().wait()
+
+
+class Rig:
+    def __init__(self, home: Path, *, environ: dict[str, str] | None = None) -> None:
+        self.home = home
+        self.environ = environ or {}
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.lock = Lock(home / "lock")
+        self.access, self.talk = Changes(), Talk()
+
+    async def __aenter__(self) -> Self:
+        self.owner = Owner(
+            session="0" * 36,
+            lock=self.lock.take(),
+            home=self.home,
+            environ=self.environ,
+            access=self.access,
+            talk=self.talk,
+        )
+        await self.owner.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.owner.__aexit__(None, None, None)
+        self.lock.release()
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with Rig(tmp_path / "home") as made:
+        yield made
+
+
+async def test_a_client_gets_the_owners_answers(rig: Rig):
+    async with Client(rig.lock) as client:
+        assert await client.changes(("a", "b\udcff")) == [{"path": "a"}, {"path": "b\udcff"}]
+        assert "".join([piece async for piece in client.diff(("x",))]) == f"diff of ('x',)\n{LONG}end\n"
+        wanted = Selection(paths=("a.txt",), include=(".git/**",), force=True)
+        assert await client.apply(wanted) == {"written": ["a.txt"]}
+    assert rig.access.selected == [wanted]
+
+
+async def test_the_owners_errors_keep_class_words_and_hint(rig: Rig):
+    async with Client(rig.lock) as client:
+        with pytest.raises(ConflictError, match=r"a\.txt changed"):
+            await client.apply(Selection())
+        with pytest.raises(DiskFullError, match="no room") as caught:
+            _ = [piece async for piece in client.stat()]
+        assert caught.value.hint == "make some"
+
+
+async def test_operations_go_in_and_events_come_out_in_order(rig: Rig):
+    first = rig.talk.journal.append(PromptGiven(content=[{"type": "text", "text": "one"}]))
+    second = rig.talk.journal.append(PromptGiven(content=[{"type": "text", "text": "x" * 10_000}]), cause="c")
+    async with Client(rig.lock) as client:
+        await client.submit(Prompt.text("go on"))
+        await client.submit(Interrupt())
+        events = client.events(after=-1)
+        assert [await anext(events), await anext(events)] == [first, second]
+        await events.aclose()
+        late = client.events(after=0)
+        assert await anext(late) == second
+        await late.aclose()
+    assert rig.talk.submitted == [Prompt.text("go on"), Interrupt()]
+
+
+async def test_many_clients_are_served_side_by_side(rig: Rig):
+    async with Client(rig.lock) as one, Client(rig.lock) as two:
+        watching = asyncio.create_task(anext(one.events()))
+        assert await two.changes(("p",)) == [{"path": "p"}]
+        assert await one.changes(("q",)) == [{"path": "q"}]
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_nobody_answers_once_the_owner_is_gone(tmp_path: Path):
+    async with Rig(tmp_path / "home") as rig, Client(rig.lock) as client:
+        await rig.owner.__aexit__(None, None, None)
+        with pytest.raises((SessionBusyError, ConnectionError)):
+            await client.changes()
+        with pytest.raises(SessionBusyError, match="does not answer"):
+            await Client(rig.lock).__aenter__()
+
+
+async def test_the_socket_is_private_and_its_directory_too(rig: Rig):
+    path = Path(rig.lock.owner()["socket"])
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600  # noqa: PTH116
+    assert stat.S_IMODE(os.stat(path.parent).st_mode) == 0o700  # noqa: PTH116
+    assert path.parent == rig.home / "run"
+
+
+async def test_a_private_runtime_directory_is_preferred_and_an_open_one_is_not(tmp_path: Path):
+    runtime, home = tmp_path / "runtime", tmp_path / "home"
+    runtime.mkdir(mode=0o700)
+    home.mkdir()
+    where = {"environ": {"XDG_RUNTIME_DIR": str(runtime)}, "home": home}
+    assert socket_path("s", **where).parent == runtime / "fumehood"  # type: ignore[arg-type]
+    runtime.chmod(0o755)
+    assert socket_path("s", **where).parent == home / "run"  # type: ignore[arg-type]
+
+
+async def test_a_home_with_a_long_path_still_works(tmp_path: Path):
+    async with Rig(tmp_path / ("d" * 100) / ("e" * 100)) as rig, Client(rig.lock) as client:
+        assert await client.changes(("a",)) == [{"path": "a"}]
+
+
+async def test_nonsense_from_a_client_ends_its_connection_only(rig: Rig):
+    with short_path(Path(rig.lock.owner()["socket"])) as address:
+        for nonsense in (b"\x00\xff\n", b'{"id":"x","kind":"call"}\n', b'{"id":1,"size":99999999}\n', b"[]\n"):
+            reader, writer = await asyncio.open_unix_connection(address)
+            await reader.readline()
+            writer.write(nonsense)
+            assert await reader.read() == b""
+            writer.close()
+            await writer.wait_closed()
+    async with Client(rig.lock) as client:
+        assert await client.changes(("still",)) == [{"path": "still"}]
+
+
+async def test_an_unknown_call_is_an_error_that_tells_nothing(rig: Rig):
+    async with Client(rig.lock) as client:
+        with pytest.raises(Exception, match="the owner failed: ValueError"):
+            await client._ask("eval", {})
+
+
+def test_live_events_cross_the_socket_too():
+    event = Event(
+        v=1, seq=3, id="i", at=1.5, session="s", agent="main", turn=1, parent="p", cause="", body=TextDelta(text="x")
+    )
+    assert event_from_json(event_to_json(event)) == event
