@@ -123,7 +123,7 @@ def _install(
         with throw_away(engine, spec) as container:
             debs = {f"debs/{'essential' if p.essential else 'rest'}/{p.path.name}": p.path for p in packages}
             engine.containers.put_archive(container, "/", _build_files(debs))
-            _run(engine, container)
+            run_build(engine, container)
             return normalise(engine.containers.get_archive(container, "/"), out, epoch=epoch)
     finally:
         engine.images.remove(image.id)
@@ -140,7 +140,7 @@ def _from_registry(engine: Engine, recipe: Recipe, origin: str, out: Path, progr
     spec = _build_spec(image.id, ("pulled", *recipe.packages), network="host", environment=environment)
     with throw_away(engine, spec) as container:
         engine.containers.put_archive(container, "/", _build_files({}, {"apt.conf": _proxies()}))
-        _run(engine, container)
+        run_build(engine, container)
         packages = read_back(engine, container, "/build/packages").decode("utf-8", "replace").splitlines()
         layer = normalise(engine.containers.get_archive(container, "/"), out, epoch=epoch)
     return Made(layer=layer, source=origin, packages=tuple(sorted(packages)), epoch=epoch)
@@ -197,8 +197,8 @@ def read_file(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _run(engine: Engine, container: str) -> None:
-    """Run build.sh to its end. Raises ImageMissingError with the last lines of its log."""
+def run_build(engine: Engine, container: str) -> None:
+    """Start a container and wait for its end. Raises ImageMissingError with the last lines of /build/log."""
     engine.containers.start(container)
     code = engine.containers.wait(container, BUILD_SECONDS)
     if code != 0:
