@@ -1,0 +1,140 @@
+"""The base of each path: what it was when the session began, and keeping its content in time.
+
+The lower layer is the user's live directory. As long as a path's stat equals the manifest's, the
+host's file is the base; content is copied into the store when the path first appears in the layer,
+so that a later edit on the host does not lose it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from sandbox.changes import Base, Change
+from sandbox.errors import StoreError
+from sandbox.manifest import Manifest, Stamp
+from sandbox.store import Store
+from sandbox.trees import Entry, Tree
+
+CAPTURE_FILE = 64 << 20
+CAPTURE_TOTAL = 256 << 20
+CAPTURE_COUNT = 5000
+
+
+class Bases:
+    """The bases of one root. `applied` paths (ours, written to the host since) have newer stamps."""
+
+    def __init__(self, root: str, manifest: Manifest | None, store: Store | None, *, began_ns: int) -> None:
+        self.root = root
+        self._manifest = manifest
+        self._store = store
+        self._began_ns = began_ns
+        self._kept: dict[str, tuple[Stamp, str]] = {}
+        self._applied: dict[str, Stamp | None] = {}
+        for note in store.notes() if store else ():
+            if note.get("root") != root:
+                continue
+            if note.get("type") == "base":
+                self._kept[note["path"]] = (Stamp(**note["stamp"]), note["digest"])
+            elif note.get("type") == "applied":
+                stamp = note["stamp"]
+                self._applied[note["path"]] = None if stamp is None else Stamp(**stamp)
+                self._kept.pop(note["path"], None)
+
+    def began(self, path: str) -> tuple[bool, Stamp | None]:
+        """(known, stamp) of a path when the session began, or when we last applied it."""
+        if path in self._applied:
+            return True, self._applied[path]
+        if self._manifest is None:
+            return False, None
+        return True, self._manifest.stamp(os.fsencode(path))
+
+    def untouched(self, path: str, now: Entry | None) -> bool:
+        """Whether the host's entry is still what it was. Without a manifest (it was never finished)
+        what was changed last before the session began counts as untouched; no more can be known.
+        """
+        known, was = self.began(path)
+        if not known:
+            return now is not None and now.ctime_ns < self._began_ns
+        if was is None or now is None:
+            return was is None and now is None
+        return now.stamp.same(was)
+
+    def judge(self, change: Change) -> Change:
+        """The change with what is known of its base."""
+        if self.untouched(change.path, change.old):
+            return replace(change, base=Base.ABSENT if change.old is None else Base.HOST)
+        known, was = self.began(change.path)
+        if change.path in self._kept:
+            return replace(change, base=Base.STORED, drifted=True, digest=self._kept[change.path][1])
+        if known and was is None:
+            return replace(change, base=Base.ABSENT, drifted=True)
+        if not known and change.old is None:
+            return replace(change, base=Base.ABSENT)
+        return replace(change, base=Base.UNKNOWN, drifted=True)
+
+    def capture(self, changes: Iterable[Change], lower: Tree) -> int:
+        """Keep the base contents of these changes, as far as they are still known and not kept yet.
+        Bounded: larger files, and what is over the total, stay on the host only. Returns how many.
+        """
+        assert self._store is not None
+        count, total = 0, 0
+        for change in changes:
+            old = change.old
+            if change.base is not Base.HOST or old is None or not old.is_file or change.path in self._kept:
+                continue
+            if old.size > CAPTURE_FILE or total + old.size > CAPTURE_TOTAL or count >= CAPTURE_COUNT:
+                continue
+            if self._keep(change.path, old, lower):
+                count, total = count + 1, total + old.size
+        if count:
+            self._store.sync()
+        return count
+
+    def _keep(self, path: str, old: Entry, lower: Tree) -> bool:
+        assert self._store is not None
+        name = os.fsencode(path)
+        try:
+            digest = self._store.put(filled(lower.chunks(name)), old.size)
+            after = lower.stat(name)
+        except (OSError, StoreError):
+            return False
+        if after is None or after.stamp != old.stamp:
+            return False
+        self._kept[path] = (old.stamp, digest)
+        self._store.note({"type": "base", "root": self.root, "path": path, "stamp": _json(old.stamp), "digest": digest})
+        return True
+
+    def stored(self, path: str) -> bytes:
+        """The kept content of a path. Raises StoreError."""
+        assert self._store is not None
+        return self._store.get(self._kept[path][1])
+
+    def applied(self, path: str, now: Entry | None) -> None:
+        """We wrote this path on the host: it is the base of what comes."""
+        assert self._store is not None
+        self._applied[path] = None if now is None else now.stamp
+        self._kept.pop(path, None)
+        stamp = None if now is None else _json(now.stamp)
+        self._store.note({"type": "applied", "root": self.root, "path": path, "stamp": stamp})
+
+
+def filled(pieces: Iterator[bytes | int]) -> Iterator[bytes]:
+    """Pieces with their holes as zeros, a megabyte at a time."""
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            yield piece
+            continue
+        for at in range(0, piece, 1 << 20):
+            yield bytes(min(1 << 20, piece - at))
+
+
+def _json(stamp: Stamp) -> dict[str, int]:
+    return {
+        "mode": stamp.mode,
+        "size": stamp.size,
+        "mtime_ns": stamp.mtime_ns,
+        "ctime_ns": stamp.ctime_ns,
+        "inode": stamp.inode,
+    }

@@ -1,0 +1,73 @@
+"""How much disk a session's layers and store take, and watching that they stay within the budget."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from sandbox.spec import Limits
+
+INTERVAL = 0.5
+_LEAST_MOVE = 16 << 20
+
+
+def usage_of(path: Path) -> int:
+    """Bytes on disk of all beneath a directory (hard links counted once); what cannot be entered counts as nothing."""
+    total, seen, left = 0, set(), [os.fsencode(path)]
+    while left:
+        try:
+            with os.scandir(left.pop()) as entries:
+                for entry in entries:
+                    try:
+                        found = entry.stat(follow_symlinks=False)
+                    except OSError:
+                        continue
+                    if found.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
+                        if found.st_ino in seen:
+                            continue
+                        seen.add(found.st_ino)
+                    total += found.st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        left.append(entry.path)
+        except OSError:
+            continue
+    return total
+
+
+class DiskWatch:
+    """Looks every half second at the free space of the host and, where it shrank by enough for the
+    budget to be in question, at what the session takes. `on_full` is awaited once, with a sentence
+    that says which bound was reached; then the watch ends. A writer can overshoot by what it writes
+    in an interval and a walk.
+    """
+
+    def __init__(self, path: Path, limits: Limits, on_full: Callable[[str], Awaitable[None]]) -> None:
+        self._path = path
+        self._limits = limits
+        self._on_full = on_full
+
+    async def run(self) -> None:
+        """Watch until cancelled, or full."""
+        used, free_then = 0, None
+        while True:
+            free = free_space(self._path)
+            if free < self._limits.disk_floor:
+                await self._on_full(f"the host has only {free >> 20} MiB of free space left")
+                return
+            room = max(self._limits.disk - used, 0)
+            if free_then is None or free_then - free > min(max(room // 2, _LEAST_MOVE), 1 << 30):
+                used = await asyncio.to_thread(usage_of, self._path)
+                free_then = free
+                if used > self._limits.disk:
+                    await self._on_full(f"the session's disk budget of {self._limits.disk >> 20} MiB is used up")
+                    return
+            free_then = max(free, free_then)
+            await asyncio.sleep(INTERVAL)
+
+
+def free_space(path: Path) -> int:
+    """Bytes that an unprivileged process may still write on the path's file system."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize

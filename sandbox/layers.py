@@ -1,0 +1,185 @@
+"""Layers: the directories that hold what a session writes, and the mounts that an engine makes of them.
+
+On the overlay rung a layer is `lower` (a link to the root, or a skeleton of ours), `upper` (exactly
+what changed) and `work` (the kernel's). On the copy rungs it is `copy`, the whole tree. The link
+keeps odd characters and long paths out of the option string, which holds one page and is cut silently.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import stat
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+from sandbox.errors import StoreError, WorkspaceError
+from sandbox.spec import Owner, Rung
+
+LAYERS_VERSION = 1
+_OVERLAY_MAGIC = 0x794C7630
+_FICLONE = 0x40049409
+_OPTIONS = "userxattr,index=off,metacopy=off,nosuid,nodev"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One writable place of the box. `host`: the root beneath it, None where a skeleton of ours is.
+    `reason`: why it is not on the best rung. `remote`: it lives in a volume of the engine.
+    """
+
+    name: str
+    at: PurePosixPath
+    host: Path | None
+    rung: Rung
+    reason: str = ""
+    remote: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerTable:
+    """All layers of a session, as `layers.json` keeps them. `began_ns`: when they were made."""
+
+    session: str
+    began_ns: int
+    owner: Owner
+    layers: tuple[Layer, ...]
+
+    def write(self, file: Path) -> None:
+        """Whole or not at all."""
+        rows = [
+            asdict(layer) | {"at": str(layer.at), "host": None if layer.host is None else str(layer.host), "lowers": []}
+            for layer in self.layers
+        ]
+        body = {
+            "version": LAYERS_VERSION,
+            "session": self.session,
+            "began_ns": self.began_ns,
+            "owner": asdict(self.owner),
+            "layers": rows,
+        }
+        new = file.with_suffix(".new")
+        new.write_text(json.dumps(body, indent=1) + "\n")
+        new.replace(file)
+
+    @classmethod
+    def read(cls, file: Path) -> LayerTable | None:
+        """None where there is none yet. Raises StoreError for a damaged or newer file."""
+        try:
+            body = json.loads(file.read_bytes())
+            if body["version"] != LAYERS_VERSION:
+                raise StoreError(f"{file}: version {body['version']} is not known")
+            layers = tuple(
+                Layer(
+                    name=row["name"],
+                    at=PurePosixPath(row["at"]),
+                    host=None if row["host"] is None else Path(row["host"]),
+                    rung=Rung(row["rung"]),
+                    reason=row["reason"],
+                    remote=row["remote"],
+                )
+                for row in body["layers"]
+            )
+            return cls(session=body["session"], began_ns=body["began_ns"], owner=Owner(**body["owner"]), layers=layers)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{file}: {error}") from error
+
+
+def choose_rung(host: Path, layers: Path, *, local: bool, forced: Rung | None) -> tuple[Rung, str]:
+    """The best rung that can be tried for a root, and why it is not a better one. Overlay may still
+    be refused by the engine when the box starts. Raises WorkspaceError when `forced` cannot be.
+    """
+    reason = "" if local else "the engine does not see this machine's files"
+    reason = reason or _no_overlay(host, layers)
+    if forced is None and not reason:
+        return Rung.OVERLAY, ""
+    if forced is Rung.OVERLAY:
+        if reason:
+            raise WorkspaceError(f"no overlay over {host}: {reason}", hint="leave --cow out, or name copy")
+        return Rung.OVERLAY, ""
+    reason = f"--cow {forced}" if forced else reason
+    clones = local and can_reflink(host, layers)
+    if forced is Rung.REFLINK and not clones:
+        raise WorkspaceError(f"{host} and {layers} lie on no file system that shares blocks", hint="use --cow copy")
+    return (Rung.REFLINK if clones and forced is not Rung.COPY else Rung.COPY), reason
+
+
+def _no_overlay(host: Path, layers: Path) -> str:
+    """Why an overlay of `host` with its upper directory in `layers` cannot be, as far as can be known before."""
+    if any(c in str(layers) for c in ':,\\"\n') or any("\ud800" <= c <= "\udfff" for c in str(layers)):
+        return "odd characters in the path of our own state"
+    if _is_overlay(host):
+        return "the directory lies on an overlay file system itself"
+    if _is_overlay(layers):
+        return "our own state lies on an overlay file system"
+    if layers.resolve().is_relative_to(host):
+        return "the directory holds our own state"
+    try:
+        os.setxattr(layers, "user.fumehood.probe", b"1")
+        os.removexattr(layers, "user.fumehood.probe")
+    except OSError:
+        return "the file system of our own state keeps no user attributes"
+    return ""
+
+
+def _is_overlay(path: Path) -> bool:
+    buffer = ctypes.create_string_buffer(256)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.statfs(os.fsencode(path), buffer) != 0:
+        return False
+    return ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF == _OVERLAY_MAGIC
+
+
+def can_reflink(source: Path, target: Path) -> bool:
+    """Whether files of one directory can share their blocks with copies in the other."""
+    if source.stat().st_dev != target.stat().st_dev:
+        return False
+    with tempfile.TemporaryFile(dir=target) as one, tempfile.TemporaryFile(dir=target) as two:
+        one.write(b"x" * 4096)
+        one.flush()
+        try:
+            fcntl.ioctl(two.fileno(), _FICLONE, one.fileno())
+        except OSError:
+            return False
+    return True
+
+
+def overlay_options(directory: Path) -> dict[str, str]:
+    """The local volume driver's options for the layer in `directory`."""
+    lower, upper, work = directory / "lower", directory / "upper", directory / "work"
+    return {
+        "type": "overlay",
+        "device": "overlay",
+        "o": f"lowerdir={lower},upperdir={upper},workdir={work},{_OPTIONS}",
+    }
+
+
+def copy_attributes(source: Path, target: Path, *, owner: Owner | None = None) -> bool:
+    """Give a directory another's mode, times, user attributes, ACLs and owner (`owner` instead, where
+    given). False when the owner could not be set by this user.
+    """
+    seen = source.stat()
+    wanted = owner or Owner(uid=seen.st_uid, gid=seen.st_gid)
+    owned = True
+    has = target.stat()
+    if (has.st_uid, has.st_gid) != (wanted.uid, wanted.gid):
+        try:
+            os.chown(target, wanted.uid, wanted.gid)
+        except PermissionError:
+            owned = False
+    for name in os.listxattr(source):
+        if name.startswith("system.posix_acl_") or (name.startswith("user.") and not name.startswith("user.overlay.")):
+            try:
+                os.setxattr(target, name, os.getxattr(source, name))
+            except OSError as error:
+                if error.errno not in (errno.ENOTSUP, errno.ENODATA, errno.EPERM):
+                    raise
+    target.chmod(stat.S_IMODE(seen.st_mode))
+    os.utime(target, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    return owned

@@ -1,0 +1,174 @@
+"""Making, mounting, and removing the layers of a session: directories in our state, volumes of the engine."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from sandbox.copies import copy_tree, remove_tree
+from sandbox.engine import Engine, session_labels
+from sandbox.errors import DiskFullError, WorkspaceError
+from sandbox.layers import Layer, LayerTable, can_reflink, choose_rung, copy_attributes, overlay_options
+from sandbox.roots import Root
+from sandbox.skeleton import Skeleton
+from sandbox.spec import Mount, Owner, Rung
+
+Chown = Callable[[Path, Owner], None]
+
+
+class Places:
+    """The layers below `directory` (`state/layers`), on disk and in the engine. Everything blocks."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        session: str,
+        owner: Owner,
+        roots: tuple[Root, ...],
+        own: tuple[Skeleton, ...],
+        chown: Chown,
+    ) -> None:
+        """`chown` gives a directory to another user where this process may not."""
+        self.directory = directory
+        self.session = session
+        self._owner = owner
+        self._roots = roots
+        self._own = own
+        self._chown = chown
+        self.table = LayerTable.read(directory / "layers.json")
+        self.problems: tuple[str, ...] = ()
+
+    def make(self, *, local: bool, forced: Rung | None, began_ns: int) -> bool:
+        """Make the layers that are not there yet. True when the session is new."""
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fresh = self.table is None
+        have = {layer.name: layer for layer in self.table.layers} if self.table else {}
+        layers = [have.get(root.name) or self._new_root(root, local=local, forced=forced) for root in self._roots] + [
+            have.get(own.name) or self._new_own(own, local=local, forced=forced) for own in self._own
+        ]
+        for layer in layers:
+            if layer.host is not None and not layer.host.is_dir():
+                raise WorkspaceError(f"{layer.host} is gone", hint="put it back; the session's own changes are kept")
+        self._record(layers, self.table.began_ns if self.table else began_ns)
+        return fresh
+
+    def fall(self) -> None:
+        """The engine refused to mount the overlays: put every one of them on the next rung.
+        Raises WorkspaceError where a layer holds work already.
+        """
+        assert self.table is not None
+        layers = []
+        for layer in self.table.layers:
+            if layer.rung is Rung.OVERLAY:
+                if any((self.path(layer) / "upper").iterdir()):
+                    raise WorkspaceError(
+                        f"the engine does not mount the overlay of {layer.at} any more",
+                        hint="use the engine that began this session",
+                    )
+                source = layer.host or self.path(layer) / "lower"
+                rung = Rung.REFLINK if can_reflink(source, self.directory) else Rung.COPY
+                fallen = replace(layer, rung=rung, reason="the engine refused to mount an overlay")
+                self._copy(fallen, source)
+                layers.append(fallen)
+            else:
+                layers.append(layer)
+        self._record(layers, self.table.began_ns)
+
+    def path(self, layer: Layer) -> Path:
+        """Where a layer lies."""
+        return self.directory / layer.name
+
+    def top(self, layer: Layer) -> Path:
+        """The directory that holds what was written."""
+        return self.path(layer) / ("upper" if layer.rung is Rung.OVERLAY else "copy")
+
+    def mounts(self, engine: Engine) -> tuple[Mount, ...]:
+        """Define the engine's volumes anew and return what to mount."""
+        assert self.table is not None
+        return tuple(self._mount(engine, layer) for layer in self.table.layers)
+
+    def unmount(self, engine: Engine) -> None:
+        """Remove the engine's volumes; they are definitions only (a remote one holds the layer: it stays)."""
+        for layer in self.table.layers if self.table else ():
+            if layer.rung is Rung.OVERLAY:
+                engine.volumes.remove(self.volume(layer))
+
+    def volume(self, layer: Layer) -> str:
+        """The name of a layer's volume."""
+        return f"fumehood-{self.session.replace('-', '')[:12]}-{layer.name}"
+
+    def _mount(self, engine: Engine, layer: Layer) -> Mount:
+        if layer.rung is not Rung.OVERLAY and not layer.remote:
+            return Mount(volume=str(self.path(layer) / "copy"), at=layer.at)
+        name = self.volume(layer)
+        if layer.rung is Rung.OVERLAY:
+            if engine.volumes.find(name) is not None:
+                engine.volumes.remove(name)
+            options = overlay_options(self.path(layer))
+            engine.volumes.create(name, options=options, labels=session_labels(self.session))
+        return Mount(volume=name, at=layer.at)
+
+    def _new_root(self, root: Root, *, local: bool, forced: Rung | None) -> Layer:
+        rung, reason = choose_rung(root.host, self.directory, local=local, forced=forced)
+        layer = Layer(name=root.name, at=root.at, host=root.host, rung=rung, reason=reason, remote=not local)
+        self._clear(layer)
+        (self.path(layer) / "lower").symlink_to(root.host)
+        self._fill(layer, root.host, None)
+        return layer
+
+    def _new_own(self, own: Skeleton, *, local: bool, forced: Rung | None) -> Layer:
+        place = self.directory / own.name
+        remove_tree(place)
+        place.mkdir(mode=0o700)
+        own.write(place / "lower")
+        rung, reason = choose_rung(place / "lower", self.directory, local=local, forced=forced)
+        layer = Layer(name=own.name, at=own.at, host=None, rung=rung, reason=reason, remote=not local)
+        self._fill(layer, place / "lower", self._owner)
+        return layer
+
+    def _fill(self, layer: Layer, source: Path, owner: Owner | None) -> None:
+        if layer.rung is not Rung.OVERLAY:
+            self._copy(layer, source, owner=owner)
+            return
+        place = self.path(layer)
+        (place / "work").mkdir()
+        (place / "upper").mkdir()
+        self._attributes(source, place / "upper", owner)
+
+    def _copy(self, layer: Layer, source: Path, *, owner: Owner | None = None) -> None:
+        if layer.remote:
+            return
+        target = self.path(layer) / "copy"
+        partial = target.with_name("copy.partial")
+        remove_tree(partial)
+        remove_tree(target)
+        partial.mkdir()
+        inside = self.directory.resolve()
+        skip = inside if inside.is_relative_to(source) else None
+        try:
+            self.problems += copy_tree(source, partial, reflink=layer.rung is Rung.REFLINK, skip=skip)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise DiskFullError(f"no space for a copy of {source}") from error
+            raise WorkspaceError(f"{source} cannot be copied: {error.strerror}") from error
+        self._attributes(source, partial, owner or (self._owner if layer.host is None else None))
+        partial.rename(target)
+
+    def _attributes(self, source: Path, target: Path, owner: Owner | None) -> None:
+        if not copy_attributes(source, target, owner=owner):
+            seen = source.stat()
+            self._chown(target, owner or Owner(uid=seen.st_uid, gid=seen.st_gid))
+
+    def _clear(self, layer: Layer) -> None:
+        """An earlier start broke off before it was recorded: nothing of the box's can be in there."""
+        left = remove_tree(self.path(layer))
+        if left:
+            raise WorkspaceError(f"{left[0]} cannot be removed")
+        self.path(layer).mkdir(mode=0o700)
+
+    def _record(self, layers: list[Layer], began_ns: int) -> None:
+        self.table = LayerTable(session=self.session, began_ns=began_ns, owner=self._owner, layers=tuple(layers))
+        self.table.write(self.directory / "layers.json")
