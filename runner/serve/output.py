@@ -1,0 +1,99 @@
+"""The output of a run without a terminal interface: the result as text or JSON, or every message as it
+comes. One object per run; `follow` gives the exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator
+from typing import Any, TextIO
+
+from runner.events import Event, TurnEnded
+from runner.serve.result import exit_code
+from runner.serve.stream_json import MAIN, Message, Messages
+from runner.ui.safe import visible
+
+LINE_LIMIT = 1 << 20  # what SDK clients read as one message
+FORMATS = ("text", "json", "stream-json")
+
+
+class Output:
+    """Prints what `messages` makes of the events to `out`, in one of FORMATS. `verbose` with json: the
+    array of all messages instead of the result.
+    """
+
+    def __init__(self, form: str, messages: Messages, *, out: TextIO = sys.stdout, verbose: bool = False) -> None:
+        self._form = form
+        self._messages = messages
+        self._out = out
+        self._verbose = verbose
+        self._kept: list[Message] = []
+
+    async def follow(self, events: AsyncIterator[Event]) -> int:
+        """Print until the main agent's turn ends; returns the exit code."""
+        async for event in events:
+            self.feed(event)
+            if isinstance(event.body, TurnEnded) and event.agent == MAIN:
+                return self.finish()
+        return self.abort("the session ended before the turn did")
+
+    def feed(self, event: Event) -> None:
+        """Take one event."""
+        for message in self._messages.of(event):
+            self._take(message)
+
+    def abort(self, reason: str, code: int = 1) -> int:
+        """End a run that came to no result: it gets one that says why. Returns `code`."""
+        for message in self._messages.abort(reason):
+            self._take(message)
+        self.finish()
+        return code
+
+    def finish(self) -> int:
+        """Print what is printed at the end; returns the exit code."""
+        result = self._messages.last
+        assert result is not None, "finish comes after a TurnEnded or an abort"
+        if self._form == "json":
+            self._out.write(encode(self._kept if self._verbose else result) + "\n")
+        elif self._form == "text":
+            text = result_text(result)
+            self._out.write((visible(text) if self._out.isatty() else _valid(text)) + "\n")
+        self._out.flush()
+        return exit_code(result, self._messages.failure)
+
+    def _take(self, message: Message) -> None:
+        if self._form == "stream-json":
+            self._out.write(encode_line(message) + "\n")
+            self._out.flush()
+        elif self._form == "json" and self._verbose:
+            self._kept.append(message)
+
+
+def result_text(result: Message) -> str:
+    """What `text` prints: the answer, or why there is none."""
+    if "result" in result:
+        return str(result["result"]).rstrip("\n")
+    return "Error: " + "; ".join(str(error) for error in result["errors"])
+
+
+def encode_line(message: Message) -> str:
+    """One line of NDJSON. A tool's structured result that would make it too long for clients is left out;
+    the model's own copy stays.
+    """
+    line = encode(message)
+    if len(line) >= LINE_LIMIT and "tool_use_result" in message:
+        return encode({key: value for key, value in message.items() if key != "tool_use_result"})
+    return line
+
+
+def encode(value: Any) -> str:
+    """JSON in ASCII, safe on any terminal; half surrogate pairs, which strict readers refuse, become ?."""
+    line = json.dumps(value, separators=(",", ":"))
+    if "\\ud" not in line:
+        return line
+    return json.dumps(json.loads(_valid(json.dumps(value, ensure_ascii=False))), separators=(",", ":"))
+
+
+def _valid(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,344 @@
+"""Events as the messages of `--output-format stream-json`, so that scripts and SDK clients written for
+Claude Code read our sessions. Source: reference/claude-code-interfaces.md, section 5.3.
+
+Translation only: no I/O, no decision. Ids are derived from the events', so one journal always gives the
+same messages.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from runner.events import (
+    ApprovalGiven,
+    Compacted,
+    Event,
+    Failed,
+    Judged,
+    ModeChanged,
+    ModelAsked,
+    ModelReplied,
+    PolicyLoaded,
+    TaskUpdated,
+    TextDelta,
+    ThinkingDelta,
+    ToolFinished,
+    ToolRequested,
+    TurnEnded,
+    TurnStarted,
+)
+from runner.serve.partial import PartialReply
+from runner.serve.result import Totals, error_kind, failure_result, is_model_failure, turn_result
+
+MAIN = "main"
+PROTOCOL_VERSION = "2.1.321"  # the interface that these messages follow; clients refuse what is below 2.0.0
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Init:
+    """What system/init says and no event does. `model` and `mode` hold until an event says otherwise."""
+
+    session: str
+    cwd: str
+    model: str
+    mode: str
+    version: str
+    tools: tuple[str, ...]
+    api_key_source: str = "none"
+    mcp_servers: tuple[dict[str, Any], ...] = ()
+    slash_commands: tuple[str, ...] = ()
+    agents: tuple[str, ...] = ()
+    skills: tuple[str, ...] = ()
+    plugins: tuple[dict[str, Any], ...] = ()
+    output_style: str = "default"
+
+
+@dataclass(slots=True)
+class Messages:
+    """The translator of one session. `partial`: stream events too. `last` is the last result message,
+    `failure` what it failed with; `window(model)` gives a model's context window where it is known.
+    """
+
+    init: Init
+    partial: bool = False
+    window: Callable[[str], int | None] | None = None
+    last: Message | None = None
+    failure: Failed | None = None
+    _mode: str = ""
+    _model: str = ""
+    _totals: Totals = field(default_factory=Totals)
+    _calls: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    _denials: list[Message] = field(default_factory=list)
+    _reply: PartialReply | None = None
+    _tasks: set[str] = field(default_factory=set)
+
+    def of(self, event: Event) -> list[Message]:
+        """The messages for one event, in order; most events have none."""
+        made = self._translate(event)
+        for index, message in enumerate(made):
+            message["session_id"] = self.init.session
+            message["uuid"] = _uuid(event.id, index)
+        return made
+
+    def abort(self, reason: str, *, seconds: float = 0.0) -> list[Message]:
+        """The result for a run that failed before its turn began or ended without one."""
+        self.last = failure_result(reason, seconds=seconds) | {
+            "session_id": self.init.session,
+            "uuid": str(uuid.uuid4()),
+        }
+        return [self.last]
+
+    def _translate(self, event: Event) -> list[Message]:
+        match event.body:
+            case TurnStarted() | TurnEnded() if event.agent == MAIN:
+                return self._turn(event)
+            case ModelAsked() | ModelReplied() | TextDelta() | ThinkingDelta():
+                return self._model_said(event)
+            case ToolRequested() | ToolFinished() | Judged() | ApprovalGiven():
+                return self._called(event)
+            case Failed() as failed:
+                return self._failed(failed)
+            case TaskUpdated(kind="command") as task:
+                return self._task(task)
+            case _:
+                return self._system(event)
+
+    def _system(self, event: Event) -> list[Message]:
+        match event.body:
+            case PolicyLoaded(mode=mode):
+                self._mode = mode
+                return []
+            case ModeChanged(mode=mode):
+                self._mode = mode
+                return [_system("status", status=None, permissionMode=mode)]
+            case Compacted() as done:
+                meta = {"trigger": done.trigger, "pre_tokens": done.tokens_before, "post_tokens": done.tokens_after}
+                return [_system("compact_boundary", compact_metadata=meta)]
+            case _:
+                return []
+
+    def _turn(self, event: Event) -> list[Message]:
+        if isinstance(event.body, TurnEnded):
+            result = turn_result(
+                event.body,
+                self._totals,
+                failure=self.failure,
+                denials=self._denials,
+                in_tools=bool(self._calls),
+            )
+            self._calls = {}
+            self.last = result
+            return [result]
+        self.failure, self._denials, self._calls = None, [], {}
+        self._totals.begin_turn()
+        return [self._init_message()]
+
+    def _init_message(self) -> Message:
+        init = self.init
+        return _system(
+            "init",
+            cwd=init.cwd,
+            tools=list(init.tools),
+            mcp_servers=list(init.mcp_servers),
+            model=(self._model or init.model).removeprefix("anthropic:"),
+            permissionMode=self._mode or init.mode,
+            slash_commands=list(init.slash_commands),
+            apiKeySource=init.api_key_source,
+            claude_code_version=PROTOCOL_VERSION,
+            fumehood_version=init.version,
+            output_style=init.output_style,
+            agents=list(init.agents),
+            skills=list(init.skills),
+            plugins=list(init.plugins),
+        )
+
+    def _model_said(self, event: Event) -> list[Message]:
+        match event.body:
+            case ModelAsked(model=model) if event.agent == MAIN:
+                self._model = model
+                self._reply = PartialReply(f"msg_{event.id}", model)
+                return [_system("status", status="requesting")] if self.partial else []
+            case TextDelta(text=text) if event.agent == MAIN:
+                return self._pieces("text", text)
+            case ThinkingDelta(text=text) if event.agent == MAIN:
+                return self._pieces("thinking", text)
+            case ModelReplied() as reply:
+                self._totals.add(reply)
+                self._name_window(reply.model)
+                return self._assistant(event, reply)
+            case _:
+                return []
+
+    def _pieces(self, kind: str, text: str) -> list[Message]:
+        if not self.partial or self._reply is None:
+            return []
+        return [_stream(raw) for raw in self._reply.piece(kind, text)]
+
+    def _assistant(self, event: Event, reply: ModelReplied) -> list[Message]:
+        """One message per finished block, each between its stream events."""
+        streaming = self._reply if self.partial and event.agent == MAIN else None
+        made: list[Message] = []
+        for index, block in enumerate(reply.content):
+            last = index == len(reply.content) - 1
+            before, after = streaming.block(index, block) if streaming else ([], [])
+            made += [_stream(raw) for raw in before]
+            made.append(_assistant_message(event, reply, block, last=last))
+            made += [_stream(raw) for raw in after]
+        if streaming:
+            made += [_stream(raw) for raw in streaming.end(reply)]
+            self._reply = None
+        return made
+
+    def _called(self, event: Event) -> list[Message]:
+        match event.body:
+            case ToolRequested(call=call, name=name, input=args):
+                self._calls[call] = (name, args)
+            case Judged(call=call, verdict=verdict) if verdict.get("decision") == "deny":
+                reason = str(verdict.get("reason") or verdict.get("rule") or "denied")
+                kind = "rule" if verdict.get("rule") else "mode" if verdict.get("source") == "mode" else "other"
+                return [self._denied(call, reason, kind)]
+            case ApprovalGiven(call=call, allowed=False, by=by, reason=reason):
+                return [self._denied(call, reason or f"denied by {by}", "other")]
+            case ToolFinished() as done:
+                self._calls.pop(done.call, None)
+                return [_tool_result(event, done)]
+            case _:
+                pass
+        return []
+
+    def _denied(self, call: str, reason: str, kind: str) -> Message:
+        name, args = self._calls.get(call, ("", {}))
+        self._denials.append({"tool_name": name, "tool_use_id": call, "tool_input": args})
+        return _system(
+            "permission_denied",
+            tool_name=name,
+            tool_use_id=call,
+            message=reason,
+            decision_reason_type=kind,
+            decision_reason=reason,
+        )
+
+    def _failed(self, failed: Failed) -> list[Message]:
+        detail = failed.detail
+        if failed.retrying:
+            delay = round(float(detail.get("delay", 0.0)) * 1000)
+            return [
+                _system(
+                    "api_retry",
+                    attempt=detail.get("attempt", 1),
+                    max_retries=detail.get("attempts", 1),
+                    retry_delay_ms=delay,
+                    error_status=detail.get("status"),
+                    error=failed.message,
+                )
+            ]
+        self.failure = failed
+        if not is_model_failure(failed):
+            return []
+        body = {
+            "id": "msg_failed",
+            "type": "message",
+            "role": "assistant",
+            "model": "<synthetic>",
+            "content": [{"type": "text", "text": failed.message}],
+            "stop_reason": "stop_sequence",
+            "stop_sequence": "",
+            "usage": {"input_tokens": 0, "output_tokens": 0},
+        }
+        return [{"type": "assistant", "message": body, "parent_tool_use_id": None, "error": error_kind(failed)}]
+
+    def _task(self, task: TaskUpdated) -> list[Message]:
+        command = str(task.detail.get("command", ""))
+        common: Message = {"task_id": task.task}
+        if call := task.detail.get("call"):
+            common["tool_use_id"] = call
+        if task.task not in self._tasks:
+            self._tasks.add(task.task)
+            made = [_system("task_started", **common, description=command, task_type="local_bash")]
+        else:
+            made = [_system("task_updated", task_id=task.task, patch={"status": task.state})]
+        if task.state in _TASK_ENDS:
+            output = str(task.detail.get("output", ""))
+            made.append(
+                _system(
+                    "task_notification",
+                    **common,
+                    status=_TASK_ENDS[task.state],
+                    output_file=output,
+                    summary=f"Background command {command!r}: {task.state}",
+                )
+            )
+        return made
+
+    def _name_window(self, model: str) -> None:
+        window = self.window(model) if self.window else None
+        if window:
+            self._totals.models[model]["contextWindow"] = window
+
+
+_TASK_ENDS = {"completed": "completed", "failed": "failed", "killed": "stopped"}
+
+
+def _system(subtype: str, **fields: Any) -> Message:
+    return {"type": "system", "subtype": subtype, **fields}
+
+
+def _stream(raw: dict[str, Any]) -> Message:
+    return {"type": "stream_event", "event": raw, "parent_tool_use_id": None}
+
+
+def _assistant_message(event: Event, reply: ModelReplied, block: dict[str, Any], *, last: bool) -> Message:
+    shown = {"signature": ""} | block if block.get("type") == "thinking" else block
+    body = {
+        "id": reply.message,
+        "type": "message",
+        "role": "assistant",
+        "model": reply.model,
+        "content": [shown],
+        "stop_reason": reply.stop_reason if last else None,
+        "stop_sequence": None,
+        "usage": reply.usage,
+    }
+    made: Message = {"type": "assistant", "message": body, "parent_tool_use_id": _parent(event)}
+    if reply.request:
+        made["request_id"] = reply.request
+    if reply.partial:
+        made["aborted"] = True
+    return made | {"timestamp": _timestamp(event.at)}
+
+
+def _tool_result(event: Event, done: ToolFinished) -> Message:
+    block: Message = {"tool_use_id": done.call, "type": "tool_result", "content": done.content}
+    if done.is_error:
+        block["is_error"] = True
+    made: Message = {
+        "type": "user",
+        "message": {"role": "user", "content": [block]},
+        "parent_tool_use_id": _parent(event),
+        "timestamp": _timestamp(event.at),
+    }
+    if done.result is not None:
+        made["tool_use_result"] = done.result
+    return made
+
+
+def _parent(event: Event) -> str | None:
+    """A sub-agent's messages name the call that started it."""
+    return None if event.agent == MAIN else event.cause or event.agent
+
+
+def _timestamp(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _uuid(event: str, index: int) -> str:
+    try:
+        base = uuid.UUID(event)
+    except ValueError:
+        base = uuid.uuid5(uuid.NAMESPACE_OID, event)
+    return str(base) if index == 0 else str(uuid.uuid5(base, str(index)))
