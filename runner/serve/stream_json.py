@@ -35,6 +35,7 @@ from runner.serve.partial import PartialReply
 from runner.serve.result import Totals, error_kind, failure_result, is_model_failure, turn_result
 
 MAIN = "main"
+RETRYING = "Retrying"
 PROTOCOL_VERSION = "2.1.321"  # the interface that these messages follow; clients refuse what is below 2.0.0
 Message = dict[str, Any]
 
@@ -76,6 +77,8 @@ class Messages:
     _denials: list[Message] = field(default_factory=list)
     _reply: PartialReply | None = None
     _tasks: set[str] = field(default_factory=set)
+    _held: list[Message] = field(default_factory=list)
+    _in_tools: bool = False
 
     def of(self, event: Event) -> list[Message]:
         """The messages for one event, in order; most events have none."""
@@ -83,7 +86,7 @@ class Messages:
         for index, message in enumerate(made):
             message["session_id"] = self.init.session
             message["uuid"] = _uuid(event.id, index)
-        return made
+        return self._release(event, made)
 
     def abort(self, reason: str, *, seconds: float = 0.0) -> list[Message]:
         """The result for a run that failed before its turn began or ended without one."""
@@ -92,6 +95,21 @@ class Messages:
             "uuid": str(uuid.uuid4()),
         }
         return [self.last]
+
+    def _release(self, event: Event, made: list[Message]) -> list[Message]:
+        """Hold back what a broken reply gave until it is known whether it is asked for again: then it is
+        void, and clients that join texts must not see it.
+        """
+        if isinstance(event.body, ModelReplied) and event.body.partial and event.agent == MAIN:
+            self._held += made
+            return []
+        if self._held and isinstance(event.body, ToolFinished):
+            self._held += made
+            return []
+        if isinstance(event.body, Failed) and event.body.error == RETRYING:
+            self._held = []
+        held, self._held = self._held, []
+        return [*held, *made]
 
     def _translate(self, event: Event) -> list[Message]:
         match event.body:
@@ -104,7 +122,7 @@ class Messages:
             case Failed() as failed:
                 return self._failed(failed)
             case TaskUpdated(kind="command") as task:
-                return self._task(task)
+                return self._task(task, event.cause)
             case _:
                 return self._system(event)
 
@@ -129,9 +147,8 @@ class Messages:
                 self._totals,
                 failure=self.failure,
                 denials=self._denials,
-                in_tools=bool(self._calls),
+                in_tools=self._in_tools,
             )
-            self._calls = {}
             self.last = result
             return [result]
         self.failure, self._denials, self._calls = None, [], {}
@@ -160,7 +177,7 @@ class Messages:
     def _model_said(self, event: Event) -> list[Message]:
         match event.body:
             case ModelAsked(model=model) if event.agent == MAIN:
-                self._model = model
+                self._model, self._in_tools = model, False
                 self._reply = PartialReply(f"msg_{event.id}", model)
                 return [_system("status", status="requesting")] if self.partial else []
             case TextDelta(text=text) if event.agent == MAIN:
@@ -169,6 +186,8 @@ class Messages:
                 return self._pieces("thinking", text)
             case ModelReplied() as reply:
                 self._totals.add(reply)
+                if event.agent == MAIN:
+                    self._in_tools = not reply.partial and any(b.get("type") == "tool_use" for b in reply.content)
                 self._name_window(reply.model)
                 return self._assistant(event, reply)
             case _:
@@ -225,6 +244,8 @@ class Messages:
 
     def _failed(self, failed: Failed) -> list[Message]:
         detail = failed.detail
+        if failed.retrying and failed.error != RETRYING:
+            return [_system("informational", content=failed.message, level="warning")]
         if failed.retrying:
             delay = round(float(detail.get("delay", 0.0)) * 1000)
             return [
@@ -252,10 +273,10 @@ class Messages:
         }
         return [{"type": "assistant", "message": body, "parent_tool_use_id": None, "error": error_kind(failed)}]
 
-    def _task(self, task: TaskUpdated) -> list[Message]:
+    def _task(self, task: TaskUpdated, call: str) -> list[Message]:
         command = str(task.detail.get("command", ""))
         common: Message = {"task_id": task.task}
-        if call := task.detail.get("call"):
+        if call:
             common["tool_use_id"] = call
         if task.task not in self._tasks:
             self._tasks.add(task.task)
@@ -329,7 +350,7 @@ def _tool_result(event: Event, done: ToolFinished) -> Message:
 
 def _parent(event: Event) -> str | None:
     """A sub-agent's messages name the call that started it."""
-    return None if event.agent == MAIN else event.cause or event.agent
+    return None if event.agent == MAIN else event.agent
 
 
 def _timestamp(at: float) -> str:

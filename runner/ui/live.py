@@ -11,7 +11,7 @@ from typing import TextIO
 
 from rich.text import Text
 
-from runner.events import Event, Failed, ModelReplied, TextDelta, TurnEnded, TurnStarted
+from runner.events import Event, ModelReplied, TextDelta, TurnEnded, TurnStarted
 from runner.ui.ask import ALL, NO, YES, keys_line, question
 from runner.ui.glyphs import ASCII, UNICODE
 from runner.ui.keys import Keys
@@ -110,9 +110,6 @@ class Live:
                     self._flush_line()
                 else:
                     self._print("text", reply_text(content))
-                self._streamed = False
-            case Failed() if self._streamed:
-                self._flush_line()
                 self._streamed = False
             case _:
                 pass

@@ -13,7 +13,7 @@ from runner.events import ApprovalAsked, Event, Failed, ModelReplied, ToolReques
 from runner.ui.glyphs import ASCII, UNICODE
 from runner.ui.safe import encodable, one_line
 from runner.ui.story import header, reply_text, tell
-from runner.ui.view import MAIN, ViewState, fold
+from runner.ui.view import MAIN, RETRYING, ViewState, fold
 from runner.ui.words import duration, subject
 
 
@@ -51,7 +51,7 @@ class Plain:
                 self.write(reply_text(content))
             case ToolRequested(name="Bash", input=args):
                 self.write([Text(f"{self._glyphs.spin[0]} Bash {subject('Bash', args)}")])
-            case Failed(retrying=True, message=message, detail=detail):
+            case Failed(retrying=True, error=error, message=message, detail=detail) if error == RETRYING:
                 wait = duration(float(detail.get("delay", 0.0)))
                 self.write([Text(f"{self._glyphs.retry} again in {wait}: {one_line(message)}")])
             case ApprovalAsked(tool=tool, reason=reason):

@@ -33,16 +33,21 @@ def status_lines(
     body: list[Text] = []
     if unfinished:
         body += _wrapped(unfinished, width, max(room - len(foot), 0))
-    elif state.thinking and not state.running:
+    elif state.thinking and not state.text:
         body += [Text(f"  {line}", "dim italic") for line in tail(state.thinking, 2)]
-    for call in state.running:
+    for call in at_work(state):
         body += _call(call, state.cwd, now, glyphs, tail_lines=_tail_room(state, room - len(foot)))
     left = room - len(foot)
     return [*body[-left:], *foot] if left > 0 else foot
 
 
 def _tail_room(state: ViewState, room: int) -> int:
-    return max(0, min(5, room // max(len(state.running), 1) - 1))
+    return max(0, min(5, room // max(len(at_work(state)), 1) - 1))
+
+
+def at_work(state: ViewState) -> tuple[CallView, ...]:
+    """The calls that run or wait for an answer; those that only were requested have not begun."""
+    return tuple(call for call in state.running if call.state != "requested")
 
 
 def _call(call: CallView, cwd: str, now: float, glyphs: Glyphs, *, tail_lines: int) -> list[Text]:
@@ -94,16 +99,18 @@ def _doing(state: ViewState, now: float, glyphs: Glyphs) -> Text:
         return Text(f"{glyphs.retry} again in {duration(wait)}{tries}: {why}", "yellow")
     if state.asks:
         return Text("waits for your answer", "yellow")
-    if state.running:
+    if at_work(state):
         waiting_for_box = state.box.state == "starting"
         return Text("starting the box" if waiting_for_box else f"running {_names(state)}")
     if state.thinking and not state.text:
         return Text("thinking")
+    if state.running:
+        return Text(f"writing a call of {one_line(state.running[-1].name, 30)}" if state.waiting else "working")
     return Text("writing" if state.text else "waiting for the model" if state.waiting else "working")
 
 
 def _names(state: ViewState) -> str:
-    names = list(dict.fromkeys(one_line(call.name, 30) for call in state.running))
+    names = list(dict.fromkeys(one_line(call.name, 30) for call in at_work(state)))
     return ", ".join(names[:3])
 
 

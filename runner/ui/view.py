@@ -39,12 +39,14 @@ from runner.events import (
 
 TAIL = 4096
 MAIN = "main"
+RETRYING = "Retrying"  # what a Failed is called whose request will be sent again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallView:
-    """A tool call. `state`: requested, allowed, asking, denied, done, failed. Times: seconds since the
-    epoch; `ended` None while it runs. `output`: the last 4 KiB that it showed.
+    """A tool call. `state`: requested (not its turn yet), allowed, asking, denied, done, failed. Times:
+    seconds since the epoch, `since` of the decision; `ended` None while it runs. `output`: the last 4 KiB
+    that it showed.
     """
 
     id: str
@@ -204,7 +206,9 @@ def _fold_call(state: ViewState, event: Event) -> ViewState:
         case Judged(call=call, verdict=verdict):
             decision = {"allow": "allowed", "ask": "asking", "deny": "denied"}[verdict["decision"]]
             denied = state.denied + (decision == "denied")
-            changed = _change(state, call, lambda c: replace(c, state=decision, message=_reason(verdict)))
+            changed = _change(
+                state, call, lambda c: replace(c, state=decision, since=event.at, message=_reason(verdict))
+            )
             return replace(changed, denied=denied)
         case ApprovalAsked(call=call, tool=tool, input=args, reason=reason):
             ask = AskView(call=call, tool=tool, input=args, reason=reason)
@@ -239,6 +243,8 @@ def _fold_model(state: ViewState, event: Event) -> ViewState:
 def _fail(state: ViewState, failed: Failed, at: float) -> ViewState:
     if not failed.retrying:
         return replace(state, failures=(*state.failures, failed), waiting=False, retry=None)
+    if failed.error != RETRYING:
+        return state  # a tool or the box failed and the turn goes on: the call's own end tells it
     retry = RetryView(
         attempt=failed.detail.get("attempt", 0),
         attempts=failed.detail.get("attempts", 0),

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runner.events import Compacted, Event, Failed, Judged, ModeChanged, ModelReplied, TaskUpdated, ToolRequested
+from runner.events import (
+    Compacted,
+    Event,
+    Failed,
+    Judged,
+    ModeChanged,
+    ModelReplied,
+    TaskUpdated,
+    ToolFinished,
+    ToolRequested,
+)
 from runner.serve.output import LINE_LIMIT, Output, encode, encode_line
 from runner.serve.stream_json import Init, Messages
 
@@ -162,7 +172,7 @@ def test_stream_events_assemble_to_the_blocks_of_the_reply(scene: Scene) -> None
 
 def test_a_retry_is_told(scene: Scene) -> None:
     detail = {"attempt": 2, "attempts": 10, "delay": 1.5, "status": 529}
-    scene.say(Failed(error="OverloadedError", message="overloaded", exit_code=25, retrying=True, detail=detail))
+    scene.say(Failed(error="Retrying", message="overloaded", exit_code=0, retrying=True, detail=detail))
     (message,) = translate(scene)
     assert {key: message[key] for key in message if key not in ("uuid", "session_id")} == {
         "type": "system",
@@ -173,6 +183,45 @@ def test_a_retry_is_told(scene: Scene) -> None:
         "error_status": 529,
         "error": "overloaded",
     }
+
+
+def broken_reply() -> ModelReplied:
+    content = [{"type": "text", "text": "Half a"}, {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {}}]
+    return ModelReplied(message="m", model="x", content=content, stop_reason=None, usage={}, partial=True)
+
+
+def test_a_broken_reply_that_is_asked_for_again_is_not_told(scene: Scene) -> None:
+    scene.ask()
+    scene.say(ToolRequested(call="toolu_1", name="Bash", input={}))
+    scene.say(broken_reply())
+    scene.say(ToolFinished(call="toolu_1", name="Bash", content="broke off", is_error=True))
+    scene.say(Failed(error="Retrying", message="connection reset", exit_code=0, retrying=True))
+    scene.ask()
+    scene.reply([{"type": "text", "text": "Whole."}])
+    retry, whole = translate(scene)
+    assert retry["subtype"] == "api_retry"
+    assert whole["message"]["content"] == [{"type": "text", "text": "Whole."}]
+
+
+def test_a_broken_reply_that_is_the_last_is_told_as_broken(scene: Scene) -> None:
+    scene.start()
+    scene.say(ToolRequested(call="toolu_1", name="Bash", input={}))
+    scene.say(broken_reply())
+    scene.say(ToolFinished(call="toolu_1", name="Bash", content="broke off", is_error=True))
+    scene.end("interrupted")
+    told = translate(scene)[1:]
+    assert [m["type"] for m in told] == ["assistant", "assistant", "user", "result"]
+    assert told[0]["aborted"] is True
+    assert told[-1]["terminal_reason"] == "aborted_streaming"
+
+
+def test_an_interrupt_while_a_tool_runs_says_so(scene: Scene) -> None:
+    scene.start()
+    scene.ask()
+    scene.reply([{"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {}}], stop="tool_use")
+    scene.call("toolu_1", "Bash", {}, "interrupted", error=True)
+    scene.end("interrupted")
+    assert translate(scene)[-1]["terminal_reason"] == "aborted_tools"
 
 
 @pytest.mark.parametrize(
@@ -242,9 +291,9 @@ async def test_a_session_that_breaks_off_still_gives_a_result(scene: Scene) -> N
 
 
 def test_a_background_command_is_a_task_from_start_to_end(scene: Scene) -> None:
-    detail = {"command": "sleep 9", "output": "/tmp/out", "call": "toolu_1"}
-    scene.say(TaskUpdated(kind="command", task="b1", state="running", detail=detail))
-    scene.say(TaskUpdated(kind="command", task="b1", state="killed", detail=detail))
+    detail = {"command": "sleep 9", "output": "/tmp/out"}
+    scene.say(TaskUpdated(kind="command", task="b1", state="running", detail=detail), cause="toolu_1")
+    scene.say(TaskUpdated(kind="command", task="b1", state="killed", detail=detail), cause="toolu_1")
     started, updated, ended = translate(scene)
     assert (started["subtype"], started["description"], started["tool_use_id"]) == (
         "task_started",
@@ -259,7 +308,7 @@ def test_a_sub_agent_s_messages_name_the_call_that_started_it(scene: Scene) -> N
     scene.ask()
     content = [{"type": "text", "text": "hi"}]
     body = ModelReplied(message="m", model="x", content=content, stop_reason="end_turn", usage={})
-    scene.say(body, agent="agent-1", cause="toolu_7")
+    scene.say(body, agent="toolu_7")
     (message,) = translate(scene)
     assert message["parent_tool_use_id"] == "toolu_7"
 
@@ -312,13 +361,13 @@ def everything(scene: Scene) -> None:
     """One of each kind of message that we send."""
     scene.usual()
     detail = {"attempt": 2, "attempts": 10, "delay": 1.5, "status": 529}
-    scene.say(Failed(error="OverloadedError", message="overloaded", exit_code=25, retrying=True, detail=detail))
+    scene.say(Failed(error="Retrying", message="overloaded", exit_code=0, retrying=True, detail=detail))
     scene.say(ToolRequested(call="toolu_2", name="Bash", input={"command": "curl x"}))
     verdict = {"decision": "deny", "source": "command_line", "rule": "Bash(curl:*)", "reason": ""}
     scene.say(Judged(call="toolu_2", tool="Bash", digest="d", effects=[], verdict=verdict))
-    task = {"command": "sleep 9", "output": "/tmp/out", "call": "toolu_3"}
-    scene.say(TaskUpdated(kind="command", task="b1", state="running", detail=task))
-    scene.say(TaskUpdated(kind="command", task="b1", state="completed", detail=task))
+    task = {"command": "sleep 9", "output": "/tmp/out"}
+    scene.say(TaskUpdated(kind="command", task="b1", state="running", detail=task), cause="toolu_3")
+    scene.say(TaskUpdated(kind="command", task="b1", state="completed", detail=task), cause="toolu_3")
     scene.say(Compacted(trigger="auto", summary="s", tokens_before=9, tokens_after=3))
     scene.say(ModeChanged(mode="plan", source="client"))
     scene.say(Failed(error="AuthenticationError", message="invalid x-api-key", exit_code=21, detail={"status": 401}))
