@@ -6,13 +6,15 @@ gate (`runner.loop.orchestrate`) calls `run`, after the verdict, with paths alre
 
 from __future__ import annotations
 
+import asyncio
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from runner.effects import Effect, Place
 from runner.events import TaskUpdated
@@ -22,9 +24,19 @@ OUTPUT_LIMIT = 30_000
 
 
 class Arguments(BaseModel):
-    """Base of tool arguments: unknown fields are refused, values are not coerced loosely."""
+    """Base of tool arguments: unknown fields are refused, and text that no file or wire can hold."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_surrogates(cls, data: Any) -> Any:
+        try:
+            json.dumps(data, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError as error:
+            msg = "text holds half of a surrogate pair, which is not a character"
+            raise ValueError(msg) from error
+        return data
 
 
 A = TypeVar("A", bound=Arguments)
@@ -33,7 +45,7 @@ A = TypeVar("A", bound=Arguments)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolResult:
     """`for_model`: text or content blocks (text, image, document). `for_user`: the structured
-    object that clients get (reference section 4). `title`: one line for the live display.
+    object that clients get (reference section 4).
     """
 
     for_model: str | list[dict[str, Any]]
@@ -50,7 +62,7 @@ def tool_error(message: str) -> ToolResult:
 @dataclass(slots=True, kw_only=True)
 class Task:
     """A background command: its output file in the box, and its state
-    (running, completed, failed, killed).
+    (running, completed, failed, killed). `ended` is set when its end was journalled.
     """
 
     id: str
@@ -58,20 +70,28 @@ class Task:
     output: PurePosixPath
     state: str = "running"
     code: int | None = None
-    stop: Callable[[], Any] | None = None
+    stop: Callable[[], Awaitable[None]] | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(slots=True, kw_only=True)
 class ToolState:
     """What tools remember between calls of one session: nothing else in a tool is mutable.
-    `seen`: files read or written, with their stat then (read-before-edit, staleness).
+    `seen`: files read or written, with their stat then (read-before-edit, staleness); `partial`: those of
+    which only a part was shown. `start`: where the session began, to which a lost cwd is reset.
     """
 
     cwd: PurePosixPath
+    start: PurePosixPath = field(default_factory=PurePosixPath)
     seen: dict[PurePosixPath, Stat] = field(default_factory=dict)
     partial: set[PurePosixPath] = field(default_factory=set)
     todos: list[dict[str, Any]] = field(default_factory=list)
     tasks: dict[str, Task] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """`start` is the first cwd, unless given."""
+        if self.start == PurePosixPath():
+            self.start = self.cwd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +110,11 @@ class ToolContext:
     record: Callable[[TaskUpdated], None]
     spawn_task: Callable[[Any], Any]
     environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def described(module: str) -> str:
+    """The description beside a tool's module: `described(__file__)` reads its `.md`."""
+    return Path(module).with_suffix(".md").read_text(encoding="utf-8").strip()
 
 
 class Tool(ABC, Generic[A]):
