@@ -102,6 +102,7 @@ class _Chain:
     seq: int = 0
     hash: str = ""
     heads: dict[str, str] = field(default_factory=dict)
+    turn: int = 0
 
 
 class Journal:
@@ -124,7 +125,7 @@ class Journal:
         self.secrets = secrets if secrets is not None else Secrets()
         self.on_append: list[Callable[[Event], None]] = []
         self._storage = storage
-        self._clock = clock
+        self.clock = clock
         self.ids = ids
         self._chain = _Chain()
         self._load()
@@ -162,12 +163,18 @@ class Journal:
                 raise JournalError(f"journal of session {self.session or '?'}, line {number}: {problem.detail}")
             self.session = record["session"]
             chain.heads[record["agent"]] = record["id"]
+            chain.turn = max(chain.turn, record["turn"])
             chain.seq, chain.hash = chain.seq + 1, record["hash"]
 
     @property
     def last_seq(self) -> int:
         """Number of the last record, -1 when there is none."""
         return self._chain.seq - 1
+
+    @property
+    def last_turn(self) -> int:
+        """The highest turn of any record, undone ones included; 0 before the first."""
+        return self._chain.turn
 
     def head(self, agent: str = "main") -> str:
         """Id of the record that the agent's next one follows, "" for none."""
@@ -185,7 +192,7 @@ class Journal:
             v=RECORD_VERSION,
             seq=chain.seq,
             id=id or self.ids(),
-            at=self._clock(),
+            at=self.clock(),
             session=self.session,
             agent=agent,
             turn=turn,
@@ -204,6 +211,7 @@ class Journal:
         self._storage.append(line[:-1] + _HASH_KEY + own.encode("ascii") + b'"}')
         chain.seq, chain.hash = chain.seq + 1, own
         chain.heads[agent] = event.id
+        chain.turn = max(chain.turn, turn)
         object.__setattr__(event, "hash", own)  # not seen by anybody yet
         for listener in self.on_append:
             listener(event)

@@ -1,0 +1,90 @@
+"""Context: the system prompt, and what is put before the user's first words.
+
+The system prompt and the tools stay the same over a session, so that providers cache them; what
+varies (place, date, instruction files, git state) goes into the first user message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from string import Template
+from typing import Any
+
+from runner.loop.history import reminder
+from runner.loop.instructions import read_instructions
+from runner.models.base import ToolSpec
+from runner.tools.base import Tool
+
+_PROMPTS = Path(__file__).with_name("prompts")
+
+
+def _prompt(name: str) -> str:
+    return (_PROMPTS / f"{name}.md").read_text(encoding="utf-8").strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """`home`: the user's on the host; `root` and `at`: the session's first root on the host and in the
+    box; `roots`, `cwd`, `box_home`: as the box sees them. `system_prompt` replaces ours, `append` follows it.
+    """
+
+    home: Path
+    root: Path
+    at: PurePosixPath
+    cwd: PurePosixPath
+    roots: tuple[PurePosixPath, ...]
+    box_home: PurePosixPath
+    now: Callable[[], datetime]
+    system_prompt: str = ""
+    append: str = ""
+    instructions: bool = True
+
+    def system(self) -> tuple[str, ...]:
+        """The system prompt's parts, the stable one first."""
+        parts = (self.system_prompt or _prompt("system"), self.append)
+        return tuple(part for part in parts if part)
+
+    def opening(self, model: str) -> list[dict[str, Any]]:
+        """Blocks before the first prompt of a session. Reads files: some milliseconds."""
+        text = Template(_prompt("environment")).substitute(
+            cwd=self.cwd,
+            roots=", ".join(map(str, self.roots)),
+            home=self.box_home,
+            date=self.now().date().isoformat(),
+            model=model,
+        )
+        blocks = [reminder(text)]
+        if self.instructions:
+            found = read_instructions(home=self.home, root=self.root, at=self.at, cwd=self.cwd)
+            if found:
+                parts = [
+                    f'<instructions path="{one.path}" from="{one.origin}">\n{one.text}\n</instructions>'
+                    for one in found
+                ]
+                blocks.append(reminder("\n\n".join([_prompt("instructions"), *parts])))
+        return blocks
+
+
+def git_block(state: str) -> dict[str, Any]:
+    """The git state as the model reads it; the text comes from the box."""
+    return reminder(Template(_prompt("git")).substitute(state=state.strip()))
+
+
+def tool_specs(tools: tuple[Tool[Any], ...]) -> tuple[ToolSpec, ...]:
+    """Tools as the model sees them, by name, so that the order never varies."""
+    return tuple(
+        ToolSpec(name=tool.name, description=tool.description, schema=_schema(tool))
+        for tool in sorted(tools, key=lambda tool: tool.name)
+    )
+
+
+def _schema(tool: Tool[Any]) -> dict[str, Any]:
+    schema: dict[str, Any] = tool.args.model_json_schema()
+    for name in ("title", "description"):
+        schema.pop(name, None)
+    for field in schema.get("properties", {}).values():
+        field.pop("title", None)
+    return schema

@@ -1,0 +1,436 @@
+"""The one gate: every call passes validate → resolve → judge → record → ask → run here, and nowhere else.
+
+It is the only caller of a tool's `run` and the only one that gives a Box to anybody. It runs no
+input without a Judged of its digest. Reads go side by side, writes in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from runner.approval import Approver
+from runner.effects import (
+    Decision,
+    Effect,
+    Place,
+    ReadPath,
+    RunCommand,
+    Source,
+    Verdict,
+    WritePath,
+    effect_to_json,
+    is_write,
+)
+from runner.events import (
+    ApprovalAsked,
+    ApprovalGiven,
+    Body,
+    Event,
+    Failed,
+    Judged,
+    Resolved,
+    TaskUpdated,
+    ToolChunk,
+    ToolFinished,
+    ToolOutput,
+    ToolRequested,
+)
+from runner.journal import digest
+from runner.loop.boxes import LOST, BoxHandle
+from runner.policy.policy import Policy
+from runner.tools.base import Arguments, Tool, ToolContext, ToolResult, ToolState, tool_error
+from sandbox.errors import PathError, SandboxError
+from sandbox.spec import Box, Command, Exited, Process, Resolution, Stdout
+
+SIDE_BY_SIDE = 10
+SHOWN_LIMIT = 256 << 10
+INTERRUPTED = "The user interrupted this call before it ended. What it had done until then may be done."
+HELPER_SECONDS = 10.0
+HELPER_OUTPUT = 64 << 10
+_GIT = "git --no-optional-locks -c core.fsmonitor=false -c core.quotePath=false"
+# Our own commands in the box: a closed list of fixed argument vectors. Nothing is ever put into them.
+HELPERS: dict[str, tuple[str, ...]] = {
+    "git_state": (
+        "/bin/sh",
+        "-c",
+        f"{_GIT} status --short --branch 2>/dev/null | head -c 4000; echo; {_GIT} log --oneline -n 5 | head -c 2000",
+    ),
+}
+
+
+class Recorder(Protocol):
+    """Journals a body and shows it."""
+
+    def __call__(self, body: Body, *, cause: str = "", id: str = "") -> Event:  # noqa: A002 (the record's own word)
+        """The event as written."""
+        ...
+
+
+Hook = Callable[[str, str, dict[str, Any]], Awaitable[tuple[dict[str, Any], Verdict | None]]]
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """A tool call of the model. `error`: why it cannot run; then `tool` and `args` may be missing."""
+
+    id: str
+    name: str
+    input: dict[str, Any]
+    tool: Tool[Any] | None = None
+    args: Arguments | None = None
+    error: str = ""
+    done: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Gate:
+    """`policy` gives the policy in force. `before_write` is awaited before a call that may change the box
+    (checkpoints). `hook` may replace an input and tighten the verdict. `failure` is set when calls
+    cannot go on at all (no box): the turn ends with it.
+    """
+
+    record: Recorder
+    live: Callable[[ToolChunk, str, int], None]
+    new_id: Callable[[], str]
+    tools: Mapping[str, Tool[Any]]
+    policy: Callable[[], Policy]
+    approver: Approver
+    box: BoxHandle
+    state: ToolState
+    home: PurePosixPath
+    roots: tuple[PurePosixPath, ...]
+    spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
+    before_write: Callable[[str], Awaitable[None]] | None = None
+    hook: Hook | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    monotonic: Callable[[], float] = time.monotonic
+    failure: SandboxError | None = None
+    _judged: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def place(self) -> Place:
+        """Where a call is made now."""
+        return Place(cwd=self.state.cwd, home=self.home, roots=self.roots)
+
+    def request(self, block: Mapping[str, Any], invalid: str | None = None) -> Call:
+        """Take in a tool_use block as the stream completed it: validated and recorded, not yet run."""
+        given = block.get("input")
+        name, sent = str(block.get("name", "")), given if isinstance(given, dict) else {}
+        call = self._validated(Call(id=str(block.get("id", "")), name=name, input=sent))
+        raw = ""
+        if invalid is not None:
+            raw, call.error = invalid, "The input of this call was not valid JSON. Send it again as a JSON object."
+        elif not isinstance(given, dict):
+            raw, call.error = repr(given)[:2000], "The input of a call must be a JSON object."
+        self.record(ToolRequested(call=call.id, name=name, input=sent, error=call.error, raw=raw), cause=call.id)
+        return call
+
+    def _validated(self, call: Call) -> Call:
+        tool = self.tools.get(call.name)
+        if tool is None or self.policy().hides(call.name):
+            return replace(call, tool=None, error=f"No such tool available: {call.name}")
+        try:
+            args = tool.args.model_validate(call.input)
+        except ValidationError as error:
+            return replace(call, tool=tool, args=None, error=_explain(call.name, error))
+        return replace(call, tool=tool, args=args, error="")
+
+    async def run(self, calls: Sequence[Call]) -> None:
+        """Run the calls of one reply: neighbours that only read side by side, the others in order. Each
+        ends with exactly one ToolFinished, when this is cancelled too.
+        """
+        waiting = list(calls)
+        try:
+            while waiting and self.failure is None:
+                group = [waiting.pop(0)]
+                if not self._writes(group[0]):
+                    while waiting and len(group) < SIDE_BY_SIDE and not self._writes(waiting[0]):
+                        group.append(waiting.pop(0))
+                if len(group) == 1:
+                    await self._one(group[0])
+                    continue
+                async with asyncio.TaskGroup() as tasks:
+                    for call in group:
+                        tasks.create_task(self._one(call))
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from group
+        finally:
+            self.refuse(calls, INTERRUPTED if self.failure is None else f"Not run: {self.failure}")
+
+    def _writes(self, call: Call) -> bool:
+        if call.tool is None or call.args is None:
+            return False
+        return any(is_write(effect) for effect in call.tool.effects(call.args, self.place))
+
+    def refuse(self, calls: Sequence[Call], why: str) -> None:
+        """End those calls that have not ended: they were never run."""
+        for call in calls:
+            if not call.done:
+                self._finish(call, tool_error(why), self.monotonic())
+
+    async def _one(self, call: Call) -> None:
+        started = self.monotonic()
+        shown = _Shown(call=call.id, gate=self, id=self.new_id())
+        try:
+            result = await self._pass(call, shown)
+        except asyncio.CancelledError:
+            shown.finish()
+            self._finish(call, tool_error(INTERRUPTED), started)
+            raise
+        except PathError as error:
+            result = tool_error(str(error))
+        except SandboxError as error:
+            result = self._without_box(error)
+        except Exception as error:  # noqa: BLE001 (a fault of ours must not leave a call open)
+            self.record(
+                Failed(error=type(error).__name__, message=f"{call.name}: {error}", exit_code=1, retrying=True),
+                cause=call.id,
+            )
+            result = tool_error(f"Internal error in {call.name}: {type(error).__name__}: {error}")
+        shown.finish()
+        self._finish(call, result, started)
+
+    def _finish(self, call: Call, result: ToolResult, started: float) -> None:
+        call.done = True
+        self.record(
+            ToolFinished(
+                call=call.id,
+                name=call.name,
+                content=_plain(result.for_model),
+                result=result.for_user or None,
+                is_error=result.is_error,
+                truncated=result.truncated,
+                seconds=round(self.monotonic() - started, 6),
+            ),
+            cause=call.id,
+        )
+
+    def _without_box(self, error: SandboxError) -> ToolResult:
+        text = f"{error} {error.hint}".strip()
+        if self.failure is not None:
+            return tool_error(f"The box cannot be used: {text}")
+        self.record(Failed(error=type(error).__name__, message=text, exit_code=error.exit_code, retrying=True))
+        again = " The box was started again: files are kept, processes are gone." if isinstance(error, LOST) else ""
+        return tool_error(f"{text}{again}")
+
+    async def _pass(self, call: Call, shown: _Shown) -> ToolResult:
+        """The gate itself, step by step."""
+        hooked: Verdict | None = None
+        if not call.error and self.hook is not None:
+            replaced, hooked = await self.hook(call.id, call.name, call.input)
+            call = self._validated(replace(call, input=replaced))
+        if call.error or call.tool is None or call.args is None:
+            return tool_error(call.error or f"No such tool available: {call.name}")
+        policy, place = self.policy(), self.place
+        effects = policy.expand(call.tool.effects(call.args, place))
+        box = await self._box() if effects else None
+        if box is not None:
+            effects, problem = await self._resolve(call.id, box, effects)
+            if problem:
+                return tool_error(problem)
+        verdict = policy.judge(effects, tool=call.name, place=place)
+        if hooked is not None:
+            verdict = max(verdict, hooked, key=lambda v: v.decision)
+        if refusal := await self._decide(call, effects, verdict):
+            return tool_error(refusal)
+        if self.before_write is not None and any(is_write(effect) for effect in effects):
+            await self.before_write(call.id)
+        return await self._run(call, box, effects, place, shown)
+
+    async def _box(self) -> Box:
+        try:
+            return await self.box.get()
+        except SandboxError as error:
+            self.failure = self.failure or error
+            raise
+
+    async def _resolve(self, call: str, box: Box, effects: tuple[Effect, ...]) -> tuple[tuple[Effect, ...], str]:
+        """Give every path effect its link and target, by one request; or the reason why one has none."""
+        paths = tuple(dict.fromkeys(e.path for e in effects if isinstance(e, ReadPath | WritePath)))
+        if not paths:
+            return effects, ""
+        found: dict[PurePosixPath, Resolution] = {r.path: r for r in await self._guard(box, box.resolve(paths))}
+        self.record(
+            Resolved(
+                call=call,
+                paths=[
+                    {"path": str(r.path), "link": str(r.link), "target": str(r.target), "exists": r.kind != ""}
+                    | ({"error": r.error} if r.error else {})
+                    for r in found.values()
+                ],
+            ),
+            cause=call,
+        )
+        failed = next((r for r in found.values() if r.error), None)
+        if failed is not None:
+            return effects, f"{failed.path} cannot be resolved: {failed.error}"
+        return tuple(
+            replace(e, link=found[e.path].link, target=found[e.path].target)
+            if isinstance(e, ReadPath | WritePath)
+            else e
+            for e in effects
+        ), ""
+
+    async def _guard(self, box: Box, work: Awaitable[Any]) -> Any:
+        """Await something of the box; when the box is lost, arrange for another or give the turn up."""
+        try:
+            return await work
+        except PathError:
+            raise
+        except SandboxError as error:
+            if not self.box.lost(box, error):
+                self.failure = self.failure or error
+            raise
+
+    async def _decide(self, call: Call, effects: tuple[Effect, ...], verdict: Verdict) -> str:
+        """Record the verdict and, where it is ask, the answer. "" when the call may run, else why not."""
+        self._record_judged(call.id, call.name, call.input, effects, verdict)
+        if verdict.decision is Decision.DENY:
+            return f"Permission to use {call.name} was denied: {verdict.reason}"
+        if verdict.decision is Decision.ASK:
+            asked = ApprovalAsked(call=call.id, tool=call.name, input=call.input, reason=verdict.reason)
+            if self.approver.can_ask:
+                self.record(asked, cause=call.id)
+            given: ApprovalGiven = await self.approver.ask(asked)
+            self.record(given, cause=call.id)
+            if not given.allowed:
+                why = f"{verdict.reason}; {given.reason}" if given.reason else verdict.reason
+                return f"Permission to use {call.name} was not given: {why}"
+        self._judged.add((call.id, digest(call.input)))
+        return ""
+
+    def _record_judged(
+        self, call: str, tool: str, sent: dict[str, Any], effects: tuple[Effect, ...], verdict: Verdict
+    ) -> None:
+        body = Judged(
+            call=call,
+            tool=tool,
+            digest=digest(sent),
+            effects=[effect_to_json(effect) for effect in effects],
+            verdict=verdict.to_json(),
+        )
+        self.record(body, cause=call)
+
+    async def _run(
+        self, call: Call, box: Box | None, effects: tuple[Effect, ...], place: Place, shown: _Shown
+    ) -> ToolResult:
+        assert call.tool is not None
+        assert call.args is not None
+        key = (call.id, digest(call.input))
+        if key not in self._judged:
+            raise RuntimeError(f"call {call.id} has no Judged for this input")
+        self._judged.discard(key)
+        targets = {e.path: e.target or e.path for e in effects if isinstance(e, ReadPath | WritePath)}
+        context = ToolContext(
+            call=call.id,
+            box=box if box is not None else _NO_BOX,
+            place=place,
+            state=self.state,
+            targets=targets,
+            show=shown.add,
+            record=lambda body: self._record_task(body, call.id),
+            spawn_task=self.spawn,
+            environment=self.environment,
+        )
+        work = call.tool.run(call.args, context)
+        result: ToolResult = await (work if box is None else self._guard(box, work))
+        return result
+
+    def _record_task(self, body: TaskUpdated, call: str) -> None:
+        self.record(body, cause=call)
+
+    async def helper(self, name: str) -> str:
+        """Output of one of our own fixed commands (HELPERS), "" when it fails. Judged like everything
+        else, with source fumehood; tool rules do not speak of it.
+        """
+        argv, cwd = HELPERS[name], self.state.cwd
+        box = await self.box.get()
+        call = f"fumehood-{self.new_id()}"
+        verdict = Verdict(decision=Decision.ALLOW, source=Source.FUMEHOOD, reason=f"helper {name}")
+        effect = RunCommand(command=" ".join(argv), cwd=cwd)
+        self._record_judged(call, name, {"argv": list(argv), "cwd": str(cwd)}, (effect,), verdict)
+        out = bytearray()
+        try:
+            async for item in await box.exec(Command(argv=argv, cwd=cwd, timeout=HELPER_SECONDS)):
+                if isinstance(item, Stdout) and len(out) < HELPER_OUTPUT:
+                    out += item.data
+                elif isinstance(item, Exited) and item.code != 0:
+                    return ""
+        except SandboxError:
+            return ""
+        return out.decode("utf-8", errors="replace")
+
+    async def user_command(self, command: Command) -> Process:
+        """A command of the user's own (`fumehood shell`, `!`): recorded with source user, then started."""
+        box = await self.box.get()
+        call = f"user-{self.new_id()}"
+        verdict = Verdict(decision=Decision.ALLOW, source=Source.USER, reason="the user's own command")
+        effect = RunCommand(command=" ".join(command.argv), cwd=command.cwd)
+        sent = {"argv": list(command.argv), "cwd": str(command.cwd)}
+        self._record_judged(call, "shell", sent, (effect,), verdict)
+        return await box.exec(command)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Shown:
+    """What a running call has shown: live chunks, which together become one ToolOutput."""
+
+    call: str
+    gate: Gate
+    id: str
+    parts: list[str] = field(default_factory=list)
+    size: int = 0
+    cut: bool = False
+    done: bool = False
+
+    def add(self, text: str) -> None:
+        if not text or self.done:
+            return
+        if self.size + len(text) > SHOWN_LIMIT:
+            text, self.cut = text[: SHOWN_LIMIT - self.size], True
+            if not text:
+                return
+        self.size += len(text)
+        self.gate.live(ToolChunk(call=self.call, text=text), self.id, len(self.parts))
+        self.parts.append(text)
+
+    def finish(self) -> None:
+        if self.parts and not self.done:
+            body = ToolOutput(call=self.call, text="".join(self.parts), truncated=self.cut)
+            self.gate.record(body, cause=self.call, id=self.id)
+        self.done = True
+
+
+class _NoBox:
+    """Stands where a call without effects would find its box: it declared that it needs none."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"a call without effects asked for the box ({name})")
+
+
+_NO_BOX: Any = _NoBox()
+
+
+def _plain(content: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    """Text that every wire can hold: lone surrogates replaced."""
+    if isinstance(content, str):
+        return content.encode("utf-8", errors="replace").decode("utf-8")
+    return [
+        block | {"text": _plain(block["text"])} if isinstance(block.get("text"), str) else block for block in content
+    ]
+
+
+def _explain(name: str, error: ValidationError) -> str:
+    """What is wrong with the arguments, in words a model can act on."""
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False)[:10]:
+        where = ".".join(str(part) for part in problem["loc"]) or "input"
+        lines.append(f"{where}: {problem['msg']}")
+    return f"InputValidationError: {name}: " + "; ".join(lines)

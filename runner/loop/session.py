@@ -1,0 +1,346 @@
+"""Session: THE loop. Prompts come in as operations, everything that happens goes out as events.
+
+It owns the turn: prompt → request → reply → calls through the gate → next request, until the agent
+rests or a limit is reached. What a call may do is the gate's, what a request holds is history's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, assert_never
+
+from runner.approval import Approver
+from runner.effects import Mode
+from runner.errors import JournalError, UsageError
+from runner.events import (
+    ApprovalGiven,
+    Body,
+    Event,
+    Failed,
+    Live,
+    ModeChanged,
+    ModelReplied,
+    PromptGiven,
+    TurnEnded,
+    TurnStarted,
+)
+from runner.journal import Journal
+from runner.loop.boxes import BoxHandle
+from runner.loop.context import Context, tool_specs
+from runner.loop.feed import Feed
+from runner.loop.gitstate import GitState
+from runner.loop.history import History
+from runner.loop.limits import Progress, reached
+from runner.loop.operations import Answer, Close, Interrupt, Operation, Prompt, SetMode, SetModel, Undo
+from runner.loop.orchestrate import Gate, Hook
+from runner.loop.reply import Asker, CostOf
+from runner.loop.restore import restore
+from runner.loop.usage import Usage
+from runner.models.base import Model
+from runner.policy.policy import Policy
+from runner.spec import TurnLimits
+from runner.tools.base import Tool, ToolState
+from sandbox.spec import Box
+
+MAX_OUTPUT_TOKENS = 32_000
+ENDINGS = {"refusal": "refusal", "max_tokens": "max_tokens", "model_context_window_exceeded": "max_tokens"}
+REFUSED = "The model's provider ended this reply as a refusal; the call was not run."
+
+
+@dataclass(slots=True, kw_only=True)
+class _Turn:
+    """A turn while it runs."""
+
+    number: int
+    began: float
+    rounds: int = 0
+    api_seconds: float = 0.0
+    result: str = ""
+    usage: Usage = field(default_factory=Usage)
+
+
+class Session:
+    """An async context manager; leaving it closes the session. `box` is awaited at the first need and must
+    give the same box each time; `restart_box` gives a new one over the same layers. `resolve_model`
+    serves SetModel. Whoever made journal, models and boxes closes them.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        model: Model,
+        tools: Sequence[Tool[Any]],
+        policy: Policy,
+        approver: Approver,
+        box: Callable[[], Awaitable[Box]],
+        context: Context,
+        cost_of: CostOf,
+        limits: TurnLimits | None = None,
+        restart_box: Callable[[], Awaitable[Box]] | None = None,
+        resolve_model: Callable[[str], Model] | None = None,
+        before_write: Callable[[str], Awaitable[None]] | None = None,
+        hook: Hook | None = None,
+        environment: Mapping[str, str] | None = None,
+        max_output_tokens: int | None = None,
+        thinking_tokens: int | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.journal = journal
+        self.usage = Usage()
+        self._model, self._resolve_model = model, resolve_model
+        self._policy, self._approver = policy, approver
+        self._context = context
+        self._limits = limits if limits is not None else TurnLimits()
+        self._monotonic = monotonic
+        self._feed = Feed(journal)
+        self._history = History()
+        self._turn: _Turn | None = None
+        self._number = self._given = journal.last_turn
+        self._prompts: asyncio.Queue[tuple[int, Prompt]] = asyncio.Queue()
+        self._running: asyncio.Task[None] | None = None
+        self._working: asyncio.Task[None] | None = None
+        self._closing = False
+        self._background: set[asyncio.Task[Any]] = set()
+        self._box = BoxHandle(box, restart_box, self.record)
+        self.gate = Gate(
+            record=self.record,
+            live=self._show,
+            new_id=journal.ids,
+            tools={tool.name: tool for tool in tools},
+            policy=lambda: self._policy,
+            approver=approver,
+            box=self._box,
+            state=ToolState(cwd=context.cwd),
+            home=context.box_home,
+            roots=context.roots,
+            spawn=self._spawn,
+            before_write=before_write,
+            hook=hook,
+            environment=environment or {},
+            monotonic=monotonic,
+        )
+        self._git = GitState(self.gate.helper)
+        self._asker = Asker(
+            record=self.record,
+            show=self._show,
+            gate=self.gate,
+            cost_of=cost_of,
+            system=context.system(),
+            tools=tool_specs(tuple(tool for tool in tools if not policy.hides(tool.name))),
+            max_output_tokens=max_output_tokens or MAX_OUTPUT_TOKENS,
+            thinking_tokens=thinking_tokens,
+            monotonic=monotonic,
+        )
+
+    async def __aenter__(self) -> Self:
+        """Takes the journal up where it stands, and begins to take operations."""
+        restore(self.journal, history=self._history, usage=self.usage, state=self.gate.state, record=self.record)
+        self._working = asyncio.create_task(self._work())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def history(self) -> tuple[dict[str, Any], ...]:
+        """The conversation as the model was sent it."""
+        return tuple(self._history.messages)
+
+    @property
+    def mode(self) -> Mode:
+        """The permission mode in force."""
+        return self._policy.mode
+
+    @property
+    def model(self) -> str:
+        """The name of the model that the next request goes to."""
+        return self._model.name
+
+    def record(self, body: Body, *, cause: str = "", id: str = "") -> Event:  # noqa: A002 (the record's own word)
+        """Journal something that happened in this session, and show it. Raises JournalError."""
+        event = self.journal.append(body, turn=self._number, cause=cause, id=id)
+        self._history.fold(event)
+        if isinstance(event.body, ModelReplied):
+            self.usage.add(event.body)
+            if self._turn is not None:
+                self._turn.usage.add(event.body)
+        return event
+
+    def _show(self, body: Live, parent: str, number: int) -> None:
+        self._feed.show(body, parent, number, self._number)
+
+    async def submit(self, operation: Operation) -> None:
+        """Hand an operation in; returns when it is accepted, not when it is done. Raises UsageError."""
+        match operation:
+            case Prompt():
+                self._take(operation)
+            case Interrupt():
+                self._interrupt()
+            case Answer(call=call, allowed=allowed, reason=reason):
+                self._approver.answer(ApprovalGiven(call=call, allowed=allowed, by="client", reason=reason))
+            case SetMode(mode=mode):
+                self._policy = self._policy.with_mode(mode)
+                self.record(ModeChanged(mode=mode.value, source="client"))
+            case SetModel(model=model):
+                if self._resolve_model is None:
+                    raise UsageError("the model of this session cannot be changed")
+                self._model = self._resolve_model(model)
+            case Undo():
+                raise UsageError("this session has no checkpoints to go back to")
+            case Close():
+                self._spawn(self.close())
+            case _:
+                assert_never(operation)
+
+    def _take(self, prompt: Prompt) -> int:
+        """Queue a prompt; the number of its turn."""
+        if self._closing or self._working is None or self._working.done():
+            raise UsageError("this session is closed")
+        self._given += 1
+        self._prompts.put_nowait((self._given, prompt))
+        return self._given
+
+    def events(self, after: int = -1) -> AsyncIterator[Event]:
+        """Records with seq > `after`, then what happens; ends when the session is closed."""
+        return self._feed.events(after)
+
+    async def turn(self, text: str) -> AsyncIterator[Event]:
+        """Give a prompt and follow its turn to the end. Leaving early does not stop it: submit Interrupt."""
+        after = self.journal.last_seq
+        number = self._take(Prompt.text(text))
+        async for event in self.events(after):
+            if event.turn == number:
+                yield event
+            if isinstance(event.body, TurnEnded) and event.body.number == number:
+                return
+        if self._working is not None and self._working.done():
+            self._working.result()
+
+    async def close(self) -> None:
+        """Interrupt what runs, stop background commands, end every reader. May be called twice. Raises what
+        ended the session before (JournalError).
+        """
+        if self._closing or self._working is None:
+            return
+        self._closing = True
+        self._interrupt()
+        if self._running is not None:
+            await asyncio.wait({self._running})
+        self._git.cancel()
+        tasks = {self._working, *self._background} - {asyncio.current_task()}
+        for task in tasks:
+            if task is not None:
+                task.cancel()
+        await asyncio.wait({task for task in tasks if task is not None})
+        self._feed.close()
+        await asyncio.to_thread(self.journal.sync)
+        if not self._working.cancelled():
+            self._working.result()
+
+    def _interrupt(self) -> None:
+        if self._running is not None:
+            # Not before its first step: a task that never began records nothing.
+            asyncio.get_running_loop().call_soon(self._running.cancel)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    async def _work(self) -> None:
+        """One turn after the other. An error of the journal ends the session: nothing is shown unrecorded."""
+        try:
+            while not self._closing:
+                number, prompt = await self._prompts.get()
+                self._number = number
+                self._running = asyncio.create_task(self._run_turn(prompt))
+                await asyncio.wait({self._running})
+                finished, self._running = self._running, None
+                finished.result()
+                await asyncio.to_thread(self.journal.sync)
+        finally:
+            self._feed.close()
+
+    async def _run_turn(self, prompt: Prompt) -> None:
+        self._turn = turn = _Turn(number=self._number, began=self._monotonic())
+        self._box.renew()
+        self.gate.failure = None
+        try:
+            async with asyncio.timeout(self._limits.max_seconds) as deadline:
+                await self._open(prompt)
+                reason = await self._rounds(turn)
+        except asyncio.CancelledError:
+            reason = "interrupted"
+        except JournalError:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever it is, the turn ends well-formed and the user is told)
+            reason = "max_time" if isinstance(error, TimeoutError) and deadline.expired() else "failed"
+            if reason == "failed":
+                text = f"{error} {getattr(error, 'hint', '')}".strip()
+                code = getattr(error, "exit_code", 1)
+                self.record(Failed(error=type(error).__name__, message=text, exit_code=code))
+        self._turn = None
+        self.record(self.usage.report())
+        self.record(
+            TurnEnded(
+                number=turn.number,
+                reason=reason,
+                result=turn.result,
+                rounds=turn.rounds,
+                seconds=round(self._monotonic() - turn.began, 6),
+                api_seconds=round(turn.api_seconds, 6),
+                usage=turn.usage.sums(),
+                cost=turn.usage.cost,
+            )
+        )
+
+    async def _open(self, prompt: Prompt) -> None:
+        """Record the prompt, the very first one after what the model should know about the place."""
+        context: list[dict[str, Any]] = []
+        if self._history.empty:
+            context = self._context.opening(self._model.name)
+            await self._git.begin(box_ready=self._box.ready)
+            context += self._git.news()
+        self.record(PromptGiven(content=prompt.content, context=context))
+        self.record(TurnStarted(number=self._number))
+
+    async def _rounds(self, turn: _Turn) -> str:
+        """Ask, run what is asked for, ask again: the reason why the agent rests."""
+        while (limit := self._limit(turn)) is None:
+            if news := self._git.news():
+                self.record(PromptGiven(content=[], context=news, source="fumehood"))
+            began = self._monotonic()
+            turn.rounds += 1
+            try:
+                reply, calls = await self._asker.ask(self._model, self._history)
+            finally:
+                turn.api_seconds += self._monotonic() - began
+            texts = [str(block.get("text", "")) for block in reply.content if block.get("type") == "text"]
+            turn.result = "".join(texts) or turn.result
+            if reply.stop_reason == "refusal":
+                self.gate.refuse(calls, REFUSED)
+            elif calls:
+                await self.gate.run(calls)
+                if self.gate.failure is not None:
+                    raise self.gate.failure
+                continue
+            if reply.stop_reason != "pause_turn":
+                return ENDINGS.get(reply.stop_reason or "", "completed")
+        return limit
+
+    def _limit(self, turn: _Turn) -> str | None:
+        spent = turn.usage
+        seconds = self._monotonic() - turn.began
+        progress = Progress(rounds=turn.rounds, cost=spent.cost, tokens=spent.tokens, seconds=seconds)
+        limit = reached(self._limits, progress)
+        if limit == "max_budget" and spent.cost is None:
+            raise UsageError(f"no price is known for {self._model.name}: the budget cannot be kept")
+        return limit
