@@ -120,3 +120,9 @@ class ScriptEndedError(ModelError):
     """The scripted model has no line left for this request."""
 
     exit_code = 27
+
+
+class ScriptMismatchError(ModelError):
+    """The scripted model did not find what its script expects of the conversation."""
+
+    exit_code = 28

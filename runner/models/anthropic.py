@@ -1,0 +1,280 @@
+"""Claude over the Messages API: credentials and addresses from the environment, requests out,
+deltas in, errors as ours.
+
+The provider's SDK is not imported at run time: that takes 2-4 s. It serves the contract tests
+as the oracle instead. What it would do besides (retries, types, Bedrock's and Vertex's
+signatures) is `retry`'s, nobody's and later adapters' business. Source: the Messages API
+reference, version 2023-06-01.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import re
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from pydantic import SecretStr
+
+from runner.errors import (
+    AuthenticationError,
+    BrokenStreamError,
+    InvalidRequestError,
+    ModelError,
+    OverloadedError,
+    PromptTooLongError,
+)
+from runner.models.base import Delta, Request
+from runner.models.connection import CutError, StalledError, TransportError, UntrustedError, boot_clock
+from runner.models.messages_reply import Reply, error_of, parse_json
+from runner.models.messages_request import Options, encode, request_body
+from runner.models.sse import ServerEvent, SseDecoder, SseError
+from runner.models.transport import Deadlines, HttpClient
+from runner.models.transport import Reply as HttpReply
+
+BASE_URL = "https://api.anthropic.com"
+VERSION = "2023-06-01"
+USER_AGENT = "fumehood"
+BODY_LIMIT = 32 << 20  # bytes of a request, the API's own
+ERROR_LIMIT = 64 << 10  # bytes of an error's body that are read
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
+_MARKUP = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+_ON = frozenset({"1", "true", "yes", "on"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnthropicSettings:
+    """All that the environment decides. `headers`: further ones, by lower-case name."""
+
+    key: SecretStr | None = None
+    token: SecretStr | None = None
+    base_url: str = BASE_URL
+    headers: dict[str, SecretStr] = field(default_factory=dict)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    options: Options = field(default_factory=Options)
+
+
+def settings_from(environ: Mapping[str, str]) -> AnthropicSettings:
+    """Reads ANTHROPIC_API_KEY, _AUTH_TOKEN, _BASE_URL, _CUSTOM_HEADERS, _BETAS, API_TIMEOUT_MS,
+    CLAUDE_STREAM_IDLE_TIMEOUT_MS, DISABLE_PROMPT_CACHING, ENABLE_PROMPT_CACHING_1H and
+    DISABLE_INTERLEAVED_THINKING. Raises InvalidRequestError for a value that cannot be used.
+    """
+    deadlines = Deadlines()
+    if total := _milliseconds(environ, "API_TIMEOUT_MS"):
+        deadlines = replace(deadlines, first_byte=total, total=total)
+    if idle := _milliseconds(environ, "CLAUDE_STREAM_IDLE_TIMEOUT_MS"):
+        deadlines = replace(deadlines, idle=idle)
+    cache = "1h" if _on(environ, "ENABLE_PROMPT_CACHING_1H") else "5m"
+    betas = (beta.strip() for beta in environ.get("ANTHROPIC_BETAS", "").split(","))
+    return AnthropicSettings(
+        key=_secret(environ, "ANTHROPIC_API_KEY"),
+        token=_secret(environ, "ANTHROPIC_AUTH_TOKEN"),
+        base_url=(environ.get("ANTHROPIC_BASE_URL", "").strip() or BASE_URL).rstrip("/"),
+        headers=_custom_headers(environ.get("ANTHROPIC_CUSTOM_HEADERS", "")),
+        deadlines=deadlines,
+        options=Options(
+            cache="" if _on(environ, "DISABLE_PROMPT_CACHING") else cache,
+            interleaved=not _on(environ, "DISABLE_INTERLEAVED_THINKING"),
+            betas=tuple(beta for beta in betas if beta),
+        ),
+    )
+
+
+def _on(environ: Mapping[str, str], name: str) -> bool:
+    return environ.get(name, "").strip().lower() in _ON
+
+
+def _milliseconds(environ: Mapping[str, str], name: str) -> float:
+    text = environ.get(name, "").strip()
+    if text and not (text.isdecimal() and int(text)):
+        raise InvalidRequestError(f"{name} is {text!r}; it takes milliseconds, more than 0")
+    return int(text or 0) / 1000
+
+
+def _secret(environ: Mapping[str, str], name: str) -> SecretStr | None:
+    value = environ.get(name, "").strip()
+    if not _HEADER_VALUE.fullmatch(value):
+        raise AuthenticationError(f"{name} holds a character that no key has")
+    return SecretStr(value) if value else None
+
+
+def _custom_headers(text: str) -> dict[str, SecretStr]:
+    headers = {}
+    for line in text.splitlines():
+        name, colon, value = (part.strip() for part in line.partition(":"))
+        if not line.strip():
+            continue
+        if not colon or not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise InvalidRequestError("ANTHROPIC_CUSTOM_HEADERS takes lines of `Name: value`")
+        headers[name.lower()] = SecretStr(value)
+    return headers
+
+
+class AnthropicModel:
+    """A ModelClient. `name` is asked where a request names no model of its own."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: AnthropicSettings,
+        *,
+        environ: Mapping[str, str],
+        clock: Callable[[], float] = boot_clock,
+        tick: float = 5.0,
+    ) -> None:
+        self.name = name
+        self._settings = settings
+        self._url = f"{settings.base_url}/v1/messages"
+        self._http = HttpClient(environ=environ, deadlines=settings.deadlines, clock=clock, tick=tick)
+
+    def __repr__(self) -> str:
+        return f"AnthropicModel({self.name!r})"
+
+    async def warm(self) -> None:
+        """Connects ahead of the first request. Never raises."""
+        with contextlib.suppress(TransportError, ValueError):
+            await self._http.warm(self._url)
+
+    async def close(self) -> None:
+        """Lets idle connections go."""
+        await self._http.close()
+
+    async def stream(self, request: Request) -> AsyncGenerator[Delta]:
+        """One attempt. Raises AuthenticationError before any request where there is no key."""
+        body, betas = request_body(replace(request, model=request.model or self.name), self._settings.options)
+        headers = self._headers(betas)
+        content = encode(body)
+        if len(content) > BODY_LIMIT:
+            raise PromptTooLongError(f"the request has {len(content) >> 20} MiB; the API takes {BODY_LIMIT >> 20}")
+        http = await self._post(headers, content)
+        reply = Reply(request=http.headers.get("request-id", ""))
+        try:
+            async with contextlib.aclosing(self._deltas(http, reply)) as deltas:
+                async for delta in deltas:
+                    yield delta
+        except ModelError as error:
+            error.partial = reply.partial
+            self._scrub(error)
+            raise
+        finally:
+            if not reply.finished:
+                http.abort()
+
+    async def _deltas(self, http: HttpReply, reply: Reply) -> AsyncGenerator[Delta]:
+        """Finished comes last, when the connection has been given back."""
+        kind = http.headers.get("content-type", "text/event-stream")
+        if http.status != 200 or not kind.startswith("text/event-stream"):
+            raise await self._refusal(http)
+        async with contextlib.aclosing(self._events(http)) as events:
+            async for event in events:
+                for delta in reply.feed(event.data):
+                    if reply.finished:
+                        await http.finish()
+                    yield delta
+                if reply.finished:
+                    return
+        for delta in reply.end():
+            await http.finish()
+            yield delta
+
+    async def _events(self, http: HttpReply) -> AsyncGenerator[ServerEvent]:
+        decoder = SseDecoder()
+        try:
+            async with contextlib.aclosing(http.chunks(self._settings.deadlines.idle)) as chunks:
+                async for chunk in chunks:
+                    for event in decoder.feed(chunk):
+                        yield event
+            for event in decoder.close():
+                yield event
+        except (SseError, TransportError) as error:
+            raise BrokenStreamError(f"the reply broke off: {error}") from error
+
+    async def _post(self, headers: dict[str, str], content: bytes) -> HttpReply:
+        try:
+            return await self._http.post(self._url, headers, content)
+        except ValueError as error:
+            failure: ModelError = InvalidRequestError(str(error))
+            cause: Exception = error
+        except UntrustedError as error:
+            failure, cause = ModelError(f"{error} (NODE_EXTRA_CA_CERTS names further authorities)"), error
+        except (CutError, StalledError) as error:
+            failure, cause = BrokenStreamError(str(error)), error
+        except TransportError as error:
+            failure, cause = OverloadedError(str(error)), error
+        self._scrub(failure)
+        raise failure from cause
+
+    def _headers(self, betas: tuple[str, ...]) -> dict[str, str]:
+        settings = self._settings
+        headers = {
+            "user-agent": USER_AGENT,
+            "accept": "text/event-stream",
+            "accept-encoding": "identity",
+            "content-type": "application/json",
+            "anthropic-version": VERSION,
+        }
+        if betas:
+            headers["anthropic-beta"] = ",".join(betas)
+        if settings.key is not None:
+            headers["x-api-key"] = settings.key.get_secret_value()
+        if settings.token is not None:
+            headers["authorization"] = f"Bearer {settings.token.get_secret_value()}"
+        headers |= {name: value.get_secret_value() for name, value in settings.headers.items()}
+        if not headers.keys() & {"x-api-key", "authorization"}:
+            raise AuthenticationError("no key: set ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN for a gateway)")
+        return headers
+
+    async def _refusal(self, http: HttpReply) -> ModelError:
+        request = http.headers.get("request-id", "")
+        if 300 <= http.status < 400:
+            text = f"the provider redirects elsewhere (HTTP {http.status}), where no key is sent"
+            return InvalidRequestError(text, status=http.status, request=request)
+        body = await http.read(ERROR_LIMIT, self._settings.deadlines.idle)
+        kind, message = "", ""
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            error = parse_json(body)["error"]
+            kind, message = str(error.get("type", "")), str(error["message"])
+        message = message or _readable(body) or "no explanation"
+        if http.status == 200 and not kind:
+            message = f"the reply is no event stream but {http.headers.get('content-type', 'unknown')}: {message}"
+            return BrokenStreamError(message, status=200, request=request)
+        wait = retry_after(http.headers, time.time())
+        return error_of(http.status, kind, message, request=request, retry_after=wait)
+
+    def _scrub(self, error: ModelError) -> None:
+        """A server or proxy may echo what it was sent: no message of ours holds a secret."""
+        settings = self._settings
+        text = str(error)
+        for secret in (settings.key, settings.token, *settings.headers.values()):
+            if secret is not None and len(secret.get_secret_value()) >= 8:
+                text = text.replace(secret.get_secret_value(), "[key]")
+        error.args = (text,)
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds that the provider asks to wait: retry-after-ms, or Retry-After as seconds or as a date
+    (RFC 9110, section 10.2.3). `now`: the wall clock.
+    """
+    with contextlib.suppress(ValueError):
+        if "retry-after-ms" in headers:
+            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+        return _after(headers, now)
+    return None
+
+
+def _after(headers: Mapping[str, str], now: float) -> float | None:
+    text = headers.get("retry-after", "").strip()
+    if not text:
+        return None
+    if re.fullmatch(r"\d+(\.\d*)?", text):
+        return float(text)
+    return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - now)
+
+
+def _readable(body: bytes) -> str:
+    """The words of a body that is no JSON (a gateway's HTML page), in one short line."""
+    text = _MARKUP.sub(" ", body.decode("utf-8", "replace"))
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:300]
