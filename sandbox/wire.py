@@ -132,7 +132,7 @@ def check(header: Any) -> Header:
         raise WireError("field missing")
     if kind in _CHECKS:
         _CHECKS[kind](header)
-    return header  # type: ignore[no-any-return]
+    return header
 
 
 def _check_hello(header: Header) -> None:

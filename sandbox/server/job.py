@@ -1,0 +1,90 @@
+"""What a waiting child is told: the job as bytes, its descriptors, and the terminal where it has one."""
+
+from __future__ import annotations
+
+import _socket
+import fcntl
+import marshal
+import os
+import struct
+
+from sandbox.server import files
+from sandbox.server.files import RefusedError
+from sandbox.wire import PathCode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+TIOCSWINSZ = 0x5414
+TIOCSPTLCK = 0x40045431
+TIOCGPTN = 0x80045430
+SMALL_JOB = 64 << 10
+SEARCHED = b"/usr/local/bin:/usr/bin:/bin"
+# Where shells write down the directory that they end in; on the box's own tmpfs.
+REPORTS = b"/run/fumehood"
+
+
+def build(
+    request: dict[str, Any], environment: dict[bytes, bytes], *, shell: bytes, number: int
+) -> tuple[bytes, bytes]:
+    """(the job, the path of its report or b"")."""
+    argv = [text_of(text) for text in request["argv"]]
+    if not argv or not argv[0]:
+        raise RefusedError(PathCode.INVALID, "no command")
+    added = request.get("env")
+    if added:
+        environment = environment | {text_of(name): text_of(value) for name, value in added.items()}
+    report = b""
+    if request.get("shell"):
+        report = b"%b/%d" % (REPORTS, number)
+        script = b"trap '{ pwd -P >|%b; } 2>/dev/null' EXIT; %b" % (report, argv[0])
+        candidates = [(shell, [shell.rpartition(b"/")[2], b"-c", script])]
+    elif b"/" in argv[0]:
+        candidates = [(argv[0], argv)]
+    else:
+        path = environment.get(b"PATH", SEARCHED)
+        candidates = [(folder + b"/" + argv[0], argv) for folder in path.split(b":") if folder]
+    job = (candidates, environment, files.checked(request["cwd"]), bool(request.get("pty")))
+    return marshal.dumps(job), report
+
+
+def send(jobs: _socket.socket, data: bytes, descriptors: list[int]) -> None:
+    """One message to whichever child is free. BlockingIOError when too many wait."""
+    memory = -1
+    try:
+        if len(data) > SMALL_JOB:
+            memory = os.memfd_create("job", os.MFD_CLOEXEC)
+            os.write(memory, data)
+            data, descriptors = b"-", [*descriptors, memory]
+        packed = struct.pack(f"{len(descriptors)}i", *descriptors)
+        jobs.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
+    finally:
+        if memory >= 0:
+            os.close(memory)
+
+
+def text_of(text: object) -> bytes:
+    """An argument or a variable as the kernel takes it."""
+    if type(text) is not str or "\0" in text:
+        raise RefusedError(PathCode.INVALID, "not a text without NUL")
+    return os.fsencode(text)
+
+
+def open_terminal(rows: int, columns: int) -> tuple[int, int]:
+    """(master, slave) of a new terminal, which belongs to the owner."""
+    master = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
+        (number,) = struct.unpack("i", fcntl.ioctl(master, TIOCGPTN, struct.pack("i", 0)))
+        set_size(master, rows, columns)
+        slave = os.open(f"/dev/pts/{number}", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except BaseException:
+        os.close(master)
+        raise
+    return master, slave
+
+
+def set_size(fd: int, rows: int, columns: int) -> None:
+    """Tell a terminal its size."""
+    fcntl.ioctl(fd, TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
