@@ -36,6 +36,7 @@ from runner.events import (
     TurnEnded,
     TurnStarted,
 )
+from runner.spec import SessionSpec
 
 TAIL = 4096
 MAIN = "main"
@@ -167,6 +168,11 @@ class ViewState:
     def call(self, call: str) -> CallView | None:
         """The running call of this id."""
         return next((c for c in self.running if c.id == call), None)
+
+
+def begin(spec: SessionSpec) -> ViewState:
+    """The view of a session before its events: a reader that comes after SessionStarted begins here."""
+    return ViewState(session=spec.session, cwd=spec.cwd, model=spec.model, mode=spec.mode.value, spec=spec.to_json())
 
 
 def fold(state: ViewState, event: Event) -> ViewState:
