@@ -119,7 +119,11 @@ class _Course:
         self._rng = rng
 
     def failed(self, failure: _Passing) -> None:
+        """Notes it; a wait that is too long is said in its message."""
         self.failure, self.turned = failure, False
+        if isinstance(failure, OverloadedError) and _asks_too_much(failure):
+            asked = f"the provider asks to wait {failure.retry_after:.0f} s, and the most is {LONGEST_ASKED:.0f} s"
+            failure.args = (f"{failure}; {asked}",)
         self._overloads = self._overloads + 1 if isinstance(failure, OverloadedError) else 0
 
     @property
@@ -146,10 +150,9 @@ class _Course:
 
 
 def _passes(error: BaseException) -> bool:
-    """Whether waiting may help. A wait that is too long is said in the error."""
-    if isinstance(error, OverloadedError) and error.retry_after is not None and error.retry_after > LONGEST_ASKED:
-        if "not waited for" not in str(error):
-            asked = f"the provider asks to wait {error.retry_after:.0f} s, which is not waited for"
-            error.args = (f"{error}; {asked} (the most is {LONGEST_ASKED:.0f} s)",)
-        return False
-    return isinstance(error, OverloadedError | BrokenStreamError)
+    """Whether waiting may help, for as long as it is asked for."""
+    return isinstance(error, OverloadedError | BrokenStreamError) and not _asks_too_much(error)
+
+
+def _asks_too_much(error: OverloadedError | BrokenStreamError) -> bool:
+    return isinstance(error, OverloadedError) and (error.retry_after or 0.0) > LONGEST_ASKED
