@@ -9,6 +9,7 @@ from dataclasses import dataclass
 class Glyphs:
     """One sign per meaning; `spin` is played in order."""
 
+    begun: str
     done: str
     failed: str
     denied: str
@@ -20,6 +21,7 @@ class Glyphs:
 
 
 UNICODE = Glyphs(
+    begun="▸",
     done="✓",
     failed="✗",
     denied="⊘",
@@ -29,4 +31,14 @@ UNICODE = Glyphs(
     warn="!",
     spin=("⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"),
 )
-ASCII = Glyphs(done="+", failed="x", denied="-", bar="|", dot=" - ", retry="~", warn="!", spin=("|", "/", "-", "\\"))
+ASCII = Glyphs(
+    begun=">",
+    done="+",
+    failed="x",
+    denied="-",
+    bar="|",
+    dot=" - ",
+    retry="~",
+    warn="!",
+    spin=("|", "/", "-", "\\"),
+)

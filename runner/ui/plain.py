@@ -50,7 +50,7 @@ class Plain:
             case ModelReplied(content=content) if event.agent == MAIN:
                 self.write(reply_text(content))
             case ToolRequested(name="Bash", input=args):
-                self.write([Text(f"{self._glyphs.spin[0]} Bash {subject('Bash', args)}")])
+                self.write([Text(f"{self._glyphs.begun} Bash {subject('Bash', args)}")])
             case Failed(retrying=True, error=error, message=message, detail=detail) if error == RETRYING:
                 wait = duration(float(detail.get("delay", 0.0)))
                 self.write([Text(f"{self._glyphs.retry} again in {wait}: {one_line(message)}")])

@@ -99,8 +99,8 @@ def _doing(state: ViewState, now: float, glyphs: Glyphs) -> Text:
         return Text(f"{glyphs.retry} again in {duration(wait)}{tries}: {why}", "yellow")
     if state.asks:
         return Text("waits for your answer", "yellow")
-    if at_work(state):
-        waiting_for_box = state.box.state == "starting"
+    if running := at_work(state):
+        waiting_for_box = state.box.state == "starting" and not any(call.output for call in running)
         return Text("starting the box" if waiting_for_box else f"running {_names(state)}")
     if state.thinking and not state.text:
         return Text("thinking")

@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import struct
+import termios
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
+
+import pyte
+import pytest
+from rich.text import Text
+
+from runner.events import ApprovalAsked, ApprovalGiven, Event, Failed, Judged, TextDelta, ToolChunk, ToolRequested
+from runner.ui.glyphs import UNICODE
+from runner.ui.live import Live
+from runner.ui.plain import Plain
+from runner.ui.region import Region
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Scene
+
+ALLOW = {"decision": "allow", "source": "mode", "rule": "", "reason": ""}
+ASK = {"decision": "ask", "source": "mode", "rule": "", "reason": "leaves the box"}
+
+
+@dataclass(slots=True)
+class Terminal:
+    """A pseudo-terminal with a screen that understands what is written to it."""
+
+    out: TextIO
+    master: int
+    screen: pyte.HistoryScreen
+    stream: pyte.ByteStream
+    raw: bytearray = field(default_factory=bytearray)
+
+    def read(self) -> list[str]:
+        """Everything since the start: what scrolled away, then the screen, without empty ends."""
+        while True:
+            try:
+                data = os.read(self.master, 1 << 16)
+            except BlockingIOError:
+                break
+            self.raw += data
+            self.stream.feed(data)
+        past = ["".join(row[x].data for x in range(self.screen.columns)) for row in self.screen.history.top]
+        still = str.maketrans(dict.fromkeys(UNICODE.spin, UNICODE.spin[0]))
+        lines = [line.rstrip().translate(still) for line in [*past, *self.screen.display]]
+        while lines and not lines[-1]:
+            lines.pop()
+        return lines
+
+    def resize(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self.out.fileno(), termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.screen.resize(rows, columns)
+
+    def press(self, keys: str) -> None:
+        os.write(self.master, keys.encode())
+
+
+Opener = Callable[..., Terminal]
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Opener]:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    made: list[Terminal] = []
+
+    def open_terminal(columns: int = 80, rows: int = 24, encoding: str = "utf-8") -> Terminal:
+        master, slave = os.openpty()
+        os.set_blocking(master, False)
+        screen = pyte.HistoryScreen(columns, rows, history=1000, ratio=1)
+        terminal = Terminal(
+            out=_text(slave, encoding),
+            master=master,
+            screen=screen,
+            stream=pyte.ByteStream(screen),
+        )
+        terminal.resize(columns, rows)
+        made.append(terminal)
+        return terminal
+
+    yield open_terminal
+    for terminal in made:
+        terminal.out.close()
+        os.close(terminal.master)
+
+
+def _text(fd: int, encoding: str) -> TextIO:
+    return open(fd, "w", encoding=encoding)
+
+
+async def _replay(events: list[Event], pause: float = 0.0) -> AsyncIterator[Event]:
+    for event in events:
+        yield event
+        await asyncio.sleep(pause)
+
+
+async def test_a_turn_leaves_its_story_on_the_screen_and_nothing_else(scene: Scene, terminal: Opener) -> None:
+    scene.usual()
+    screen = terminal()
+    await Live(screen.out).follow(_replay(scene.events))
+    assert screen.read() == [
+        "4f2a91c0 · anthropic:claude-sonnet-5 · bypassPermissions",
+        "",
+        "Looking.",
+        "",
+        "✓ Bash pytest -q  0.2 s",
+        "  │ 3 passed",
+        "",
+        "Done.",
+    ]
+    assert not screen.screen.cursor.hidden
+
+
+async def test_what_runs_is_shown_with_its_time_and_the_end_of_its_output(scene: Scene, terminal: Opener) -> None:
+    scene.start()
+    scene.ask()
+    scene.reply([], stop="tool_use")
+    scene.say(ToolRequested(call="c", name="Bash", input={"command": "make -j8"}))
+    scene.say(Judged(call="c", tool="Bash", digest="", effects=[], verdict=ALLOW))
+    scene.say(ToolChunk(call="c", text="".join(f"step {n}\n" for n in range(99)) + "\x1b[2Jhidden?"))
+    screen = terminal()
+    shown = await _draw_once(Live(screen.out, clock=lambda: scene.at + 3), scene, screen)
+    assert shown[-7:] == [
+        "⠋ 4.0 s Bash make -j8",
+        "  │ step 95",
+        "  │ step 96",
+        "  │ step 97",
+        "  │ step 98",
+        "  │ ␛[2Jhidden?",
+        "⠋ running Bash · 8.0 s · 1 round · 400 in, 20 out · $0.0100 · Ctrl-C stops",
+    ]
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (40, 10), (20, 5), (12, 3), (200, 60)])
+async def test_every_size_holds_the_lines_that_move(scene: Scene, terminal: Opener, columns: int, rows: int) -> None:
+    scene.usual()
+    scene.events.pop()
+    scene.say(ToolRequested(call="c", name="Bash", input={"command": "日本語 " * 40}))
+    scene.say(Judged(call="c", tool="Bash", digest="", effects=[], verdict=ALLOW))
+    scene.say(ToolChunk(call="c", text="output 日本語 " * 30 + "\n" + "more\n" * 10))
+    screen = terminal(columns, rows)
+    live = Live(screen.out, clock=lambda: scene.at)
+    for _ in range(3):  # drawn again and again it stays one picture
+        shown = await _draw_once(live, scene, screen)
+        scene.events.clear()
+    assert sum(line.startswith("⠋") for line in shown) <= 2
+    assert shown[-1].startswith("⠋")
+    live._region.close()
+    assert not any(line.startswith("⠋") for line in screen.read())
+
+
+async def test_a_terminal_made_narrower_keeps_no_remains(terminal: Opener) -> None:
+    screen = terminal(60, 10)
+    region = Region(screen.out)
+    region.draw([Text("above")], [Text("a" * 50), Text("b" * 50)])
+    assert screen.read() == ["above", "a" * 50, "b" * 50]
+    # what a terminal that folds lines anew shows after it was made 30 wide
+    screen.resize(30, 10)
+    screen.screen.reset()
+    screen.stream.feed(b"above\r\n" + b"a" * 50 + b"\r\n" + b"b" * 50)
+    region.draw([], [Text("c" * 50)])
+    assert screen.read() == ["above", "c" * 28 + "…"]
+
+
+async def test_a_reply_streams_line_by_line_and_the_open_line_below(scene: Scene, terminal: Opener) -> None:
+    scene.start()
+    scene.ask()
+    for piece in ("\n\nFirst li", "ne.\nSecond ", "line is not ov"):
+        scene.say(TextDelta(text=piece))
+    screen = terminal()
+    live = Live(screen.out, clock=lambda: scene.at)
+    shown = await _draw_once(live, scene, screen)
+    assert shown[2:] == ["First line.", "Second line is not ov", "⠋ writing · 4.0 s · Ctrl-C stops"]
+
+
+async def test_a_broken_reply_is_marked_and_the_wait_is_shown(scene: Scene, terminal: Opener) -> None:
+    scene.start()
+    scene.ask()
+    scene.say(TextDelta(text="Half a sent"))
+    scene.say(
+        Failed(
+            error="Retrying",
+            message="overloaded",
+            exit_code=0,
+            retrying=True,
+            detail={"attempt": 2, "attempts": 10, "delay": 4.0},
+        )
+    )
+    screen = terminal()
+    shown = await _draw_once(Live(screen.out, clock=lambda: scene.at + 1), scene, screen)
+    assert shown[-1].startswith("⠋ ↻ again in 3.0 s (2/10): overloaded")
+
+
+async def test_escape_sequences_of_a_reply_never_reach_the_terminal(scene: Scene, terminal: Opener) -> None:
+    evil = "\x1b]52;c;aGk=\x07\x1b]0;title\x07\x9b2J\u202e"
+    scene.start()
+    scene.ask()
+    scene.stream(text=evil + "\n" + evil)
+    scene.reply([{"type": "text", "text": evil}])
+    scene.call(evil, evil, {evil: evil, "command": evil}, evil, result={"stdout": evil}, error=True)
+    scene.end()
+    screen = terminal()
+    await Live(screen.out).follow(_replay(scene.events))
+    screen.read()
+    for sequence in (b"\x1b]", b"\x07", b"\xc2\x9b", "\u202e".encode()):
+        assert sequence not in screen.raw
+
+
+async def test_a_locale_that_is_not_utf_8_gets_ascii(scene: Scene, terminal: Opener) -> None:
+    scene.usual()
+    scene.call("c", "Bash", {"command": "echo größe"}, "日")
+    screen = terminal(encoding="ascii")
+    await Live(screen.out).follow(_replay(scene.events))
+    screen.read()
+    assert screen.raw.isascii()
+    assert "+ Bash pytest -q  0.2 s" in screen.read()
+
+
+async def _draw_once(live: Live, scene: Scene, screen: Terminal) -> list[str]:
+    for event in scene.events:
+        live._feed(event)
+    live._draw()
+    return screen.read()
+
+
+@pytest.mark.parametrize(("key", "allowed"), [("y", True), ("n", False), ("\x1b", False)])
+async def test_a_question_shows_exactly_what_would_run_and_takes_one_key(
+    scene: Scene, terminal: Opener, monkeypatch: pytest.MonkeyPatch, key: str, allowed: bool
+) -> None:
+    monkeypatch.setattr(os, "tcgetpgrp", lambda _fd: os.getpgrp())
+    screen = terminal()
+    answers: asyncio.Queue[tuple[str, bool]] = asyncio.Queue()
+
+    async def answer(call: str, given: bool) -> None:
+        await answers.put((call, given))
+
+    async def events() -> AsyncIterator[Event]:
+        scene.start()
+        scene.say(ToolRequested(call="c", name="Bash", input={"command": "git push\nrm -rf /"}))
+        scene.say(Judged(call="c", tool="Bash", digest="", effects=[], verdict=ASK))
+        args = {"command": "git push\nrm -rf / \x1b[8m# hidden"}
+        scene.say(ApprovalAsked(call="c", tool="Bash", input=args, reason="leaves the box"))
+        for event in scene.events:
+            yield event
+        screen.press("y")  # typed before the question could be read: counts for nothing
+        await asyncio.sleep(0.6)
+        screen.press("yyy")  # a paste is no answer
+        await asyncio.sleep(0.1)
+        assert answers.empty()
+        assert screen.read()[-6:] == [
+            "",
+            "? Bash asks for permission: leaves the box",
+            "  │ command",
+            "  │   git push",
+            "  │   rm -rf / ␛[8m# hidden",
+            "Allow this?  y yes  n no",
+        ]
+        screen.press(key)
+        call, given = await answers.get()
+        yield scene.say(ApprovalGiven(call=call, allowed=given, by="client"))
+        yield scene.end()
+
+    before = termios.tcgetattr(screen.out.fileno())
+    with open(os.ttyname(screen.out.fileno())) as keys:  # noqa: PTH123, ASYNC230
+        state = await Live(screen.out, keys=keys, answer=answer).follow(events())
+    assert state.denied == (not allowed)
+    assert termios.tcgetattr(screen.out.fileno()) == before
+    assert not any("Allow this?" in line for line in screen.read())
+
+
+async def test_what_is_too_long_to_show_cannot_be_allowed_unseen(
+    scene: Scene, terminal: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "tcgetpgrp", lambda _fd: os.getpgrp())
+    screen = terminal()
+    answers: asyncio.Queue[bool] = asyncio.Queue()
+
+    async def answer(_call: str, given: bool) -> None:
+        await answers.put(given)
+
+    async def events() -> AsyncIterator[Event]:
+        scene.start()
+        args = {"command": "\n".join(f"echo {n}" for n in range(100))}
+        scene.say(ApprovalAsked(call="c", tool="Bash", input=args, reason=""))
+        for event in scene.events:
+            yield event
+        await asyncio.sleep(0.6)
+        screen.press("y")
+        await asyncio.sleep(0.1)
+        assert answers.empty()
+        assert screen.read()[-1] == "Allow this?  v show the rest  n no"
+        screen.press("v")
+        await asyncio.sleep(0.3)
+        shown = screen.read()
+        assert "  │   echo 99" in shown
+        assert shown[-1] == "Allow this?  y yes  n no"
+        screen.press("y")
+        assert await answers.get()
+        yield scene.say(ApprovalGiven(call="c", allowed=True, by="client"))
+        yield scene.end()
+
+    with open(os.ttyname(screen.out.fileno())) as keys:  # noqa: PTH123, ASYNC230
+        await Live(screen.out, keys=keys, answer=answer).follow(events())
+
+
+async def test_cancelling_gives_the_terminal_back(
+    scene: Scene, terminal: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "tcgetpgrp", lambda _fd: os.getpgrp())
+    screen = terminal()
+    before = termios.tcgetattr(screen.out.fileno())
+    scene.start()
+    scene.ask()
+
+    async def events() -> AsyncIterator[Event]:
+        for event in scene.events:
+            yield event
+        await asyncio.sleep(60)
+
+    with open(os.ttyname(screen.out.fileno())) as keys:  # noqa: PTH123, ASYNC230
+        task = asyncio.create_task(Live(screen.out, keys=keys).follow(events()))
+        await asyncio.sleep(0.3)
+        assert screen.read()[-1].startswith("⠋") or "waiting for the model" in screen.read()[-1]
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert "waiting for the model" not in "\n".join(screen.read())
+    assert termios.tcgetattr(screen.out.fileno()) == before
+    assert not screen.screen.cursor.hidden
+
+
+async def test_without_a_terminal_the_story_is_whole_lines(scene: Scene, terminal: Opener) -> None:
+    scene.usual()
+    screen = terminal()
+    await Plain(screen.out).follow(_replay(scene.events))
+    assert screen.read() == [
+        "4f2a91c0 · anthropic:claude-sonnet-5 · bypassPermissions",
+        "Looking.",
+        "▸ Bash pytest -q",
+        "✓ Bash pytest -q  0.2 s",
+        "  │ 3 passed",
+        "Done.",
+    ]
+    assert b"\x1b" not in screen.raw
