@@ -15,8 +15,6 @@ from typing import Any
 
 from runner.loop.history import reminder
 from runner.loop.instructions import read_instructions
-from runner.models.base import ToolSpec
-from runner.tools.base import Tool
 
 _PROMPTS = Path(__file__).with_name("prompts")
 
@@ -71,20 +69,3 @@ class Context:
 def git_block(state: str) -> dict[str, Any]:
     """The git state as the model reads it; the text comes from the box."""
     return reminder(Template(_prompt("git")).substitute(state=state.strip()))
-
-
-def tool_specs(tools: tuple[Tool[Any], ...]) -> tuple[ToolSpec, ...]:
-    """Tools as the model sees them, by name, so that the order never varies."""
-    return tuple(
-        ToolSpec(name=tool.name, description=tool.description, schema=_schema(tool))
-        for tool in sorted(tools, key=lambda tool: tool.name)
-    )
-
-
-def _schema(tool: Tool[Any]) -> dict[str, Any]:
-    schema: dict[str, Any] = tool.args.model_json_schema()
-    for name in ("title", "description"):
-        schema.pop(name, None)
-    for field in schema.get("properties", {}).values():
-        field.pop("title", None)
-    return schema

@@ -41,8 +41,8 @@ def restore(journal: Journal, *, history: History, usage: Usage, state: ToolStat
                 turn = None
             case TaskUpdated(kind="command") as body:
                 tasks[body.task] = body
-            case TaskUpdated(items=items):
-                state.todos = list(items)
+            case TaskUpdated(items=items, state=state_word):
+                state.todos = list(items) if state_word != "cleared" else []
             case _:
                 pass
     for call, name in calls.items():

@@ -30,7 +30,7 @@ from runner.events import (
 )
 from runner.journal import Journal
 from runner.loop.boxes import BoxHandle
-from runner.loop.context import Context, tool_specs
+from runner.loop.context import Context
 from runner.loop.feed import Feed
 from runner.loop.gitstate import GitState
 from runner.loop.history import History
@@ -44,6 +44,7 @@ from runner.models.base import Model
 from runner.policy.policy import Policy
 from runner.spec import TurnLimits
 from runner.tools.base import Tool, ToolState
+from runner.tools.registry import tool_spec
 from sandbox.spec import Box
 
 MAX_OUTPUT_TOKENS = 32_000
@@ -131,7 +132,7 @@ class Session:
             gate=self.gate,
             cost_of=cost_of,
             system=context.system(),
-            tools=tool_specs(tuple(tool for tool in tools if not policy.hides(tool.name))),
+            tools=tuple(tool_spec(tool) for tool in tools if not policy.hides(tool.name)),
             max_output_tokens=max_output_tokens or MAX_OUTPUT_TOKENS,
             thinking_tokens=thinking_tokens,
             monotonic=monotonic,
