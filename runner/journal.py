@@ -120,15 +120,16 @@ class Journal:
         clock: Callable[[], float] = time.time,
         ids: Callable[[], str] = new_id,
         secrets: Secrets | None = None,
+        check: bool = True,
     ) -> None:
         self.session = session
         self.secrets = secrets if secrets is not None else Secrets()
         self.on_append: list[Callable[[Event], None]] = []
-        self._storage = storage
+        self.storage = storage
         self.clock = clock
         self.ids = ids
         self._chain = _Chain()
-        self._load()
+        self._load(check=check)
 
     @classmethod
     def create(
@@ -152,14 +153,23 @@ class Journal:
         ids: Callable[[], str] = new_id,
         secrets: Secrets | None = None,
     ) -> Self:
-        """An existing journal, to go on with. Raises JournalError when it is absent or its chain is broken."""
+        """An existing journal, to go on with: for the session's owner only. Raises JournalError when it is
+        absent or its chain is broken.
+        """
         return cls(FileStorage(directory), clock=clock, ids=ids, secrets=secrets)
 
-    def _load(self) -> None:
+    @classmethod
+    def view(cls, directory: Path) -> Self:
+        """An existing journal as it stands now, to read and verify, whoever writes it. Raises JournalError
+        when it is absent; a broken chain is `verify`'s to tell.
+        """
+        return cls(FileStorage(directory, writable=False), check=False)
+
+    def _load(self, *, check: bool) -> None:
         chain = self._chain
-        for number, line in enumerate(self._storage.lines(), 1):
+        for number, line in enumerate(self.storage.lines(), 1):
             record, problem = _check(line, number, chain)
-            if problem is not None:
+            if problem is not None and (check or not record):
                 raise JournalError(f"journal of session {self.session or '?'}, line {number}: {problem.detail}")
             self.session = record["session"]
             chain.heads[record["agent"]] = record["id"]
@@ -208,7 +218,7 @@ class Journal:
             f'"session":{_encode(self.session)},"turn":{turn},"type":"{kind}","v":{RECORD_VERSION}}}'
         ).encode("ascii")
         own = hashlib.sha256(line).hexdigest()
-        self._storage.append(line[:-1] + _HASH_KEY + own.encode("ascii") + b'"}')
+        self.storage.append(line[:-1] + _HASH_KEY + own.encode("ascii") + b'"}')
         chain.seq, chain.hash = chain.seq + 1, own
         chain.heads[agent] = event.id
         chain.turn = max(chain.turn, turn)
@@ -239,14 +249,14 @@ class Journal:
             return value
         data = text.encode("ascii")
         name = hashlib.sha256(data).hexdigest()
-        self._storage.put(name, data)
+        self.storage.put(name, data)
         kind = "text" if isinstance(value, str) else "object" if isinstance(value, dict) else "list"
         return {"$blob": name, "is": kind, "size": len(data)}
 
     def _inline(self, value: Any, where: int) -> Any:
         if not (isinstance(value, dict) and "$blob" in value):
             return value
-        data = self._storage.get(value["$blob"])
+        data = self.storage.get(value["$blob"])
         if data is None:
             gone = "[redacted]"
             return {"text": gone, "list": [{"type": "text", "text": gone}], "object": {}}[value["is"]]
@@ -267,36 +277,44 @@ class Journal:
         """Records with seq > `after`, in order, at most `limit`, payloads included. A payload that was
         redacted reads as `[redacted]`.
         """
-        for count, line in enumerate(self._storage.lines(max(after, -1) + 1)):
+        for count, line in enumerate(self.storage.lines(max(after, -1) + 1)):
             if limit is not None and count >= limit:
                 return
             yield self._event(json.loads(line))
 
     def path(self, agent: str = "main") -> Iterator[Event]:
         """The agent's own records on the way from the root to its head: what history is made of."""
-        before = {r["id"]: r["parent"] for r in map(json.loads, self._storage.lines())}
+        before = {r["id"]: r["parent"] for r in map(json.loads, self.storage.lines())}
         at, wanted = self._chain.heads.get(agent, ""), set[str]()
         while at and at not in wanted:
             wanted.add(at)
             at = before.get(at, "")
-        for record in map(json.loads, self._storage.lines()):
+        for record in map(json.loads, self.storage.lines()):
             if record["id"] in wanted and record["agent"] == agent:
                 yield self._event(record)
 
+    def lines(self) -> Iterator[bytes]:
+        """The records as they lie there, hash and all: what `verify` looks at."""
+        return self.storage.lines()
+
+    def forget(self, blob: str) -> None:
+        """Remove a payload. A Redacted record that names it comes first, else `verify` misses it."""
+        self.storage.forget(blob)
+
     def sync(self) -> None:
         """Fsync. Blocks for milliseconds: call it from a thread."""
-        self._storage.sync()
+        self.storage.sync()
 
     def close(self) -> None:
         """No append after this."""
-        self._storage.close()
+        self.storage.close()
 
     def verify(self) -> Verification:
         """Check every hash, number and blob from the disk; goes on after a fault to find all of them."""
         chain, problems = _Chain(), list[Problem]()
         redacted, wanted = set[str](), dict[str, int]()
         number = 0
-        for number, line in enumerate(self._storage.lines(), 1):
+        for number, line in enumerate(self.storage.lines(), 1):
             record, problem = _check(line, number, chain)
             if problem is not None:
                 problems.append(problem)
@@ -312,7 +330,7 @@ class Journal:
             else:
                 chain.seq, chain.hash = chain.seq + 1, UNKNOWN
         for name, at in wanted.items():
-            data = self._storage.get(name)
+            data = self.storage.get(name)
             if data is None and name not in redacted:
                 problems.append(Problem(line=at, kind="blob_missing", detail=f"blob {name} is gone"))
             elif data is not None and hashlib.sha256(data).hexdigest() != name:

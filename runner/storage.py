@@ -34,6 +34,10 @@ class Storage(Protocol):
         """A blob's bytes, None when it is gone."""
         ...
 
+    def forget(self, name: str) -> None:
+        """Remove a blob; no error when it is gone."""
+        ...
+
     def sync(self) -> None:
         """Make all of it survive a power loss. May be called from another thread."""
         ...
@@ -41,19 +45,23 @@ class Storage(Protocol):
 
 class FileStorage:
     """`journal.jsonl` and `blobs/` in a directory, 0600 in 0700. A torn last line (a crash in
-    mid-write: it was never shown) is cut off when opened.
+    mid-write: it was never shown) is cut off when opened; where another process may be writing
+    (`writable` False) it is left alone and not read.
     """
 
-    def __init__(self, directory: Path, *, create: bool = False) -> None:
+    def __init__(self, directory: Path, *, create: bool = False, writable: bool = True) -> None:
         self._path, self._blobs = directory / JOURNAL_NAME, directory / BLOBS_NAME
         if create:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT | os.O_EXCL if create else 0)
+        self._writable = writable
+        access = os.O_RDWR | os.O_APPEND if writable else os.O_RDONLY
+        flags = access | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT | os.O_EXCL if create else 0)
         try:
             self._fd = os.open(self._path, flags, 0o600)
         except OSError as error:
             raise JournalError(f"{self._path}: {error.strerror}") from error
-        self._blobs.mkdir(mode=0o700, exist_ok=True)
+        if writable:
+            self._blobs.mkdir(mode=0o700, exist_ok=True)
         self._offsets = array("Q")
         self._size = 0
         self._unsynced: list[Path] = []
@@ -62,7 +70,8 @@ class FileStorage:
     def _index(self) -> None:
         for line in self._scan(0):
             if not line.endswith(b"\n"):
-                os.ftruncate(self._fd, self._size)
+                if self._writable:
+                    os.ftruncate(self._fd, self._size)
                 break
             self._offsets.append(self._size)
             self._size += len(line)
@@ -119,6 +128,10 @@ class FileStorage:
         except FileNotFoundError:
             return None
 
+    def forget(self, name: str) -> None:
+        """As Storage.forget."""
+        (self._blobs / name).unlink(missing_ok=True)
+
     def sync(self) -> None:
         """As Storage.sync: blobs first, then the lines that name them."""
         paths, self._unsynced = self._unsynced, []
@@ -162,6 +175,10 @@ class MemoryStorage:
     def get(self, name: str) -> bytes | None:
         """As Storage.get."""
         return self.blobs.get(name)
+
+    def forget(self, name: str) -> None:
+        """As Storage.forget."""
+        self.blobs.pop(name, None)
 
     def sync(self) -> None:
         """Nothing to do."""
