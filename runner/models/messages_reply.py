@@ -243,6 +243,8 @@ class Reply:
             self._stop["stop_reason"] = message["stop_reason"]
         for index, block in enumerate(message.get("content") or []):
             self._done.append(block)
+            if block.get("type") == "text" and block.get("text"):
+                deltas.append(TextPart(text=block["text"]))
             deltas.append(BlockDone(index=index, block=block))
         return deltas
 
