@@ -15,7 +15,7 @@ _MEANINGS = {
     "[[": "Condition is false",
 }
 _GIT = {"diff": "Files differ", "grep": _NO_MATCH}
-_SEPARATORS = {"&&", "||", ";", "|", "|&", "&", ";;", "(", ")"}
+_SEPARATORS = {"&&", "||", ";", "|", "|&", "&", ";;"}
 _PREFIXES = {"command", "builtin", "time", "nice", "nohup", "!"}
 
 
@@ -44,8 +44,16 @@ def _last_command(command: str) -> list[str]:
         return []
     while tokens and tokens[-1] in _SEPARATORS:
         tokens.pop()
-    cut = max((at for at, token in enumerate(tokens) if token in _SEPARATORS), default=-1)
-    return tokens[cut + 1 :]
+    words: list[str] = []
+    depth = 0
+    for token in tokens:
+        if set(token) <= set("()"):
+            depth += token.count("(") - token.count(")")
+        if token in _SEPARATORS and depth == 0:
+            words = []
+        else:
+            words.append(token)
+    return words
 
 
 def _is_assignment(word: str) -> bool:

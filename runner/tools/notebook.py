@@ -12,6 +12,7 @@ from typing import Any
 
 _WHITESPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
+_ESCAPED = re.compile(r"\\u(?!00[01])")
 _NUMBERED = re.compile(r"cell-(\d{1,6})")
 
 
@@ -60,7 +61,7 @@ def parse(text: str) -> Notebook:
         language=_language(members),
         has_ids=(major, minor) >= (4, 5),
         indent=found[1] if found else "",
-        ascii_only=text.isascii() and "\\u" in text,
+        ascii_only=text.isascii() and _ESCAPED.search(text) is not None,
     )
 
 

@@ -110,12 +110,12 @@ async def _text(
 
 
 def _form_of_start(data: bytes) -> TextForm | None:
-    """The form of a file of which only the beginning is known; a character cut at its end does no harm."""
-    form = detect(data[: len(data) & ~3])
+    """The form of a file of which only the beginning is known: a character cut at its end does no harm."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return detect(data[: len(data) & ~3])
+    form = detect(data.rstrip(bytes(range(0x80, 0x100))))
     if form is None and b"\0" not in data[:SAMPLE]:
-        return TextForm(errors="surrogateescape")
-    if form is not None and form.encoding == "utf-8":
-        return TextForm(mark=form.mark, errors="surrogateescape")
+        return TextForm()
     return form
 
 

@@ -1,0 +1,62 @@
+"""Which tools a session gets, and what the model is told of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.errors import UsageError
+from runner.tools.registry import default_tools, schema_of, select_tools, tool_spec
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+DEFAULT = ["Bash", "Edit", "Glob", "Grep", "NotebookEdit", "Read", "TaskStop", "TodoWrite", "Write"]
+
+
+def names(tools: tuple[Any, ...]) -> list[str]:
+    return [tool.name for tool in tools]
+
+
+@pytest.mark.parametrize("tool", default_tools(), ids=lambda tool: tool.name)
+def test_what_the_model_sees_of_a_tool_is_as_reviewed(tool: Any) -> None:
+    spec = tool_spec(tool)
+    seen = {"name": spec.name, "description": spec.description.split("\n"), "schema": spec.schema}
+    file = SNAPSHOTS / f"{tool.name}.json"
+    assert seen == json.loads(file.read_text()), f"if this is wanted, write the new text to {file}"
+
+
+@pytest.mark.parametrize("tool", default_tools(), ids=lambda tool: tool.name)
+def test_schemas_are_plain(tool: Any) -> None:
+    def check(schema: dict[str, Any]) -> None:
+        assert not {"title", "$ref", "$defs", "anyOf", "default"} & schema.keys()
+        if schema.get("type") == "object":
+            assert schema["additionalProperties"] is False
+        for inner in [*schema.get("properties", {}).values(), *([schema["items"]] if "items" in schema else [])]:
+            check(inner)
+
+    check(schema_of(tool))
+
+
+def test_optional_tools_are_offered_only_when_named() -> None:
+    assert names(select_tools()) == DEFAULT
+    assert "MultiEdit" in names(select_tools(allowed=["MultiEdit"]))
+    assert names(select_tools(["default", "MultiEdit"])) == sorted([*DEFAULT, "MultiEdit"])
+
+
+def test_tools_are_those_that_are_named() -> None:
+    assert names(select_tools(["Read", "Bash"])) == ["Bash", "Read"]
+    assert names(select_tools(["Read"], allowed=["Bash(ls *)"])) == ["Read"]
+    assert select_tools("") == ()
+    assert select_tools([]) == ()
+
+
+def test_a_bare_name_takes_a_tool_away_and_a_rule_does_not() -> None:
+    assert "Bash" not in names(select_tools(disallowed=["Bash"]))
+    assert "Bash" in names(select_tools(disallowed=["Bash(rm *)"]))
+
+
+def test_an_unknown_name_is_an_error() -> None:
+    with pytest.raises(UsageError, match="no such tool: Nope"):
+        select_tools(["Nope"])
