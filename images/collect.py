@@ -20,11 +20,21 @@ PROGRAMS = ("rg", "qpdf")
 # What no helper in a box imports: tests, toolkits, editors, installers, documentation.
 LEFT_OUT = re.compile(
     r"(test|tests|idlelib|tkinter|turtledemo|lib2to3|ensurepip|pydoc_data|distutils|__pycache__|config-.*"
-    r"|turtle\.py|_sysconfigdata.*|_(dbm|curses|curses_panel|crypt|tkinter|imagingtk|imagingmath)\..*\.so"
+    r"|turtle\.py|_distutils_system_mod\.py|curses|_(dbm|curses|curses_panel|tkinter|imagingtk|imagingmath)\..*\.so"
     r"|_?(ctypes_test|test\w*|xx\w*)\..*\.so|(readline|nis|ossaudiodev)\..*\.so|.*\.exe|.*\.txt|.*\.md)"
 )
-# The loader reads these two files of the box it runs in; ours must obey neither. Same lengths.
-LOADER_FILES = {b"/etc/ld.so.preload\0": b"/opt/fumehood/none\0", b"/etc/ld.so.cache\0": b"/opt/fumehood/no\0"}
+# Files of the box that our binaries would obey or load code from: libraries to preload and caches of
+# them, character set and locale modules, name service modules, engines of OpenSSL, modules of PKCS#11.
+# `/etc` becomes `/sys`, `/lib` and `/usr/lib` become `/sys` and `/sys/lib`, of the same lengths: nobody
+# in a box can make a file there.
+OBEYED = {
+    "ld.so": rb"/etc/ld\.so\.\w+|(/usr)?/lib(32|64|x32)?/[\w.-]*/?",
+    "libc.so.6": rb"/etc/nsswitch\.conf|/usr/lib(64)?/[\w./-]*",
+    "libcrypto.so.3": rb"/usr/lib/[\w./-]*",
+    "libgnutls.so.30": rb"/etc/gnutls/\w+",
+    "libp11-kit.so.0": rb"(/usr/lib|/usr/share/p11-kit|/etc/pkcs11)[\w./-]*",
+}
+PLACES = {b"/etc": b"/sys", b"/usr/lib": b"/sys/lib", b"/usr/share": b"/sys/share", b"/lib": b"/sys"}
 
 
 def main(out: Path) -> None:
@@ -43,7 +53,14 @@ def main(out: Path) -> None:
     loader = find_loader(binaries[0])
     for name, path in sorted(libraries(loader, binaries).items()):
         copy(path, out / "lib" / name)
-    patch_loader(loader, out / "lib/ld.so")
+    copy(loader, out / "lib/ld.so")
+    for obedient in OBEYED:
+        if (out / "lib" / obedient).exists():
+            point_away(out / "lib" / obedient)
+    content = (out / "lib/ld.so").read_bytes()
+    wanted = (b"/sys/ld.so.preload\0", b"/sys/ld.so.cache\0", b"/sys/lib/\0")
+    if not all(text in content for text in wanted) or re.search(rb"(?<!/sys)/lib/[\w-]*/?\0", content):
+        sys.exit("the loader names files in a way that we do not know")
 
 
 def collect_modules(source: Path, target: Path) -> list[Path]:
@@ -89,15 +106,18 @@ def libraries(loader: Path, binaries: list[Path]) -> dict[str, Path]:
     return {name: path for name, path in found.items() if not name.startswith("ld-linux")}
 
 
-def patch_loader(source: Path, target: Path) -> None:
-    """Copy the loader with the names of the box's own files made into names that do not exist."""
-    content = source.read_bytes()
-    for name, nothing in LOADER_FILES.items():
-        if name not in content or len(name) != len(nothing):
-            sys.exit(f"the loader does not hold {name!r}")
-        content = content.replace(name, nothing)
-    target.write_bytes(content)
-    target.chmod(0o755)
+def point_away(path: Path) -> None:
+    """Rewrite, in place, the strings of a binary that name files which it would obey."""
+
+    def elsewhere(match: re.Match[bytes]) -> bytes:
+        old = match[0]
+        prefix = max((place for place in PLACES if old.startswith(place)), key=len)
+        return PLACES[prefix] + old[len(prefix) :]
+
+    content = path.read_bytes()
+    # a C string goes up to a NUL; what stands before it need not be one
+    content = re.sub(rb"(?<![\w.-])(?:" + OBEYED[path.name] + rb")(?=\0)", elsewhere, content)
+    path.write_bytes(content)
 
 
 def copy(source: Path, target: Path) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from sandbox.recipe import Recipe, is_recipe, load_recipe
 
 RECORD_VERSION = 1
 RECIPE_LABEL = "fumehood.recipe"
+IMAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +128,8 @@ def _foreign_image(engine: Engine, name: str, packages: tuple[str, ...], progres
         raise ImageMissingError(
             f"packages cannot be added to {name}", hint="only images of our own recipes are built with network"
         )
+    if not IMAGE_NAME.fullmatch(name):
+        raise ImageMissingError(f"{name!r} is not the name of an image", hint="such as `base` or `debian:12`")
     if found := engine.images.find(name):
         return found
     if not registry_gives(engine, name, certain=True):

@@ -33,6 +33,11 @@ LOADER = (f"{TOOLBOX}/lib/ld.so", "--inhibit-cache", "--library-path", f"{TOOLBO
 TOOLBOX_PYTHON = (*LOADER, f"{TOOLBOX}/bin/python3", "-I", "-S", "-B")
 TOOLBOX_RG = (*LOADER, f"{TOOLBOX}/bin/rg")
 TOOLBOX_QPDF = (*LOADER, f"{TOOLBOX}/bin/qpdf")
+# Variables that an image may set and our own programs would obey. A box has them empty.
+TOOLBOX_ENVIRONMENT = dict.fromkeys(
+    ("GCONV_PATH", "GLIBC_TUNABLES", "LD_AUDIT", "LD_DEBUG", "LD_LIBRARY_PATH", "LD_PRELOAD", "LD_PROFILE", "LOCPATH"),
+    "",
+)
 
 KIND_LABEL = "fumehood.toolbox"
 FILLED_LABEL = "fumehood.filled"

@@ -1,0 +1,70 @@
+"""Fixtures that need a container engine, for every directory of tests: the engine, our images, the
+toolbox. Where no engine answers, what is marked `box` is skipped and the reason shown; with
+FUMEHOOD_NO_SKIP=1 (`make test`, CI) such a skip is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox.engine import Engine, ImageInfo, connect
+from sandbox.errors import SandboxError
+from sandbox.images import ensure_image
+from sandbox.toolbox import Toolbox, ensure_toolbox
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    try:
+        connected = connect(os.environ)
+    except SandboxError as error:
+        pytest.skip(f"no container engine: {error}")
+    yield connected
+    connected.close()
+
+
+@pytest.fixture(scope="session")
+def image_cache() -> Path:
+    """Shared by all runs of this user: images and packages are large, and named by their digests."""
+    named = os.environ.get("FUMEHOOD_TEST_CACHE")
+    return Path(named) if named else Path.home() / ".cache/fumehood-tests"
+
+
+@pytest.fixture(scope="session")
+def base_image(engine: Engine, image_cache: Path) -> ImageInfo:
+    return ensure_image(engine, "base", cache=image_cache, progress=_say)
+
+
+@pytest.fixture(scope="session")
+def busybox_image(engine: Engine, image_cache: Path) -> ImageInfo:
+    """Nothing but a static busybox: no Python, no bash, no C library."""
+    return ensure_image(engine, "busybox", cache=image_cache, progress=_say)
+
+
+@pytest.fixture(scope="session")
+def plain_image(engine: Engine, image_cache: Path) -> ImageInfo:
+    """A Debian (or the host's Ubuntu) without Python."""
+    return ensure_image(engine, "plain", cache=image_cache, progress=_say)
+
+
+@pytest.fixture(scope="session")
+def toolbox(engine: Engine, busybox_image: ImageInfo, image_cache: Path) -> Toolbox:
+    return ensure_toolbox(engine, base=busybox_image, cache=image_cache, progress=_say)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    report = yield
+    if report.skipped and item.get_closest_marker("box") and os.environ.get("FUMEHOOD_NO_SKIP") == "1":
+        report.outcome = "failed"
+        report.longrepr = f"a test marked box was left out: {report.longrepr}"
+    return report
