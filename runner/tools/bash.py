@@ -15,6 +15,8 @@ from runner.tools.base import Arguments, Task, Tool, ToolContext, ToolResult, de
 from runner.tools.exitcodes import interpretation
 from runner.tools.output import Live, clean, human_size, is_binary, shortened
 from runner.tools.tasks import follow, started
+from runner.tools.textfile import changed_since_seen
+from runner.tools.viewed import viewed_file
 from sandbox.errors import PathError
 from sandbox.spec import Capture, Command, Exited, Process, Stdout
 
@@ -83,6 +85,7 @@ class Bash(Tool[BashArguments]):
                     end = item
         if end is None:
             return tool_error("The command's end was never reported.")
+        await _remember_viewed(args.command, end, ctx)
         notes += _moved(end, ctx)
         return _result(args, ctx, bytes(data), end, notes)
 
@@ -140,6 +143,27 @@ def output_limit(environment: Mapping[str, str]) -> int:
 def _number(environment: Mapping[str, str], name: str, default: int) -> int:
     text = environment.get(name, "")
     return int(text) if text.isascii() and text.isdigit() else default
+
+
+async def _remember_viewed(command: str, end: Exited, ctx: ToolContext) -> None:
+    """A file that the command showed counts as read."""
+    viewed = viewed_file(command) if end.code == 0 and not end.killed else None
+    if viewed is None:
+        return
+    try:
+        (resolution,) = await ctx.box.resolve((ctx.state.cwd / viewed.path,))
+        stat = await ctx.box.stat(resolution.target)
+    except PathError:
+        return
+    if stat.kind != "file":
+        return
+    target = resolution.target
+    if not viewed.whole or end.path is not None:
+        if target not in ctx.state.seen or changed_since_seen(ctx.state, target, stat):
+            ctx.state.partial.add(target)
+    else:
+        ctx.state.partial.discard(target)
+    ctx.state.seen[target] = stat
 
 
 def _moved(end: Exited, ctx: ToolContext) -> list[str]:

@@ -9,7 +9,10 @@ import pytest
 
 from runner.effects import RunCommand, StopTask
 from runner.tools.bash import Bash, output_limit, timeout_ms
+from runner.tools.edit import Edit
 from runner.tools.taskstop import TaskStop
+from runner.tools.viewed import Viewed, viewed_file
+from runner.tools.write import Write
 from tests.support.toolbench import ToolBench, text_of
 
 
@@ -150,6 +153,43 @@ async def test_a_background_command_is_stopped_with_what_it_started(bench: ToolB
     assert not (root / "late").exists()
     again = await bench.use(TaskStop(), shell_id=task)
     assert "not running" in text_of(again)
+
+
+async def test_a_file_that_a_command_showed_may_be_edited(bench: ToolBench, root: Path) -> None:
+    file = root / "a.txt"
+    file.write_text("one\ntwo\n")
+    edit = {"file_path": str(file), "old_string": "one", "new_string": "1"}
+    await bench.use(Bash(), command="cat a.txt | cat")
+    assert (await bench.use(Edit(), **edit)).is_error
+    await bench.use(Bash(), command="head -n 1 a.txt")
+    assert not (await bench.use(Edit(), **edit)).is_error
+    assert (await bench.use(Write(), file_path=str(file), content="x")).is_error
+    await bench.use(Bash(), command=f"cat {file}")
+    assert not (await bench.use(Write(), file_path=str(file), content="x")).is_error
+
+
+@pytest.mark.parametrize(
+    ("command", "viewed"),
+    [
+        ("cat a", Viewed(path="a", whole=True)),
+        ("cat -n 'a b'", Viewed(path="a b", whole=True)),
+        ("head -20 a", Viewed(path="a", whole=False)),
+        ("tail -n 5 a", Viewed(path="a", whole=False)),
+        ("sed -n 1,20p a", Viewed(path="a", whole=False)),
+        ("grep -n foo a", Viewed(path="a", whole=False)),
+        ("rg -A 3 foo a", Viewed(path="a", whole=False)),
+        ("cat a b", None),
+        ("cat a > b", None),
+        ("cat $f", None),
+        ("sed -i s/a/b/ a", None),
+        ("grep foo", None),
+        ("cat", None),
+        ("echo a", None),
+        ("cat 'a", None),
+    ],
+)
+def test_the_file_that_a_command_shows_is_known(command: str, viewed: Viewed | None) -> None:
+    assert viewed_file(command) == viewed
 
 
 async def test_an_unknown_task_is_told(bench: ToolBench) -> None:
