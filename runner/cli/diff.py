@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 import os
 import sys
@@ -13,11 +14,10 @@ import typer
 from typer import Argument, Option
 
 from runner import app as runner_app
-from runner.cli.selecting import split_session
-from runner.ui.safe import visible
+from runner.cli.selecting import absolute, split_session
+from runner.ui.diff import DiffPainter, wants_colour
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-_COLOURS = (("+++", "1"), ("---", "1"), ("diff ", "1"), ("@@", "36"), ("+", "32"), ("-", "31"))
 
 
 @app.command()
@@ -30,7 +30,7 @@ def diff(
 ) -> None:
     """Show what the session changed."""
     session, paths = split_session(arguments or [])
-    asyncio.run(_diff(session, paths, stat=stat, as_json=as_json))
+    asyncio.run(_diff(session, absolute(paths), stat=stat, as_json=as_json))
 
 
 async def _diff(session: str | None, paths: tuple[str, ...], *, stat: bool, as_json: bool) -> None:
@@ -39,22 +39,14 @@ async def _diff(session: str | None, paths: tuple[str, ...], *, stat: bool, as_j
             sys.stdout.write(json.dumps(await access.changes(paths), indent=1) + "\n")
             return
         pieces = access.stat(paths) if stat else access.diff(paths)
-        plain = not sys.stdout.isatty()
+        if not sys.stdout.isatty():
+            async for piece in pieces:
+                sys.stdout.buffer.write(piece)
+            sys.stdout.flush()
+            return
+        painter = DiffPainter(colour=not stat and wants_colour(os.environ, terminal=True))
+        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         async for piece in pieces:
-            if plain:
-                sys.stdout.buffer.write(piece.encode("utf-8", "surrogateescape"))
-            else:
-                sys.stdout.write("".join(_paint(line) for line in piece.splitlines(keepends=True)))
+            sys.stdout.write(painter.feed(decoder.decode(piece)))
+        sys.stdout.write(painter.close())
         sys.stdout.flush()
-
-
-def _paint(line: str) -> str:
-    """A line for a terminal: control characters visible, additions and removals coloured."""
-    shown = visible(line.rstrip("\n"))
-    end = "\n" if line.endswith("\n") else ""
-    if os.environ.get("NO_COLOR"):
-        return shown + end
-    for start, colour in _COLOURS:
-        if shown.startswith(start):
-            return f"\x1b[{colour}m{shown}\x1b[0m{end}"
-    return shown + end

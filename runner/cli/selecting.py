@@ -30,6 +30,11 @@ def split_session(words: list[str]) -> tuple[str | None, tuple[str, ...]]:
         raise
 
 
+def absolute(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """Paths as the user means them here; no link in their last part is followed."""
+    return tuple(os.path.abspath(path) for path in paths)  # noqa: PTH100  # `..` goes by name, links stay
+
+
 def confirm(question: str, *, yes: bool) -> bool:
     """A yes by flag or at the terminal. Raises UsageError where nobody can be asked."""
     if yes:

@@ -29,7 +29,7 @@ def shell(
 async def _shell(session: str | None, command: str | None) -> int:
     pty = terminal_size()
     argv = ("/bin/sh", "-c", command) if command else ()
-    async with runner_app.reach(session, cwd=Path.cwd(), environ=os.environ) as access:
+    async with runner_app.reach(session, cwd=Path.cwd(), environ=os.environ, box=True) as access:
         process = await access.shell(argv, pty)
         with raw_terminal() if pty else nullcontext():
             return await join(process, interactive=pty is not None)

@@ -83,7 +83,7 @@ async def _feed(process: Process) -> None:
 async def _read(loop: asyncio.AbstractEventLoop, fd: int) -> bytes:
     ready: asyncio.Future[None] = loop.create_future()
     try:
-        loop.add_reader(fd, lambda: ready.done() or ready.set_result(None))
+        loop.add_reader(fd, _settle, ready)
     except OSError:
         return await asyncio.to_thread(os.read, fd, _READ)  # a regular file cannot be polled
     try:
@@ -91,6 +91,11 @@ async def _read(loop: asyncio.AbstractEventLoop, fd: int) -> bytes:
     finally:
         loop.remove_reader(fd)
     return os.read(fd, _READ)
+
+
+def _settle(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
 
 
 async def _follow_size(process: Process) -> None:

@@ -13,14 +13,16 @@ from sandbox.spec import Process, Pty
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which changes an apply takes. `paths` empty: all of them; each path is relative to its root or
-    absolute, and stands for everything below it. `include`: held-back files (glob patterns) that are
-    wanted all the same. `force`: take the box's version where the host's changed too.
+    """Which changes an apply takes. `paths`: absolute, on the host or in the box, each with all below it;
+    none: all. A path that is held back is taken when it is named in `paths` or `include`, or with `held`.
+    `force`: take the box's version where the host's changed too. `dry`: only say what would be done.
     """
 
     paths: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
+    held: bool = False
     force: bool = False
+    dry: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `Selection.from_json` turns back."""
@@ -29,21 +31,29 @@ class Selection:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Selection:
         """Raises TypeError or KeyError for what no Selection is."""
-        return cls(paths=tuple(data["paths"]), include=tuple(data["include"]), force=bool(data["force"]))
+        return cls(
+            paths=tuple(data["paths"]),
+            include=tuple(data["include"]),
+            held=bool(data["held"]),
+            force=bool(data["force"]),
+            dry=bool(data["dry"]),
+        )
 
 
 class Access(Protocol):
-    """Changes are JSON objects (`sandbox.diff`), reports too, so that they can cross a socket."""
+    """Paths are absolute and select what lies at or below them; none select all. Changes are JSON objects (`sandbox.diff`),
+    reports too, so that they can cross a socket.
+    """
 
     async def changes(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         """What the session changed, sorted by root and path."""
         ...
 
-    def diff(self, paths: tuple[str, ...] = ()) -> AsyncIterator[str]:
-        """Git-format text, in pieces."""
+    def diff(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
+        """A patch in git's format, in pieces; contents are bytes of any encoding."""
         ...
 
-    def stat(self, paths: tuple[str, ...] = ()) -> AsyncIterator[str]:
+    def stat(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         """How much changed in which file, as lines for people."""
         ...
 

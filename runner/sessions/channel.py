@@ -15,15 +15,16 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from runner.errors import FumehoodError, SessionBusyError
-from sandbox.errors import PathError, SandboxError
+from runner.errors import FumehoodError
+from sandbox.errors import SandboxError
 
 CHANNEL_VERSION = 1
 HEADER_LIMIT = 64 << 20
 DATA_LIMIT = 1 << 20
 _SOCKET_PATH_LIMIT = 100
+E = TypeVar("E", bound=Exception)
 
 
 class Channel:
@@ -112,18 +113,24 @@ def error_to_json(error: BaseException) -> dict[str, Any]:
 
 
 def error_from_json(fields: Mapping[str, Any]) -> FumehoodError | SandboxError:
-    """The error of the same exit code, with the owner's words."""
+    """The error of the same exit code, with the owner's words; what else its class holds stayed there."""
     code, message, hint = fields.get("code"), str(fields.get("message", "")), str(fields.get("hint", ""))
     for kind in _family(SandboxError):
-        if kind.exit_code == code and not issubclass(kind, PathError):
-            return kind(message, hint=hint)
+        if kind.exit_code == code:
+            return _remade(kind, message, hint)
     for known in _family(FumehoodError):
-        if known.exit_code == code and known is not SessionBusyError:
+        if known.exit_code == code:
             return known(message)
     return FumehoodError(message)
 
 
-def _family(root: type[Any]) -> Iterator[type[Any]]:
+def _remade(kind: type[SandboxError], message: str, hint: str) -> SandboxError:
+    error: SandboxError = kind.__new__(kind, message)
+    SandboxError.__init__(error, message, hint=hint)
+    return error
+
+
+def _family(root: type[E]) -> Iterator[type[E]]:
     yield root
     for child in root.__subclasses__():
         yield from _family(child)

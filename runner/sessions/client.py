@@ -5,7 +5,6 @@ another process owns.
 from __future__ import annotations
 
 import asyncio
-import codecs
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
@@ -71,19 +70,18 @@ class Client:
         found: list[dict[str, Any]] = await self._ask("changes", {"paths": paths})
         return found
 
-    def diff(self, paths: tuple[str, ...] = ()) -> AsyncIterator[str]:
+    def diff(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         """See Access."""
-        return self._text("diff", paths)
+        return self._pieces("diff", paths)
 
-    def stat(self, paths: tuple[str, ...] = ()) -> AsyncIterator[str]:
+    def stat(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         """See Access."""
-        return self._text("stat", paths)
+        return self._pieces("stat", paths)
 
-    async def _text(self, name: str, paths: tuple[str, ...]) -> AsyncIterator[str]:
-        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    async def _pieces(self, name: str, paths: tuple[str, ...]) -> AsyncIterator[bytes]:
         async for header, data in self._stream(*await self._begin(name, {"paths": paths})):
-            if header["kind"] == "data" and (text := decoder.decode(data)):
-                yield text
+            if header["kind"] == "data":
+                yield data
 
     async def apply(self, selection: Selection) -> dict[str, Any]:
         """See Access."""

@@ -154,8 +154,8 @@ class _Connection:
                 return await self._access.changes(tuple(arguments["paths"]))
             case "diff" | "stat":
                 pieces = self._access.diff if name == "diff" else self._access.stat
-                async for text in pieces(tuple(arguments["paths"])):
-                    await self._send_text(number, text)
+                async for data in pieces(tuple(arguments["paths"])):
+                    await self._send_data(number, data)
                 return None
             case "apply":
                 return await self._access.apply(Selection.from_json(arguments))
@@ -172,8 +172,7 @@ class _Connection:
             case _:
                 raise ValueError(name)
 
-    async def _send_text(self, number: int, text: str) -> None:
-        data = text.encode("utf-8", "surrogateescape")
+    async def _send_data(self, number: int, data: bytes) -> None:
         for start in range(0, len(data), DATA_LIMIT):
             await self._channel.send({"id": number, "kind": "data"}, data[start : start + DATA_LIMIT])
 

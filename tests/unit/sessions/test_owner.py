@@ -23,7 +23,7 @@ from runner.sessions.store import Lock
 from sandbox.errors import DiskFullError
 from sandbox.spec import Process, Pty
 
-LONG = "ä\udcff line\n" * 300_000
+LONG = b"\xff line\n" * 300_000
 
 
 class Changes:
@@ -35,14 +35,14 @@ class Changes:
     async def changes(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         return [{"path": path} for path in paths]
 
-    async def diff(self, paths: tuple[str, ...] = ()) -> AsyncIterator[str]:
-        yield f"diff of {paths}\n"
+    async def diff(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
+        yield f"diff of {paths}\n".encode()
         yield LONG
-        yield "end\n"
+        yield b"end\n"
 
-    async def stat(self, paths: tuple[str, ...] = ()) -> AsyncIterator[str]:
+    async def stat(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         raise DiskFullError("no room", hint="make some")
-        yield ""
+        yield b""
 
     async def apply(self, selection: Selection) -> dict[str, Any]:
         self.selected.append(selection)
@@ -101,16 +101,16 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
         yield made
 
 
-async def test_a_client_gets_the_owners_answers(rig: Rig):
+async def test_a_client_gets_the_owners_answers(rig: Rig) -> None:
     async with Client(rig.lock) as client:
         assert await client.changes(("a", "b\udcff")) == [{"path": "a"}, {"path": "b\udcff"}]
-        assert "".join([piece async for piece in client.diff(("x",))]) == f"diff of ('x',)\n{LONG}end\n"
-        wanted = Selection(paths=("a.txt",), include=(".git/**",), force=True)
+        assert b"".join([piece async for piece in client.diff(("x",))]) == b"diff of ('x',)\n" + LONG + b"end\n"
+        wanted = Selection(paths=("a.txt",), include=("/r/.envrc",), held=True, force=True, dry=True)
         assert await client.apply(wanted) == {"written": ["a.txt"]}
     assert rig.access.selected == [wanted]
 
 
-async def test_the_owners_errors_keep_class_words_and_hint(rig: Rig):
+async def test_the_owners_errors_keep_class_words_and_hint(rig: Rig) -> None:
     async with Client(rig.lock) as client:
         with pytest.raises(ConflictError, match=r"a\.txt changed"):
             await client.apply(Selection())
@@ -119,7 +119,7 @@ async def test_the_owners_errors_keep_class_words_and_hint(rig: Rig):
         assert caught.value.hint == "make some"
 
 
-async def test_operations_go_in_and_events_come_out_in_order(rig: Rig):
+async def test_operations_go_in_and_events_come_out_in_order(rig: Rig) -> None:
     first = rig.talk.journal.append(PromptGiven(content=[{"type": "text", "text": "one"}]))
     second = rig.talk.journal.append(PromptGiven(content=[{"type": "text", "text": "x" * 10_000}]), cause="c")
     async with Client(rig.lock) as client:
@@ -134,7 +134,7 @@ async def test_operations_go_in_and_events_come_out_in_order(rig: Rig):
     assert rig.talk.submitted == [Prompt.text("go on"), Interrupt()]
 
 
-async def test_many_clients_are_served_side_by_side(rig: Rig):
+async def test_many_clients_are_served_side_by_side(rig: Rig) -> None:
     async with Client(rig.lock) as one, Client(rig.lock) as two:
         watching = asyncio.create_task(anext(one.events()))
         assert await two.changes(("p",)) == [{"path": "p"}]
@@ -143,7 +143,7 @@ async def test_many_clients_are_served_side_by_side(rig: Rig):
         await asyncio.gather(watching, return_exceptions=True)
 
 
-async def test_nobody_answers_once_the_owner_is_gone(tmp_path: Path):
+async def test_nobody_answers_once_the_owner_is_gone(tmp_path: Path) -> None:
     async with Rig(tmp_path / "home") as rig, Client(rig.lock) as client:
         await rig.owner.__aexit__(None, None, None)
         with pytest.raises((SessionBusyError, ConnectionError)):
@@ -152,14 +152,14 @@ async def test_nobody_answers_once_the_owner_is_gone(tmp_path: Path):
             await Client(rig.lock).__aenter__()
 
 
-async def test_the_socket_is_private_and_its_directory_too(rig: Rig):
+async def test_the_socket_is_private_and_its_directory_too(rig: Rig) -> None:
     path = Path(rig.lock.owner()["socket"])
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600  # noqa: PTH116
     assert stat.S_IMODE(os.stat(path.parent).st_mode) == 0o700  # noqa: PTH116
     assert path.parent == rig.home / "run"
 
 
-async def test_a_private_runtime_directory_is_preferred_and_an_open_one_is_not(tmp_path: Path):
+async def test_a_private_runtime_directory_is_preferred_and_an_open_one_is_not(tmp_path: Path) -> None:
     runtime, home = tmp_path / "runtime", tmp_path / "home"
     runtime.mkdir(mode=0o700)
     home.mkdir()
@@ -169,12 +169,12 @@ async def test_a_private_runtime_directory_is_preferred_and_an_open_one_is_not(t
     assert socket_path("s", **where).parent == home / "run"  # type: ignore[arg-type]
 
 
-async def test_a_home_with_a_long_path_still_works(tmp_path: Path):
+async def test_a_home_with_a_long_path_still_works(tmp_path: Path) -> None:
     async with Rig(tmp_path / ("d" * 100) / ("e" * 100)) as rig, Client(rig.lock) as client:
         assert await client.changes(("a",)) == [{"path": "a"}]
 
 
-async def test_nonsense_from_a_client_ends_its_connection_only(rig: Rig):
+async def test_nonsense_from_a_client_ends_its_connection_only(rig: Rig) -> None:
     with short_path(Path(rig.lock.owner()["socket"])) as address:
         for nonsense in (b"\x00\xff\n", b'{"id":"x","kind":"call"}\n', b'{"id":1,"size":99999999}\n', b"[]\n"):
             reader, writer = await asyncio.open_unix_connection(address)
@@ -187,13 +187,13 @@ async def test_nonsense_from_a_client_ends_its_connection_only(rig: Rig):
         assert await client.changes(("still",)) == [{"path": "still"}]
 
 
-async def test_an_unknown_call_is_an_error_that_tells_nothing(rig: Rig):
+async def test_an_unknown_call_is_an_error_that_tells_nothing(rig: Rig) -> None:
     async with Client(rig.lock) as client:
         with pytest.raises(Exception, match="the owner failed: ValueError"):
             await client._ask("eval", {})
 
 
-def test_live_events_cross_the_socket_too():
+def test_live_events_cross_the_socket_too() -> None:
     event = Event(
         v=1, seq=3, id="i", at=1.5, session="s", agent="main", turn=1, parent="p", cause="", body=TextDelta(text="x")
     )

@@ -41,18 +41,18 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "home")
 
 
-def test_the_state_home_is_named_by_the_environment_then_xdg_then_home():
+def test_the_state_home_is_named_by_the_environment_then_xdg_then_home() -> None:
     assert state_home({"FUMEHOOD_HOME": "/a", "XDG_STATE_HOME": "/b", "HOME": "/c"}) == Path("/a")
     assert state_home({"XDG_STATE_HOME": "/b", "HOME": "/c"}) == Path("/b/fumehood")
     assert state_home({"XDG_STATE_HOME": "relative", "HOME": "/c"}) == Path("/c/.local/state/fumehood")
 
 
-def test_a_relative_state_home_is_refused():
+def test_a_relative_state_home_is_refused() -> None:
     with pytest.raises(UsageError, match="absolute"):
         state_home({"FUMEHOOD_HOME": "here"})
 
 
-def test_a_session_is_kept_privately_and_read_back_equal(store: Store):
+def test_a_session_is_kept_privately_and_read_back_equal(store: Store) -> None:
     spec = make_spec(cwd="/odd\udcff/näme")
     stored = store.save(spec)
     assert store.load(spec.session).spec == spec
@@ -60,14 +60,14 @@ def test_a_session_is_kept_privately_and_read_back_equal(store: Store):
         assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
-def test_a_home_that_cannot_hold_state_is_a_clear_error(tmp_path: Path):
+def test_a_home_that_cannot_hold_state_is_a_clear_error(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("")
     with pytest.raises(UsageError, match="cannot keep sessions"):
         Store(blocker / "home").prepare()
 
 
-def test_sessions_are_listed_newest_first_and_damaged_ones_left_out(store: Store):
+def test_sessions_are_listed_newest_first_and_damaged_ones_left_out(store: Store) -> None:
     old, new = make_spec(), make_spec()
     save(store, old, updated=1000)
     save(store, new, updated=2000)
@@ -76,7 +76,7 @@ def test_sessions_are_listed_newest_first_and_damaged_ones_left_out(store: Store
     assert [stored.session for stored in store] == [new.session, old.session]
 
 
-def test_a_unique_prefix_finds_a_session_and_an_ambiguous_one_does_not(store: Store):
+def test_a_unique_prefix_finds_a_session_and_an_ambiguous_one_does_not(store: Store) -> None:
     first, second = "aaaa0000-0000-4000-8000-000000000001", "aaaa1111-0000-4000-8000-000000000002"
     save(store, make_spec(session=first))
     save(store, make_spec(session=second))
@@ -90,7 +90,7 @@ def test_a_unique_prefix_finds_a_session_and_an_ambiguous_one_does_not(store: St
         store.find("")
 
 
-def test_the_latest_session_is_this_directorys_own_or_else_its_roots(store: Store):
+def test_the_latest_session_is_this_directorys_own_or_else_its_roots(store: Store) -> None:
     own, around, elsewhere = make_spec("/r/sub"), make_spec("/r"), make_spec("/other")
     save(store, own, updated=1000)
     save(store, around, updated=2000)
@@ -101,7 +101,7 @@ def test_the_latest_session_is_this_directorys_own_or_else_its_roots(store: Stor
         store.latest(Path("/rest"))
 
 
-def test_only_one_owner_at_a_time_and_a_dead_one_does_not_count(store: Store):
+def test_only_one_owner_at_a_time_and_a_dead_one_does_not_count(store: Store) -> None:
     stored = store.save(make_spec())
     holder = subprocess.Popen(
         [
@@ -141,14 +141,14 @@ def test_only_one_owner_at_a_time_and_a_dead_one_does_not_count(store: Store):
     assert not lock.held()
 
 
-def test_a_probe_never_keeps_an_owner_out(tmp_path: Path):
+def test_a_probe_never_keeps_an_owner_out(tmp_path: Path) -> None:
     lock = Lock(tmp_path / "lock")
     assert not lock.held()
     with Lock(tmp_path / "lock"):
         assert lock.held()
 
 
-def test_title_start_and_state_come_from_the_journal(store: Store):
+def test_title_start_and_state_come_from_the_journal(store: Store) -> None:
     stored = store.save(make_spec())
     assert beginning(stored).title == ""
     journal = Journal.create(stored.directory, stored.session, clock=lambda: 1700000000.0)
@@ -165,7 +165,7 @@ def test_title_start_and_state_come_from_the_journal(store: Store):
     assert store.state(stored) is State.IDLE
 
 
-def test_a_title_too_long_for_a_record_is_read_from_its_blob(store: Store):
+def test_a_title_too_long_for_a_record_is_read_from_its_blob(store: Store) -> None:
     stored = store.save(make_spec())
     journal = Journal.create(stored.directory, stored.session)
     journal.append(PromptGiven(content=[{"type": "text", "text": "word " * 4000}]))
@@ -174,14 +174,14 @@ def test_a_title_too_long_for_a_record_is_read_from_its_blob(store: Store):
     assert len(beginning(stored).title) == 199
 
 
-def test_size_counts_what_lies_below_and_survives_what_it_may_not_read(tmp_path: Path):
+def test_size_counts_what_lies_below_and_survives_what_it_may_not_read(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "file").write_bytes(os.urandom(100_000))
     assert disk_size(tmp_path) >= 100_000
     assert disk_size(tmp_path / "absent") == 0
 
 
-def test_a_spec_of_a_later_version_is_an_error_with_the_sessions_name(store: Store):
+def test_a_spec_of_a_later_version_is_an_error_with_the_sessions_name(store: Store) -> None:
     stored = store.save(make_spec())
     text = json.loads((stored.directory / "spec.json").read_text())
     (stored.directory / "spec.json").write_text(json.dumps(text | {"version": 99}))

@@ -1,0 +1,390 @@
+"""The composition root: the one place that chooses implementations. `run(spec)` is the only way to
+start a session; `reach` gives the commands about one, live or at rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from runner import __version__
+from runner.errors import ModelError
+from runner.sessions.specs import BOX_HOME, Notify, box_cwd, home_of, new_spec, policy_of, resume_spec, silent
+from runner.sessions.store import Lock, Store, Stored, state_home
+from runner.spec import SessionSpec
+from sandbox.errors import SandboxError
+
+if TYPE_CHECKING:
+    from runner.approval import Approver
+    from runner.journal import Journal
+    from runner.loop.context import Context
+    from runner.loop.session import Session
+    from runner.models.base import Delta, ModelClient, Request
+    from runner.sessions.access import Access
+    from runner.sessions.cleaning import Removed
+    from runner.sessions.desk import Desk
+    from runner.sessions.housing import Ground, Housing
+    from runner.sessions.owner import Owner
+    from sandbox.engine import Engine, ImageInfo
+    from sandbox.workspace import Workspace
+
+__all__ = ["build_image", "clean_dead", "discard", "images", "new_spec", "own", "reach", "resume_spec", "run"]
+
+SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A session that this process owns. `access`: what commands may ask of it. `before`: the last record's
+    seq when this run began, -1 for a new session.
+    """
+
+    session: Session
+    access: Access
+    before: int
+
+
+@asynccontextmanager
+async def run(
+    spec: SessionSpec,
+    *,
+    environ: Mapping[str, str] | None = None,
+    approver: Approver | None = None,
+    model: ModelClient | None = None,
+    progress: Notify = silent,
+) -> AsyncIterator[Session]:
+    """Start or go on with the spec's session, and own it until the context ends: then the box goes, its
+    layers stay. `approver` None: what would have to be asked is denied. `model` None: the spec's.
+    `progress` hears of slow first-time work. Raises SessionBusyError, SandboxError (no engine, no
+    image), ModelError, UsageError.
+    """
+    async with own(spec, environ=environ, approver=approver, model=model, progress=progress) as running:
+        yield running.session
+
+
+@asynccontextmanager
+async def own(
+    spec: SessionSpec,
+    *,
+    environ: Mapping[str, str] | None = None,
+    approver: Approver | None = None,
+    model: ModelClient | None = None,
+    progress: Notify = silent,
+) -> AsyncIterator[Running]:
+    """As `run`, with all that a command line needs of it."""
+    environ = dict(os.environ if environ is None else environ)
+    store = Store(state_home(environ))
+    store.prepare()
+    store.directory(spec.session).mkdir(mode=0o700, exist_ok=True)
+    with store.lock(spec.session) as lock:
+        rig = _Rig(spec, store, lock, environ, progress)
+        try:
+            session = await rig.open(model, approver)
+            yield Running(session=session, access=rig.desk(session), before=rig.before)
+        finally:
+            await rig.close()
+
+
+class _Rig:
+    """One session's parts, chosen here and joined to each other."""
+
+    def __init__(self, spec: SessionSpec, store: Store, lock: Lock, environ: dict[str, str], progress: Notify) -> None:
+        self.spec, self.environ, self.store, self.lock = spec, environ, store, lock
+        self.directory = store.directory(spec.session)
+        self.cwd = box_cwd(spec)
+        self.journal = self._open_journal()
+        self.before = self.journal.last_seq
+        self._note_start()
+        store.save(spec)
+        self.housing: Housing = import_module("runner.sessions.housing").Housing(
+            spec,
+            directory=self.directory,
+            cwd=self.cwd,
+            lay=lambda: _lay_ground(spec, environ, store.cache, progress),
+            record=self.journal.append,
+            identity=import_module("runner.sessions.identity").read_identity(environ, home_of(environ)),
+            environment={name: environ[name] for name in spec.environment if name in environ},
+        )
+        self._models: list[ModelClient] = []
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._stack = AsyncExitStack()
+
+    async def open(self, model: ModelClient | None, approver: Approver | None) -> Session:
+        """The session, taking operations; its box on the way, engine and image known to be there."""
+        self.housing.begin()
+        await asyncio.to_thread(_import_loop)  # in which the engine answers
+        session = await self._stack.enter_async_context(self._session(model, approver))
+        await self._stack.enter_async_context(self._owner(session))
+        await self.housing.ready()
+        self._tasks.append(asyncio.create_task(self._keep_bases(session)))
+        self._tasks.append(asyncio.create_task(self._remove_dead()))
+        return session
+
+    async def close(self) -> None:
+        """Everything down, in order; the layers stay."""
+        await self._stack.aclose()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.housing.close()
+        for client in self._models:
+            await client.close()
+        self.journal.close()
+
+    def desk(self, session: Session) -> Desk:
+        """What commands may do here."""
+        made: Desk = import_module("runner.sessions.desk").Desk(
+            workspace=self.housing.started, record=session.record, run=session.gate.user_command, cwd=self.cwd
+        )
+        return made
+
+    def _owner(self, session: Session) -> Owner:
+        made: Owner = import_module("runner.sessions.owner").Owner(
+            session=self.spec.session,
+            lock=self.lock,
+            home=self.store.home,
+            environ=self.environ,
+            access=self.desk(session),
+            talk=session,
+        )
+        return made
+
+    def _session(self, model: ModelClient | None, approver: Approver | None) -> Session:
+        spec, client = self.spec, model or self._resolve(self.spec.model, *self.spec.fallback_models)
+        self._tasks.append(asyncio.create_task(client.warm()))
+        if approver is None:
+            approver = import_module("runner.approval").DenyApprover()
+        made: Session = import_module("runner.loop.session").Session(
+            journal=self.journal,
+            model=client,
+            tools=import_module("runner.tools.registry").select_tools(
+                spec.tools or "default", allowed=spec.allow, disallowed=spec.deny
+            ),
+            policy=policy_of(spec),
+            approver=approver,
+            box=self.housing.box,
+            restart_box=self.housing.restart,
+            context=self._context(),
+            cost_of=import_module("runner.models.prices").cost_of,
+            limits=spec.limits,
+            resolve_model=self._resolve,
+            max_output_tokens=spec.max_output_tokens,
+            thinking_tokens=spec.thinking_tokens,
+        )
+        return made
+
+    async def _keep_bases(self, session: Session) -> None:
+        """Keep the bases of what changed, turn by turn, so that a later edit on the host can be told."""
+        async for event in session.events(after=self.journal.last_seq):
+            if event.type == "TurnEnded" and self.housing.workspace is not None:
+                await self.housing.workspace.capture()
+
+    async def _remove_dead(self) -> None:
+        ground = await self.housing.ready()
+        await self.housing.box()
+        await asyncio.to_thread(_remove_dead, ground.engine, self.store)
+
+    def _open_journal(self) -> Journal:
+        journals = import_module("runner.journal")
+        secrets = journals.Secrets()
+        for name, value in self.environ.items():
+            if any(part in name.upper() for part in SECRET_NAMES):
+                secrets.add(name, value)
+        fresh = not (self.directory / "journal.jsonl").exists()
+        opened = journals.Journal.create if fresh else journals.Journal.open
+        journal: Journal = opened(self.directory, **({"session": self.spec.session} if fresh else {}), secrets=secrets)
+        return journal
+
+    def _note_start(self) -> None:
+        events, policy = import_module("runner.events"), policy_of(self.spec)
+        if self.before < 0:
+            self.journal.append(events.SessionStarted(spec=self.spec.to_json(), version=__version__))
+        self.journal.append(events.PolicyLoaded(digest=policy.digest, mode=policy.mode.value, sources=policy.sources))
+
+    def _resolve(self, name: str, *fallbacks: str) -> ModelClient:
+        client: ModelClient = import_module("runner.models.registry").resolve_model(
+            name, self.environ, fallbacks=fallbacks
+        )
+        self._models.append(client)
+        return client
+
+    def _context(self) -> Context:
+        spec, root = self.spec, self.spec.roots[0]
+        made: Context = import_module("runner.loop.context").Context(
+            home=home_of(self.environ),
+            root=Path(root.host),
+            at=PurePosixPath(root.at),
+            cwd=self.cwd,
+            roots=tuple(PurePosixPath(each.at) for each in spec.roots),
+            box_home=BOX_HOME,
+            now=_clock(spec),
+            system_prompt=spec.system_prompt,
+            append=spec.append_system_prompt,
+        )
+        return made
+
+
+def _lay_ground(spec: SessionSpec, environ: Mapping[str, str], cache: Path, progress: Notify) -> Ground:
+    """Engine, image and toolbox; some milliseconds when all are there. Runs in a thread."""
+    engine = import_module("sandbox.engine").connect(environ)
+    try:
+        image = import_module("sandbox.images").ensure_image(
+            engine, spec.image, packages=spec.packages, cache=cache, progress=progress
+        )
+        toolbox = import_module("sandbox.toolbox").ensure_toolbox(engine, base=image, cache=cache, progress=progress)
+        import_module("runner.sessions.cleaning").evict(engine, spec.session)
+    except BaseException:
+        engine.close()
+        raise
+    made: Ground = import_module("runner.sessions.housing").Ground(engine=engine, image=image, toolbox=toolbox)
+    return made
+
+
+def _clock(spec: SessionSpec) -> Callable[[], datetime]:
+    if spec.clock:
+        fixed = datetime.fromisoformat(spec.clock)
+        return lambda: fixed
+    return lambda: datetime.now(UTC).astimezone()
+
+
+@asynccontextmanager
+async def reach(
+    session: str | None, *, cwd: Path, environ: Mapping[str, str], box: bool = False
+) -> AsyncIterator[Access]:
+    """A session's work for a command: by way of its owner where one lives, else as the owner for so long.
+    `box`: the command needs the box. Raises SessionNotFoundError, SessionBusyError, SandboxError.
+    """
+    store = Store(state_home(environ))
+    stored = store.choose(session, cwd)
+    lock = store.lock(stored.session)
+    if lock.held():
+        async with import_module("runner.sessions.client").Client(lock) as client:
+            yield client
+    elif box:
+        async with own(stored.spec, environ=environ, model=_NoModel()) as running:
+            yield running.access
+    else:
+        with lock:
+            async with _at_rest(stored, environ) as (workspace, journal):
+
+                async def given() -> Workspace:
+                    return workspace
+
+                yield import_module("runner.sessions.desk").Desk(
+                    workspace=given, record=journal.append, run=None, cwd=box_cwd(stored.spec)
+                )
+
+
+async def discard(stored: Stored, *, environ: Mapping[str, str]) -> None:
+    """Remove a session with all that it changed. Raises SessionBusyError, WorkspaceError."""
+    store = Store(state_home(environ))
+    with store.lock(stored.session):
+        async with _at_rest(stored, environ) as (workspace, _):
+            await workspace.discard()
+        store.forget(stored)
+
+
+@asynccontextmanager
+async def _at_rest(stored: Stored, environ: Mapping[str, str]) -> AsyncIterator[tuple[Workspace, Journal]]:
+    """The workspace and the journal of a session whose lock this process holds, without a box."""
+    housing = import_module("runner.sessions.housing")
+    engine = await asyncio.to_thread(_connect_if_there, environ)
+    if engine is not None:
+        await asyncio.to_thread(import_module("runner.sessions.cleaning").evict, engine, stored.session)
+    workspace = import_module("sandbox.workspace").Workspace(
+        engine,
+        session=stored.session,
+        state=stored.directory,
+        roots=housing.roots_of(stored.spec),
+        owner=housing.owner_of(stored.spec),
+    )
+    journal = import_module("runner.journal").Journal.open(stored.directory)
+    try:
+        yield workspace, journal
+    finally:
+        await workspace.release()
+        journal.close()
+        if engine is not None:
+            engine.close()
+
+
+def _connect_if_there(environ: Mapping[str, str]) -> Engine | None:
+    """Layers can be read without an engine, mostly."""
+    try:
+        return _connect(environ)
+    except SandboxError:
+        return None
+
+
+def _connect(environ: Mapping[str, str]) -> Engine:
+    engine: Engine = import_module("sandbox.engine").connect(environ)
+    return engine
+
+
+def clean_dead(environ: Mapping[str, str]) -> Removed:
+    """Remove the containers and volumes whose owner is dead; layers and toolboxes stay. Blocks."""
+    engine = _connect(environ)
+    try:
+        return _remove_dead(engine, Store(state_home(environ)))
+    finally:
+        engine.close()
+
+
+def _remove_dead(engine: Engine, store: Store) -> Removed:
+    removed: Removed = import_module("runner.sessions.cleaning").remove_dead(engine, store)
+    return removed
+
+
+def images(environ: Mapping[str, str]) -> list[ImageInfo]:
+    """Our images in the engine. Blocks."""
+    engine = _connect(environ)
+    try:
+        return list(import_module("sandbox.images").list_images(engine))
+    finally:
+        engine.close()
+
+
+def build_image(
+    name: str, *, packages: tuple[str, ...] = (), environ: Mapping[str, str], progress: Notify = silent
+) -> ImageInfo:
+    """Make an image and the toolbox ready. Blocks, for minutes where they are not there."""
+    engine = _connect(environ)
+    store = Store(state_home(environ))
+    store.prepare()
+    try:
+        image: ImageInfo = import_module("sandbox.images").ensure_image(
+            engine, name, packages=packages, cache=store.cache, progress=progress
+        )
+        import_module("sandbox.toolbox").ensure_toolbox(engine, base=image, cache=store.cache, progress=progress)
+    finally:
+        engine.close()
+    return image
+
+
+class _NoModel:
+    """For commands that need the box and no model."""
+
+    name = "none"
+
+    async def stream(self, request: Request) -> AsyncIterator[Delta]:
+        """Nothing asks here."""
+        raise ModelError(f"this command asks no model ({request.model})")
+        yield
+
+    async def warm(self) -> None:
+        """Nothing to warm."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+def _import_loop() -> None:
+    for name in ("runner.loop.session", "runner.tools.registry", "runner.models.registry", "runner.sessions.owner"):
+        import_module(name)

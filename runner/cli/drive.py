@@ -1,0 +1,256 @@
+"""One run from prompt to exit code: starts the session, shows its events in the asked form, and turns
+signals into operations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from runner import __version__
+from runner import app as runner_app
+from runner.app import Running
+from runner.approval import ClientApprover, DenyApprover
+from runner.cli.entry import EXIT_INTERRUPTED, EXIT_TERMINATED, find_known, report, say
+from runner.cli.start import Start
+from runner.errors import FumehoodError
+from runner.events import Event, Failed, TurnEnded
+from runner.loop.operations import Answer, Interrupt, Prompt
+from runner.sessions.specs import silent
+from runner.spec import SessionSpec
+from sandbox.errors import SandboxError
+
+if TYPE_CHECKING:
+    from runner.loop.session import Session
+    from runner.serve.output import Output
+    from runner.ui.summary import ChangeCount
+    from runner.ui.view import ViewState
+
+EXIT_HANGUP = 129
+_ENDINGS = {"completed": 0, "interrupted": EXIT_INTERRUPTED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """How a run is shown. `headless`: only the result (or messages) on stdout, nobody is asked."""
+
+    format: str = "text"
+    headless: bool = False
+    verbose: bool = False
+    partial: bool = False
+    quiet: bool = False
+
+    @property
+    def live(self) -> bool:
+        """Whether there is a terminal to draw on."""
+        return not self.headless and not self.quiet and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+    @property
+    def asks(self) -> bool:
+        """Whether somebody is there to answer a permission question."""
+        return self.live and sys.stdin.isatty()
+
+
+def drive(start: Start, text: str, look: Look) -> int:
+    """Run the prompt; returns the exit code."""
+    signals = Signals()
+    try:
+        with asyncio.Runner() as runner:
+            return runner.run(_drive(start, text, look, signals))
+    except asyncio.CancelledError:
+        return signals.exit_code
+
+
+class Signals:
+    """The first Ctrl-C interrupts the turn, the second ends the program, as SIGTERM and SIGHUP do at once."""
+
+    def __init__(self) -> None:
+        self.exit_code = EXIT_INTERRUPTED
+        self.session: Session | None = None
+        self._asked = False
+        self._main: asyncio.Task[Any] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __enter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._main = asyncio.current_task()
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        loop.add_signal_handler(signal.SIGTERM, self._end, EXIT_TERMINATED)
+        loop.add_signal_handler(signal.SIGHUP, self._end, EXIT_HANGUP)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+        signal.signal(signal.SIGINT, _exit_now)
+
+    def _interrupt(self) -> None:
+        if self._asked or self.session is None:
+            self._end(EXIT_INTERRUPTED)
+            return
+        self._asked = True
+        task = asyncio.get_running_loop().create_task(self.session.submit(Interrupt()))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _end(self, code: int) -> None:
+        self.exit_code = code
+        assert self._main is not None
+        self._main.cancel()
+
+
+def _exit_now(_number: int, _frame: FrameType | None) -> None:
+    """Ctrl-C while everything is being closed already: the kernel drops the lock, the box ends itself."""
+    os._exit(EXIT_INTERRUPTED)
+
+
+async def _drive(start: Start, text: str, look: Look, signals: Signals) -> int:
+    with signals:
+        spec = make_spec(start)
+        try:
+            return await _run(spec, text, look, signals)
+        except (FumehoodError, SandboxError, ExceptionGroup) as error:
+            known = find_known(error)
+            if known is None or not look.headless or look.format == "text":
+                raise
+            report(known)
+            return int(_output(spec, (), look).abort(str(known), known.exit_code))
+
+
+async def _run(spec: SessionSpec, text: str, look: Look, signals: Signals) -> int:
+    async with runner_app.own(
+        spec,
+        environ=os.environ,
+        approver=ClientApprover() if look.asks else DenyApprover(),
+        progress=silent if look.quiet or look.headless else say,
+    ) as running:
+        session = signals.session = running.session
+        await session.submit(Prompt.text(text))
+        watch = Ending()
+        events = watch.follow(session.events(after=running.before))
+        if look.headless:
+            output = _output(spec, tuple(session.gate.tools), look)
+            return int(await output.follow(events))
+        if look.quiet:
+            async for _ in events:
+                pass
+        elif look.live:
+            await _draw(running, events, look)
+        else:
+            await _tell(running, events)
+        return watch.exit_code
+
+
+def make_spec(start: Start) -> SessionSpec:
+    """The new session's spec, or that of the one to go on with, with what the command line changes in it."""
+    cwd = Path.cwd()
+    changes = {"fields": start.fields, "turn": start.turn, "box": start.box}
+    if start.resume is not None or start.latest:
+        return runner_app.resume_spec(start.resume, cwd=cwd, environ=os.environ, **changes)
+    return runner_app.new_spec(
+        cwd,
+        environ=os.environ,
+        session=start.session,
+        add_dirs=start.add_dirs,
+        really=start.really,
+        notify=say,
+        **changes,
+    )
+
+
+class Ending:
+    """Watches events go by for how the turn ends."""
+
+    def __init__(self) -> None:
+        self.exit_code = 1
+
+    async def follow(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+        """The same events, to the main agent's TurnEnded."""
+        failed = 0
+        async for event in events:
+            if isinstance(event.body, Failed) and not event.body.retrying:
+                failed = event.body.exit_code
+            if isinstance(event.body, TurnEnded) and event.agent == "main":
+                self.exit_code = failed or _ENDINGS.get(event.body.reason, 1)
+                yield event
+                return
+            yield event
+
+
+def _output(spec: SessionSpec, tools: tuple[str, ...], look: Look) -> Output:
+    serve, messages = import_module("runner.serve.output"), import_module("runner.serve.stream_json")
+    init = messages.Init(
+        session=spec.session,
+        cwd=spec.cwd,
+        model=spec.model.partition(":")[2],
+        mode=spec.mode.value,
+        version=__version__,
+        tools=tools,
+        api_key_source="ANTHROPIC_API_KEY" if os.environ.get("ANTHROPIC_API_KEY") else "none",
+    )
+    translator = messages.Messages(init, partial=look.partial)
+    made: Output = serve.Output(look.format, translator, verbose=look.verbose)
+    return made
+
+
+async def _draw(running: Running, events: AsyncIterator[Event], look: Look) -> None:
+    """Live, in a terminal. Its drawing library is read beside the first model request."""
+    live = await asyncio.to_thread(import_module, "runner.ui.live")
+
+    async def answer(call: str, allowed: bool) -> None:
+        await running.session.submit(Answer(call=call, allowed=allowed))
+
+    shown = live.Live(sys.stdout, keys=sys.stdin, answer=answer if look.asks else None, state=await _past(running))
+    await _summarise(running, await shown.follow(events))
+
+
+async def _tell(running: Running, events: AsyncIterator[Event]) -> None:
+    """Plain lines, where there is no terminal to draw on."""
+    plain = await asyncio.to_thread(import_module, "runner.ui.plain")
+    shown = plain.Plain(sys.stdout, state=await _past(running))
+    await _summarise(running, await shown.follow(events))
+
+
+async def _past(running: Running) -> ViewState | None:
+    """Where a session that goes on stands; None for a new one."""
+    if running.before < 0:
+        return None
+    view = import_module("runner.ui.view")
+    state: ViewState = view.ViewState()
+    for event in running.session.journal.read(limit=running.before + 1):
+        state = view.fold(state, event)
+    return state
+
+
+async def _summarise(running: Running, view: ViewState) -> None:
+    """The last lines of a run: what it came to, what changed, and the commands that go on from here."""
+    summary = import_module("runner.ui.summary")
+    changes = await _count(running, summary.ChangeCount) if view.box.state != "starting" else None
+    lines = summary.summary(view, changes)
+    if sys.stdout.isatty():
+        console = import_module("rich.console").Console(highlight=False, soft_wrap=True)
+        for line in lines:
+            console.print(line)
+    else:
+        sys.stdout.writelines(line.plain.rstrip() + "\n" for line in lines)
+    sys.stdout.flush()
+
+
+async def _count(running: Running, count: Callable[..., ChangeCount]) -> ChangeCount | None:
+    try:
+        rows = [row for row in await running.access.changes() if ".git" not in str(row["path"]).split("/")]
+    except SandboxError as error:
+        say(f"what changed could not be counted: {error}", hint=error.hint)
+        return None
+    return count(files=len(rows), added=sum(row["added"] for row in rows), removed=sum(row["removed"] for row in rows))

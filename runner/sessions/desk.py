@@ -1,0 +1,94 @@
+"""Access to a session that this process owns: its workspace, and its box where a command needs one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from runner.errors import UsageError
+from runner.events import Applied, Recorded
+from runner.sessions.access import Selection
+from sandbox.diff import FileDiff, format_stat
+from sandbox.plan import Selection as Chosen
+from sandbox.spec import Command, Process, Pty
+from sandbox.workspace import Workspace
+
+LOGIN_SHELL = "if [ -x /bin/bash ]; then exec /bin/bash -l; else exec /bin/sh -l; fi"
+APPLIED_PATHS = 500
+
+
+class Desk:
+    """`workspace` gives it with its layers made; `run` starts the user's own commands in the box and
+    records them (None: there is no box to be had); `record` journals.
+    """
+
+    def __init__(
+        self,
+        *,
+        workspace: Callable[[], Awaitable[Workspace]],
+        record: Callable[[Recorded], object],
+        run: Callable[[Command], Awaitable[Process]] | None,
+        cwd: PurePosixPath,
+    ) -> None:
+        self._workspace = workspace
+        self._record = record
+        self._run = run
+        self._cwd = cwd
+
+    async def changes(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+        """See Access."""
+        return [item.to_json() async for item in self._diffs(paths)]
+
+    async def diff(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
+        """See Access."""
+        async for item in self._diffs(paths):
+            if item.patch.text:
+                yield item.patch.text
+
+    async def stat(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
+        """See Access."""
+        items = [item async for item in self._diffs(paths)]
+        yield os.fsencode(format_stat(items))
+
+    async def _diffs(self, paths: tuple[str, ...]) -> AsyncIterator[FileDiff]:
+        workspace = await self._workspace()
+        async for item in workspace.diffs(_pairs(workspace, paths) if paths else None):
+            yield item
+
+    async def apply(self, selection: Selection) -> dict[str, Any]:
+        """See Access."""
+        workspace = await self._workspace()
+        named = _pairs(workspace, selection.paths) + _pairs(workspace, selection.include)
+        if not selection.paths:
+            named = tuple((root.name, "") for root in workspace.roots) + named
+        everything = not (selection.paths or selection.include)
+        chosen = Chosen(paths=None if everything else named, held=selection.held, force=selection.force)
+        report = await workspace.apply(chosen, dry=selection.dry)
+        done = [{"root": item.root, "path": item.path, "action": item.action.value} for item in report.applied]
+        if done and not selection.dry:
+            self._record(Applied(paths=done[:APPLIED_PATHS], count=len(done)))
+        remarks = {name: [asdict(item) for item in getattr(report, name)] for name in _REMARKS}
+        return {"applied": done, "dry": report.dry, "refs": [], **remarks}
+
+    async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> Process:
+        """See Access."""
+        if self._run is None:
+            raise UsageError("this session has no box")
+        command = Command(
+            argv=argv or ("/bin/sh", "-c", LOGIN_SHELL),
+            cwd=self._cwd,
+            environment={"TERM": "xterm-256color"} if pty else {},
+            stdin=True,
+            pty=pty,
+        )
+        return await self._run(command)
+
+
+_REMARKS = ("held_back", "dropped", "pointed_out", "conflicts")
+
+
+def _pairs(workspace: Workspace, paths: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    return workspace.locate(paths, cwd=Path("/"))

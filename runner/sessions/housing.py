@@ -1,0 +1,181 @@
+"""What a session lives in: engine, image, workspace and box, made beside the first model request and
+taken down at its end. Layers stay; containers and volumes go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+from sandbox.box import ContainerBox
+
+from runner.events import BoxEnded, BoxStarted, Recorded
+from runner.spec import SessionSpec
+from sandbox.engine import Engine, ImageInfo
+from sandbox.errors import EngineRefusedError, SandboxError
+from sandbox.roots import Root
+from sandbox.spec import Box, BoxSpec, Limits, Mount, Owner, Rung
+from sandbox.toolbox import Toolbox
+from sandbox.workspace import Workspace
+
+CLOSE_TIMEOUT = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What every box of the session stands on."""
+
+    engine: Engine
+    image: ImageInfo
+    toolbox: Toolbox
+
+
+def roots_of(spec: SessionSpec) -> tuple[Root, ...]:
+    """The spec's roots as the workspace takes them."""
+    return tuple(
+        Root(host=Path(root.host), at=PurePosixPath(root.at), name=root.name, head=root.head) for root in spec.roots
+    )
+
+
+def owner_of(spec: SessionSpec) -> Owner:
+    """Whom commands run as: the owner of the first root."""
+    return roots_of(spec)[0].owner
+
+
+class Housing:
+    """One session's box and what it needs. `lay` connects the engine and makes image and toolbox ready
+    where they are not; it runs in a thread. `record` journals. Nothing starts before `begin`.
+    """
+
+    def __init__(
+        self,
+        spec: SessionSpec,
+        *,
+        directory: Path,
+        cwd: PurePosixPath,
+        lay: Callable[[], Ground],
+        record: Callable[[Recorded], object],
+        identity: tuple[str, str],
+        environment: Mapping[str, str],
+    ) -> None:
+        self._spec = spec
+        self._directory = directory
+        self._cwd = cwd
+        self._lay = lay
+        self._record = record
+        self._identity = identity
+        self._environment = environment
+        self._ground: asyncio.Task[Ground] | None = None
+        self._box: asyncio.Task[Box] | None = None
+        self._open: ContainerBox | None = None
+        self.workspace: Workspace | None = None
+
+    def begin(self) -> None:
+        """Start on all of it now, beside whatever else happens."""
+        if self._box is None:
+            self._box = asyncio.create_task(self._start(), name="box")
+
+    async def ready(self) -> Ground:
+        """Engine, image and toolbox, once they are there. Raises SandboxError."""
+        if self._ground is None:
+            self._ground = asyncio.create_task(asyncio.to_thread(self._lay), name="engine and image")
+        return await asyncio.shield(self._ground)
+
+    async def box(self) -> Box:
+        """The box, the same for every caller. Raises SandboxError."""
+        self.begin()
+        assert self._box is not None
+        return await asyncio.shield(self._box)
+
+    async def restart(self) -> Box:
+        """A new box over the same layers, after the old one was lost."""
+        await self._leave("lost")
+        self._box = asyncio.create_task(self._start(), name="box")
+        return await asyncio.shield(self._box)
+
+    async def started(self) -> Workspace:
+        """The workspace, once its layers are made. Raises SandboxError."""
+        await self.box()
+        assert self.workspace is not None
+        return self.workspace
+
+    async def close(self, reason: str = "closed") -> None:
+        """End the box and let the engine's volumes go. Never raises; bounded in time."""
+        for task in (self._box, self._ground):
+            if task is not None and not task.done():
+                task.cancel()
+            if task is not None:
+                await asyncio.gather(task, return_exceptions=True)
+        with suppress(SandboxError, TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._leave(reason)
+                if self.workspace is not None:
+                    await self.workspace.release()
+        if self._ground is not None and not self._ground.cancelled() and self._ground.exception() is None:
+            self._ground.result().engine.close()
+
+    async def _start(self) -> Box:
+        began = time.monotonic()
+        ground = await self.ready()
+        if self.workspace is None:
+            self.workspace = Workspace(
+                ground.engine,
+                session=self._spec.session,
+                state=self._directory,
+                roots=roots_of(self._spec),
+                owner=owner_of(self._spec),
+                rung=Rung(self._spec.cow) if self._spec.cow else None,
+                identity=self._identity,
+            )
+        workspace = self.workspace
+        mounts = await workspace.prepare()
+        try:
+            box = await self._enter(ground, mounts)
+        except EngineRefusedError:
+            box = await self._enter(ground, await workspace.fall())
+        self._open = box
+        self._record(
+            BoxStarted(
+                container=box.container,
+                image=ground.image.id,
+                engine=f"{ground.engine.kind} {ground.engine.api}",
+                runtime=self._spec.runtime,
+                rungs=workspace.rungs,
+                toolbox=ground.toolbox.digest,
+                seconds=round(time.monotonic() - began, 6),
+                limits_missing=tuple(box.used_fallbacks),
+            )
+        )
+        await workspace.start_manifest()
+        return box
+
+    async def _enter(self, ground: Ground, mounts: tuple[Mount, ...]) -> ContainerBox:
+        spec = BoxSpec(
+            session=self._spec.session,
+            image=ground.image.id,
+            owner=owner_of(self._spec),
+            cwd=self._cwd,
+            mounts=(*mounts, ground.toolbox.mount),
+            environment=self._environment,
+            limits=Limits(**asdict(self._spec.box)),
+            system_writable=self._spec.system_writable,
+            runtime=self._spec.runtime,
+            locale=self._spec.locale,
+            timezone=self._spec.timezone,
+        )
+        return await ContainerBox(spec, ground.engine).__aenter__()
+
+    async def _leave(self, reason: str) -> None:
+        box, self._open = self._open, None
+        if box is None:
+            return
+        await box.__aexit__(None, None, None)
+        if reason != "lost":
+            self._record(BoxEnded(reason=reason))
+
+
+Starter = Callable[[], Awaitable[Box]]
