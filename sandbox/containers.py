@@ -31,14 +31,23 @@ def owner_alive(label: str) -> bool:
     return boot == _boot_id() and pid.isdigit() and bool(start) and _start_time(int(pid)) == start
 
 
+def owner_dead(label: str) -> bool:
+    """Whether the process of an owner label is known to be dead: it ran here, since this boot and in this
+    process's own pid namespace, and does not any more. False where that cannot be told.
+    """
+    return label.partition(":")[0] == _boot_id() and not owner_alive(label)
+
+
 def session_labels(session: str) -> dict[str, str]:
     """The labels that everything of a session carries."""
     return {LABEL: "1", SESSION_LABEL: session, OWNER_LABEL: owner_label()}
 
 
 def _boot_id() -> str:
+    """This boot and this pid namespace, in which alone a pid means something."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text('ascii').strip()}-{namespace}"
     except OSError:
         return "-"
 
