@@ -51,8 +51,10 @@ class Secrets:
         self._known: dict[str, tuple[str, str]] = {}
 
     def add(self, name: str, value: str) -> None:
-        """Values under six characters are not taken: they would match everywhere."""
-        if len(value) >= 6:
+        """Values that would match everywhere are not taken: under six characters, and plain words or
+        numbers under ten.
+        """
+        if len(value) >= (10 if (value.islower() and value.isalpha()) or value.isdigit() else 6):
             self._known[value] = (_encode(value)[1:-1], f"[secret:{name}]")
 
     def hide(self, text: str) -> str:
@@ -62,12 +64,21 @@ class Secrets:
                 text = text.replace(value, mark)
         return text
 
-    def hide_json(self, text: str) -> str:
-        """The same for text that is JSON already, where values stand escaped."""
-        for escaped, mark in self._known.values():
-            if escaped in text:
-                text = text.replace(escaped, mark)
-        return text
+    def found_in(self, encoded: str) -> bool:
+        """Whether JSON text holds one, escaped as values stand there."""
+        return any(escaped in encoded for escaped, _ in self._known.values())
+
+    def hide_in(self, value: Any) -> Any:
+        """A JSON value without any: in every text and in the keys of inner objects."""
+        match value:
+            case str():
+                return self.hide(value)
+            case list() | tuple():
+                return [self.hide_in(item) for item in value]
+            case dict():
+                return {self.hide(key): self.hide_in(item) for key, item in value.items()}
+            case _:
+                return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,10 +241,9 @@ class Journal:
     def _encode_body(self, body: Body) -> tuple[str, Body]:
         data = body_to_json(body)
         text = _encode(data)
-        hidden = self.secrets.hide_json(text)
-        if hidden != text:
-            text, data = hidden, json.loads(hidden)
-            body = body_from_json(type(body).__name__, data)
+        if self.secrets.found_in(text):
+            data = {name: self.secrets.hide_in(value) for name, value in data.items()}
+            text, body = _encode(data), body_from_json(type(body).__name__, data)
         if len(text) <= BLOB_LIMIT and '"$blob"' not in text:
             return text, body
         return _encode({name: self._outline(value) for name, value in data.items()}), body

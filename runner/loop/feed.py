@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from runner.events import RECORD_VERSION, Event, Live
 from runner.journal import Journal
@@ -32,10 +32,11 @@ class _Reader:
 
 
 class Feed:
-    """Subscribes to the journal; `publish` is for live events."""
+    """Subscribes to the journal; `show` is for live events, which belong to the `turn` of the moment."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, turn: Callable[[], int]) -> None:
         self._journal = journal
+        self._turn = turn
         self._readers: set[_Reader] = set()
         self._closed = False
         journal.on_append.append(self.publish)
@@ -48,7 +49,7 @@ class Feed:
             reader.queue.append(event)
             reader.wake.set()
 
-    def show(self, body: Live, parent: str, number: int, turn: int) -> None:
+    def show(self, body: Live, parent: str, number: int) -> None:
         """Publish a live event, the `number`th within the record `parent` that it grows into."""
         hide = self._journal.secrets.hide
         hidden = {name: hide(getattr(body, name)) for name in body.__slots__}
@@ -60,7 +61,7 @@ class Feed:
                 at=self._journal.clock(),
                 session=self._journal.session,
                 agent="main",
-                turn=turn,
+                turn=self._turn(),
                 parent=parent,
                 cause=hidden.get("call", ""),
                 body=type(body)(**hidden),

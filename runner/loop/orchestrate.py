@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
-from pydantic import ValidationError
-
 from runner.approval import Approver
 from runner.effects import (
     Decision,
@@ -39,18 +37,18 @@ from runner.events import (
     TaskUpdated,
     ToolChunk,
     ToolFinished,
-    ToolOutput,
     ToolRequested,
 )
 from runner.journal import digest
 from runner.loop.boxes import LOST, BoxHandle
+from runner.loop.calls import Call, validated
+from runner.loop.shown import Shown, plain
 from runner.policy.policy import Policy
-from runner.tools.base import Arguments, Tool, ToolContext, ToolResult, ToolState, tool_error
+from runner.tools.base import Tool, ToolContext, ToolResult, ToolState, tool_error
 from sandbox.errors import PathError, SandboxError
 from sandbox.spec import Box, Command, Exited, Process, Resolution, Stdout
 
 SIDE_BY_SIDE = 10
-SHOWN_LIMIT = 256 << 10
 INTERRUPTED = "The user interrupted this call before it ended. What it had done until then may be done."
 HELPER_SECONDS = 10.0
 HELPER_OUTPUT = 64 << 10
@@ -74,19 +72,6 @@ class Recorder(Protocol):
 
 
 Hook = Callable[[str, str, dict[str, Any]], Awaitable[tuple[dict[str, Any], Verdict | None]]]
-
-
-@dataclass(slots=True, kw_only=True)
-class Call:
-    """A tool call of the model. `error`: why it cannot run; then `tool` and `args` may be missing."""
-
-    id: str
-    name: str
-    input: dict[str, Any]
-    tool: Tool[Any] | None = None
-    args: Arguments | None = None
-    error: str = ""
-    done: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -133,14 +118,7 @@ class Gate:
         return call
 
     def _validated(self, call: Call) -> Call:
-        tool = self.tools.get(call.name)
-        if tool is None or self.policy().hides(call.name):
-            return replace(call, tool=None, error=f"No such tool available: {call.name}")
-        try:
-            args = tool.args.model_validate(call.input)
-        except ValidationError as error:
-            return replace(call, tool=tool, args=None, error=_explain(call.name, error))
-        return replace(call, tool=tool, args=args, error="")
+        return validated(call, None if self.policy().hides(call.name) else self.tools.get(call.name))
 
     async def run(self, calls: Sequence[Call]) -> None:
         """Run the calls of one reply: neighbours that only read side by side, the others in order. Each
@@ -177,7 +155,7 @@ class Gate:
 
     async def _one(self, call: Call) -> None:
         started = self.monotonic()
-        shown = _Shown(call=call.id, gate=self, id=self.new_id())
+        shown = Shown(call=call.id, id=self.new_id(), live=self.live, record=self.record)
         try:
             result = await self._pass(call, shown)
         except asyncio.CancelledError:
@@ -203,7 +181,7 @@ class Gate:
             ToolFinished(
                 call=call.id,
                 name=call.name,
-                content=_plain(result.for_model),
+                content=plain(result.for_model),
                 result=result.for_user or None,
                 is_error=result.is_error,
                 truncated=result.truncated,
@@ -220,7 +198,7 @@ class Gate:
         again = " The box was started again: files are kept, processes are gone." if isinstance(error, LOST) else ""
         return tool_error(f"{text}{again}")
 
-    async def _pass(self, call: Call, shown: _Shown) -> ToolResult:
+    async def _pass(self, call: Call, shown: Shown) -> ToolResult:
         """The gate itself, step by step."""
         hooked: Verdict | None = None
         if not call.error and self.hook is not None:
@@ -319,7 +297,7 @@ class Gate:
         self.record(body, cause=call)
 
     async def _run(
-        self, call: Call, box: Box | None, effects: tuple[Effect, ...], place: Place, shown: _Shown
+        self, call: Call, box: Box | None, effects: tuple[Effect, ...], place: Place, shown: Shown
     ) -> ToolResult:
         assert call.tool is not None
         assert call.args is not None
@@ -378,36 +356,6 @@ class Gate:
         return await box.exec(command)
 
 
-@dataclass(slots=True, kw_only=True)
-class _Shown:
-    """What a running call has shown: live chunks, which together become one ToolOutput."""
-
-    call: str
-    gate: Gate
-    id: str
-    parts: list[str] = field(default_factory=list)
-    size: int = 0
-    cut: bool = False
-    done: bool = False
-
-    def add(self, text: str) -> None:
-        if not text or self.done:
-            return
-        if self.size + len(text) > SHOWN_LIMIT:
-            text, self.cut = text[: SHOWN_LIMIT - self.size], True
-            if not text:
-                return
-        self.size += len(text)
-        self.gate.live(ToolChunk(call=self.call, text=text), self.id, len(self.parts))
-        self.parts.append(text)
-
-    def finish(self) -> None:
-        if self.parts and not self.done:
-            body = ToolOutput(call=self.call, text="".join(self.parts), truncated=self.cut)
-            self.gate.record(body, cause=self.call, id=self.id)
-        self.done = True
-
-
 class _NoBox:
     """Stands where a call without effects would find its box: it declared that it needs none."""
 
@@ -416,21 +364,3 @@ class _NoBox:
 
 
 _NO_BOX: Any = _NoBox()
-
-
-def _plain(content: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
-    """Text that every wire can hold: lone surrogates replaced."""
-    if isinstance(content, str):
-        return content.encode("utf-8", errors="replace").decode("utf-8")
-    return [
-        block | {"text": _plain(block["text"])} if isinstance(block.get("text"), str) else block for block in content
-    ]
-
-
-def _explain(name: str, error: ValidationError) -> str:
-    """What is wrong with the arguments, in words a model can act on."""
-    lines = []
-    for problem in error.errors(include_url=False, include_input=False)[:10]:
-        where = ".".join(str(part) for part in problem["loc"]) or "input"
-        lines.append(f"{where}: {problem['msg']}")
-    return f"InputValidationError: {name}: " + "; ".join(lines)

@@ -10,8 +10,9 @@ from typing import Any, Protocol, cast
 
 from runner.errors import BrokenStreamError
 from runner.events import Event, Failed, Live, ModelAsked, ModelReplied, TextDelta, ThinkingDelta
+from runner.loop.calls import Call
 from runner.loop.history import History, RequestFrame
-from runner.loop.orchestrate import Call, Gate, Recorder
+from runner.loop.orchestrate import Gate, Recorder
 from runner.models.base import (
     BlockDone,
     Delta,

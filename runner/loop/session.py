@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, assert_never
 
@@ -20,8 +19,6 @@ from runner.events import (
     ApprovalGiven,
     Body,
     Event,
-    Failed,
-    Live,
     ModeChanged,
     ModelReplied,
     PromptGiven,
@@ -34,11 +31,11 @@ from runner.loop.context import Context
 from runner.loop.feed import Feed
 from runner.loop.gitstate import GitState
 from runner.loop.history import History
-from runner.loop.limits import Progress, reached
 from runner.loop.operations import Answer, Close, Interrupt, Operation, Prompt, SetMode, SetModel, Undo
 from runner.loop.orchestrate import Gate, Hook
 from runner.loop.reply import Asker, CostOf
 from runner.loop.restore import restore
+from runner.loop.turn import Turn, ending, failed
 from runner.loop.usage import Usage
 from runner.models.base import Model
 from runner.policy.policy import Policy
@@ -48,20 +45,8 @@ from runner.tools.registry import tool_spec
 from sandbox.spec import Box
 
 MAX_OUTPUT_TOKENS = 32_000
-ENDINGS = {"refusal": "refusal", "max_tokens": "max_tokens", "model_context_window_exceeded": "max_tokens"}
 REFUSED = "The model's provider ended this reply as a refusal; the call was not run."
-
-
-@dataclass(slots=True, kw_only=True)
-class _Turn:
-    """A turn while it runs."""
-
-    number: int
-    began: float
-    rounds: int = 0
-    api_seconds: float = 0.0
-    result: str = ""
-    usage: Usage = field(default_factory=Usage)
+_NO_TASK: asyncio.Task[None] | None = None
 
 
 class Session:
@@ -98,19 +83,17 @@ class Session:
         self._context = context
         self._limits = limits if limits is not None else TurnLimits()
         self._monotonic = monotonic
-        self._feed = Feed(journal)
+        self._feed = Feed(journal, lambda: self._number)
         self._history = History()
-        self._turn: _Turn | None = None
+        self._turn: Turn | None = None
         self._number = self._given = journal.last_turn
         self._prompts: asyncio.Queue[tuple[int, Prompt]] = asyncio.Queue()
-        self._running: asyncio.Task[None] | None = None
-        self._working: asyncio.Task[None] | None = None
-        self._closing = False
+        self._running, self._working, self._closing = _NO_TASK, _NO_TASK, _NO_TASK
         self._background: set[asyncio.Task[Any]] = set()
         self._box = BoxHandle(box, restart_box, self.record)
         self.gate = Gate(
             record=self.record,
-            live=self._show,
+            live=self._feed.show,
             new_id=journal.ids,
             tools={tool.name: tool for tool in tools},
             policy=lambda: self._policy,
@@ -128,7 +111,7 @@ class Session:
         self._git = GitState(self.gate.helper)
         self._asker = Asker(
             record=self.record,
-            show=self._show,
+            show=self._feed.show,
             gate=self.gate,
             cost_of=cost_of,
             system=context.system(),
@@ -171,11 +154,8 @@ class Session:
         if isinstance(event.body, ModelReplied):
             self.usage.add(event.body)
             if self._turn is not None:
-                self._turn.usage.add(event.body)
+                self._turn.add(event.body)
         return event
-
-    def _show(self, body: Live, parent: str, number: int) -> None:
-        self._feed.show(body, parent, number, self._number)
 
     async def submit(self, operation: Operation) -> None:
         """Hand an operation in; returns when it is accepted, not when it is done. Raises UsageError."""
@@ -228,22 +208,22 @@ class Session:
         """Interrupt what runs, stop background commands, end every reader. May be called twice. Raises what
         ended the session before (JournalError).
         """
-        if self._closing or self._working is None:
-            return
-        self._closing = True
+        if self._working is not None:
+            self._closing = self._closing or asyncio.create_task(self._close(self._working))
+            await asyncio.shield(self._closing)
+
+    async def _close(self, working: asyncio.Task[None]) -> None:
         self._interrupt()
         if self._running is not None:
             await asyncio.wait({self._running})
         self._git.cancel()
-        tasks = {self._working, *self._background} - {asyncio.current_task()}
+        tasks = {working, *self._background}
         for task in tasks:
-            if task is not None:
-                task.cancel()
-        await asyncio.wait({task for task in tasks if task is not None})
-        self._feed.close()
+            task.cancel()
+        await asyncio.wait(tasks)
         await asyncio.to_thread(self.journal.sync)
-        if not self._working.cancelled():
-            self._working.result()
+        if not working.cancelled():
+            working.result()
 
     def _interrupt(self) -> None:
         if self._running is not None:
@@ -259,7 +239,7 @@ class Session:
     async def _work(self) -> None:
         """One turn after the other. An error of the journal ends the session: nothing is shown unrecorded."""
         try:
-            while not self._closing:
+            while self._closing is None:
                 number, prompt = await self._prompts.get()
                 self._number = number
                 self._running = asyncio.create_task(self._run_turn(prompt))
@@ -271,7 +251,7 @@ class Session:
             self._feed.close()
 
     async def _run_turn(self, prompt: Prompt) -> None:
-        self._turn = turn = _Turn(number=self._number, began=self._monotonic())
+        self._turn = turn = Turn(number=self._number, began=self._monotonic())
         self._box.renew()
         self.gate.failure = None
         try:
@@ -285,23 +265,10 @@ class Session:
         except Exception as error:  # noqa: BLE001 (whatever it is, the turn ends well-formed and the user is told)
             reason = "max_time" if isinstance(error, TimeoutError) and deadline.expired() else "failed"
             if reason == "failed":
-                text = f"{error} {getattr(error, 'hint', '')}".strip()
-                code = getattr(error, "exit_code", 1)
-                self.record(Failed(error=type(error).__name__, message=text, exit_code=code))
+                self.record(failed(error))
         self._turn = None
         self.record(self.usage.report())
-        self.record(
-            TurnEnded(
-                number=turn.number,
-                reason=reason,
-                result=turn.result,
-                rounds=turn.rounds,
-                seconds=round(self._monotonic() - turn.began, 6),
-                api_seconds=round(turn.api_seconds, 6),
-                usage=turn.usage.sums(),
-                cost=turn.usage.cost,
-            )
-        )
+        self.record(turn.end(reason, self._monotonic()))
 
     async def _open(self, prompt: Prompt) -> None:
         """Record the prompt, the very first one after what the model should know about the place."""
@@ -313,9 +280,9 @@ class Session:
         self.record(PromptGiven(content=prompt.content, context=context))
         self.record(TurnStarted(number=self._number))
 
-    async def _rounds(self, turn: _Turn) -> str:
+    async def _rounds(self, turn: Turn) -> str:
         """Ask, run what is asked for, ask again: the reason why the agent rests."""
-        while (limit := self._limit(turn)) is None:
+        while (limit := turn.limit(self._limits, self._monotonic(), self._model.name)) is None:
             if news := self._git.news():
                 self.record(PromptGiven(content=[], context=news, source="fumehood"))
             began = self._monotonic()
@@ -324,8 +291,6 @@ class Session:
                 reply, calls = await self._asker.ask(self._model, self._history)
             finally:
                 turn.api_seconds += self._monotonic() - began
-            texts = [str(block.get("text", "")) for block in reply.content if block.get("type") == "text"]
-            turn.result = "".join(texts) or turn.result
             if reply.stop_reason == "refusal":
                 self.gate.refuse(calls, REFUSED)
             elif calls:
@@ -334,14 +299,5 @@ class Session:
                     raise self.gate.failure
                 continue
             if reply.stop_reason != "pause_turn":
-                return ENDINGS.get(reply.stop_reason or "", "completed")
-        return limit
-
-    def _limit(self, turn: _Turn) -> str | None:
-        spent = turn.usage
-        seconds = self._monotonic() - turn.began
-        progress = Progress(rounds=turn.rounds, cost=spent.cost, tokens=spent.tokens, seconds=seconds)
-        limit = reached(self._limits, progress)
-        if limit == "max_budget" and spent.cost is None:
-            raise UsageError(f"no price is known for {self._model.name}: the budget cannot be kept")
+                return ending(reply)
         return limit

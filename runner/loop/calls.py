@@ -1,0 +1,43 @@
+"""Tool calls of the model: what was sent, and whether it makes sense before anything else is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from runner.tools.base import Arguments, Tool
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """A tool call of the model. `error`: why it cannot run; then `tool` and `args` may be missing."""
+
+    id: str
+    name: str
+    input: dict[str, Any]
+    tool: Tool[Any] | None = None
+    args: Arguments | None = None
+    error: str = ""
+    done: bool = False
+
+
+def validated(call: Call, tool: Tool[Any] | None) -> Call:
+    """The call with its arguments parsed, or with the reason why it cannot run."""
+    if tool is None:
+        return replace(call, tool=None, error=f"No such tool available: {call.name}")
+    try:
+        args = tool.args.model_validate(call.input)
+    except ValidationError as error:
+        return replace(call, tool=tool, args=None, error=_explain(call.name, error))
+    return replace(call, tool=tool, args=args, error="")
+
+
+def _explain(name: str, error: ValidationError) -> str:
+    """What is wrong with the arguments, in words a model can act on."""
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False)[:10]:
+        where = ".".join(str(part) for part in problem["loc"]) or "input"
+        lines.append(f"{where}: {problem['msg']}")
+    return f"InputValidationError: {name}: " + "; ".join(lines)
