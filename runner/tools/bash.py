@@ -257,8 +257,8 @@ def _in_background(args: BashArguments, ctx: ToolContext, process: Process, note
     started(task, process, ctx, description=args.description or "")
     ctx.spawn_task(follow(task, process, ctx))
     text = (
-        f"Command is running in the background with ID {task.id}. Its output goes to {task.output}, which appears "
-        "with the first output: look at it with Read; stop the command with TaskStop."
+        f"Command is running in the background with ID {task.id}. Its output goes to {task.output}, which is there "
+        "from the first output on: look at it with Read; stop the command with TaskStop."
     )
     user = {"stdout": "", "stderr": "", "interrupted": False, "isImage": False, "backgroundTaskId": task.id}
     return ToolResult(for_model="\n".join([text, *notes]), for_user=user | {"outputPath": str(task.output)})

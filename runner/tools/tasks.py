@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 
 from runner.events import TaskUpdated
 from runner.tools.base import Task, ToolContext
-from sandbox.errors import BoxLostError
+from sandbox.errors import PathError, SandboxError
 from sandbox.spec import Exited, Process
 
 GRACE_SECONDS = 2.0
@@ -39,7 +40,10 @@ async def follow(task: Task, process: Process, ctx: ToolContext) -> None:
                 task.code = item.code
                 if task.state == "running":
                     task.state = "killed" if item.killed else "completed" if item.code == 0 else "failed"
-    except BoxLostError:
+                if not item.size:  # the file comes with the first output, and is promised to be there
+                    with contextlib.suppress(PathError):
+                        await ctx.box.write(task.output, b"", mode=0o600)
+    except SandboxError:
         task.state = "killed"
     task.ended.set()
     ctx.record(_update(task, {"command": task.command, "output": str(task.output), "code": task.code}))

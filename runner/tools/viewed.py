@@ -21,12 +21,7 @@ class Viewed:
 
 def viewed_file(command: str) -> Viewed | None:
     """None for anything but one plain command on one file: pipes, redirects and patterns are not looked into."""
-    if _SYNTAX.search(command):
-        return None
-    try:
-        name, *words = shlex.split(command) or [""]
-    except ValueError:
-        return None
+    name, *words = _words(command) or [""]
     match name, words:
         case (("cat" | "nl" | "bat"), _):
             return _only(words, whole=True)
@@ -38,6 +33,13 @@ def viewed_file(command: str) -> Viewed | None:
             return _only([path], whole=False)
         case _:
             return None
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return [] if _SYNTAX.search(command) else shlex.split(command)
+    except ValueError:
+        return []
 
 
 def _operands(words: list[str]) -> list[str]:
