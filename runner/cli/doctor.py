@@ -1,0 +1,90 @@
+"""`fumehood doctor`: what works on this machine and what does not, found out by trying."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+from typer import Option
+
+from runner.sessions.store import state_home
+from runner.ui.diff import wants_colour
+from runner.ui.safe import encodable, visible
+from sandbox.checks import Check, Level, ok, warn
+from sandbox.doctor import examine
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+EXIT_UNFIT = 1
+NARROW = 60
+_KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
+_COLOURS = {Level.OK: "32", Level.WARN: "33", Level.FAIL: "31"}
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, Option("--json", help="One JSON object.")] = False,
+    runtime: Annotated[str, Option("--runtime", metavar="NAME", help="Try the box with this OCI runtime.")] = "",
+) -> None:
+    """Try what a session needs; ends with 1 when something fails."""
+    boundary = asyncio.run(examine(os.environ, state=state_home(os.environ), cwd=Path.cwd(), runtime=runtime))
+    checks = (*boundary, check_key(os.environ), check_terminal(os.environ, sys.stdout))
+    if as_json:
+        sys.stdout.write(json.dumps({"ok": is_fit(checks), "checks": [asdict(check) for check in checks]}) + "\n")
+    else:
+        colour = wants_colour(os.environ, terminal=sys.stdout.isatty())
+        text = "".join(line + "\n" for line in report(checks, colour=colour))
+        sys.stdout.write(encodable(text, sys.stdout.encoding or "ascii"))
+    raise typer.Exit(0 if is_fit(checks) else EXIT_UNFIT)
+
+
+def is_fit(checks: Sequence[Check]) -> bool:
+    """Whether a session can run as promised: warnings do not count."""
+    return all(check.level is not Level.FAIL for check in checks)
+
+
+def check_key(environ: Mapping[str, str]) -> Check:
+    """Whether a model can be asked. The key itself is never read further than whether it is there."""
+    named = next((name for name in _KEYS if environ.get(name)), "")
+    if not named:
+        return warn("model key", "none in the environment", "export ANTHROPIC_API_KEY=...; scripted models need none")
+    base = environ.get("ANTHROPIC_BASE_URL", "")
+    return ok("model key", f"{named} is set" + (f", for {base}" if base else ""))
+
+
+def check_terminal(environ: Mapping[str, str], out: TextIO) -> Check:
+    """What live progress can count on."""
+    if not out.isatty():
+        return ok("terminal", "none: output is plain text")
+    if environ.get("TERM", "") in ("", "dumb"):
+        return warn("terminal", "TERM is not set", "progress is shown line by line")
+    columns, rows = shutil.get_terminal_size()
+    said = f"{environ.get('TERM')}, {columns} by {rows}, {out.encoding}"
+    if columns < NARROW:
+        return warn("terminal", said, f"under {NARROW} columns much is cut off")
+    return ok("terminal", said)
+
+
+def report(checks: Sequence[Check], *, colour: bool) -> list[str]:
+    """The checks as lines, and what they come to."""
+    wide = max(len(check.name) for check in checks)
+    lines = []
+    for check in checks:
+        mark = f"{check.level.value:4}"
+        if colour:
+            mark = f"\x1b[{_COLOURS[check.level]}m{mark}\x1b[0m"
+        lines.append(f"{mark}  {check.name:{wide}}  {visible(check.found, lines=False)}")
+        if check.advice:
+            lines.append(f"{'':{wide + 8}}{visible(check.advice, lines=False)}")
+    failed = sum(check.level is Level.FAIL for check in checks)
+    warned = sum(check.level is Level.WARN for check in checks)
+    if failed:
+        return [*lines, "", f"{failed} of {len(checks)} checks failed"]
+    return [*lines, "", f"everything needed works; {warned} remarks" if warned else "everything works"]

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sandbox.checks import Level
+from sandbox.doctor import examine
+from sandbox.engine import connect
+
+pytestmark = pytest.mark.box
+
+
+async def test_a_machine_with_an_engine_passes_every_check_that_is_a_promise(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    checks = {each.name: each for each in await examine(os.environ, state=state, cwd=Path(__file__).parent)}
+    assert [each for each in checks.values() if each.level is Level.FAIL] == []
+    promised = {"engine", "image", "toolbox", "box", "system calls", "privileges", "network", "system", "files"}
+    assert {name for name in promised if checks[name].level is Level.OK} == promised
+    assert list(state.iterdir()) in ([], [state / "cache"])
+
+
+async def test_the_doctor_leaves_no_container_and_no_volume_behind(tmp_path: Path) -> None:
+    engine = connect(os.environ)
+    try:
+        before = {each.name for each in engine.volumes.list()}, {each.id for each in engine.containers.list()}
+        await examine(os.environ, state=tmp_path, cwd=tmp_path)
+        after = {each.name for each in engine.volumes.list()}, {each.id for each in engine.containers.list()}
+        ours = {name for name in after[0] - before[0] if "doctor" in name}
+        assert ours == set()
+        assert not any("doctor" in str(each) for each in after[1] - before[1])
+    finally:
+        engine.close()
+
+
+async def test_without_an_engine_it_says_so_and_what_to_do(tmp_path: Path) -> None:
+    environ = {"DOCKER_HOST": f"unix://{tmp_path}/none.sock", "HOME": str(tmp_path)}
+    first, *rest = await examine(environ, state=tmp_path, cwd=tmp_path)
+    assert (first.name, first.level) == ("engine", Level.FAIL)
+    assert [each.name for each in rest] == ["state", "disk"]
+
+
+async def test_a_runtime_that_the_engine_does_not_have_is_a_failure(tmp_path: Path) -> None:
+    checks = {each.name: each for each in await examine(os.environ, state=tmp_path, cwd=tmp_path, runtime="nosuch")}
+    assert checks["runtime"].level is Level.FAIL
