@@ -7,6 +7,7 @@ so that a later edit on the host does not lose it.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -67,7 +68,7 @@ class Bases:
             return replace(change, base=Base.ABSENT if change.old is None else Base.HOST)
         known, was = self.began(change.path)
         if change.path in self._kept:
-            return replace(change, base=Base.STORED, drifted=True, digest=self._kept[change.path][1])
+            return replace(change, base=Base.STORED, drifted=True)
         if known and was is None:
             return replace(change, base=Base.ABSENT, drifted=True)
         if not known and change.old is None:
@@ -110,6 +111,21 @@ class Bases:
         """The kept content of a path. Raises StoreError."""
         assert self._store is not None
         return self._store.get(self._kept[path][1])
+
+    def still_holds(self, path: str, host: Tree) -> bool:
+        """Whether the host's file has the kept content and mode again (touched, or put back)."""
+        stamp, digest = self._kept[path]
+        now = host.stat(os.fsencode(path))
+        if now is None or now.mode != stamp.mode or now.size != stamp.size:
+            return False
+        content = hashlib.blake2b(digest_size=32)
+        for piece in filled(host.chunks(os.fsencode(path))):
+            content.update(piece)
+        return content.hexdigest() == digest
+
+    def stored_mode(self, path: str) -> int:
+        """The st_mode that went with the kept content."""
+        return self._kept[path][0].mode
 
     def applied(self, path: str, now: Entry | None) -> None:
         """We wrote this path on the host: it is the base of what comes."""

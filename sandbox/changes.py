@@ -47,7 +47,7 @@ class Change:
     """One path of one root. `path` is relative to the root, as os.fsdecode gives it. `old` is the
     host's entry beneath (None: none), `new` the layer's. `drifted`: the host changed the path since
     the session began. `source` and `similarity` (percent) say where a renamed file came from.
-    `digest`: the stored base's, where base is `stored` ("" for a path without content).
+    `in_git`: the path belongs to a git directory, and is never part of a diff's text.
     """
 
     root: str
@@ -57,14 +57,9 @@ class Change:
     new: Entry | None
     base: Base = Base.HOST
     drifted: bool = False
-    digest: str = ""
     source: str = ""
     similarity: int = 0
-
-    @property
-    def in_git(self) -> bool:
-        """Whether the path belongs to a git directory: never part of a diff's text."""
-        return ".git" in self.path.split("/")
+    in_git: bool = False
 
     @property
     def special(self) -> str:
@@ -121,11 +116,14 @@ def listed_pairs(paths: Iterable[bytes], copy: Tree, lower: Tree) -> Iterator[Pa
             yield path, below, above
 
 
-def classify(root: str, pair: Pair, upper: Tree, lower: Tree) -> Change | None:
-    """The pair as a change, or None where both sides are the same."""
+def classify(root: str, pair: Pair, upper: Tree, lower: Tree, *, git: bool = False) -> Change | None:
+    """The pair as a change, or None where both sides are the same. `git`: the root is a git directory."""
     path, below, above = pair
     kind = _kind(path, below, above, upper, lower)
-    return None if kind is None else Change(root=root, path=os.fsdecode(path), kind=kind, old=below, new=above)
+    if kind is None:
+        return None
+    in_git = git or b".git" in path.split(b"/")
+    return Change(root=root, path=os.fsdecode(path), kind=kind, old=below, new=above, in_git=in_git)
 
 
 def _kind(path: bytes, below: Entry | None, above: Entry | None, upper: Tree, lower: Tree) -> Kind | None:

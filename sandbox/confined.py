@@ -175,6 +175,17 @@ def rename_beneath(directory: int, old: str | bytes, new: str | bytes, *, replac
             _syscall(_SYS_RENAMEAT2, source, name, target, other, _RENAME_NOREPLACE)
 
 
+def sync_file_system(directory: int) -> None:
+    """Return when all that was written to the directory's file system will survive a power loss."""
+    opened = open_beneath(directory, ".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _libc.syncfs(opened) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+    finally:
+        os.close(opened)
+
+
 def read_beneath(root: Path, relative: str | bytes, limit: int) -> bytes | None:
     """At most `limit` bytes of a regular file beneath the root.
 

@@ -38,7 +38,7 @@ def find_top(start: Path) -> GitDirs | None:
     for top in (start, *start.parents):
         entry = top / ".git"
         if entry.is_dir():
-            if _is_git_dir(entry):
+            if is_git_dir(entry):
                 return GitDirs(top=top, git=entry, common=entry)
         elif entry.is_file():
             named = _named_by(entry)
@@ -47,7 +47,8 @@ def find_top(start: Path) -> GitDirs | None:
     return None
 
 
-def _is_git_dir(path: Path) -> bool:
+def is_git_dir(path: Path) -> bool:
+    """Whether a directory is a git directory itself (`.git`, a bare repository)."""
     return os.path.lexists(path / "HEAD") and (path / "objects").is_dir()
 
 
@@ -68,10 +69,10 @@ def _linked(top: Path, git: Path) -> GitDirs:
     shared = (read_beneath(git, "commondir", _LIMIT) or b"").strip()
     if back and shared:
         common = Path(os.path.realpath(git / os.fsdecode(shared)))
-        genuine = git.parent == common / "worktrees" and _is_git_dir(common)
+        genuine = git.parent == common / "worktrees" and is_git_dir(common)
         if genuine and Path(os.path.realpath(git / os.fsdecode(back))) == top / ".git":
             return GitDirs(top=top, git=git, common=common, outside=(common,))
-    elif _is_git_dir(git):
+    elif is_git_dir(git):
         configured = _WORKTREE.search(read_beneath(git, "config", _LIMIT) or b"")
         if configured and Path(os.path.realpath(git / os.fsdecode(configured[1].strip(b'"')))) == top:
             return GitDirs(top=top, git=git, common=git, outside=(git,))

@@ -164,16 +164,16 @@ class LocalTree:
         return confined.readlink_beneath(self._top, path)
 
     def attributes(self, path: bytes) -> dict[str, bytes]:
-        """Attributes of the user namespace."""
-        try:
-            opened = confined.open_beneath(self._top, path, os.O_PATH | os.O_NOFOLLOW)
-        except OSError:
-            return {}
+        """Attributes of the user namespace. Raises PermissionError where they may not be read."""
+        opened = confined.open_beneath(self._top, path, os.O_PATH | os.O_NOFOLLOW)
         try:
             through = f"/proc/self/fd/{opened}"
-            return {name: os.getxattr(through, name) for name in os.listxattr(through) if name.startswith("user.")}
-        except OSError:
-            return {}
+            names = () if stat.S_ISLNK(os.fstat(opened).st_mode) else os.listxattr(through)
+            return {name: os.getxattr(through, name) for name in names if name.startswith("user.")}
+        except OSError as error:
+            if error.errno in (errno.ENOTSUP, errno.ENODATA):
+                return {}
+            raise
         finally:
             os.close(opened)
 

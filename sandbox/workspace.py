@@ -9,28 +9,31 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from sandbox.bases import Bases
-from sandbox.changes import Change, classify, listed_pairs, overlay_pairs
+from sandbox.apply import AppliedReport
+from sandbox.changes import Change
 from sandbox.copies import remove_tree
+from sandbox.diff import FileDiff
 from sandbox.disk import usage_of
 from sandbox.engine import Engine
-from sandbox.errors import StoreError, WorkspaceError
+from sandbox.errors import WorkspaceError
 from sandbox.gitdir import find_top, read_head
+from sandbox.gitrefs import RefMove
+from sandbox.held import HeldBack
+from sandbox.keeper import Keeper, KeeperImage
 from sandbox.layers import Layer
-from sandbox.manifest import Drifted, Manifest, find_drift, find_touched, write_manifest
+from sandbox.manifest import Drifted, find_drift, find_touched, write_manifest
 from sandbox.places import Places
-from sandbox.roots import Root
+from sandbox.plan import Selection
+from sandbox.roots import Root, to_host
 from sandbox.skeleton import own_places
 from sandbox.spec import Mount, Owner, Rung
-from sandbox.store import Store
-from sandbox.trees import LocalTree, Tree
+from sandbox.views import Views
 
-_UNLINKED = b"U"
+_UNREADABLE = b"U"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +50,7 @@ class Drift:
 
 
 class Workspace:
-    """The layers of one session. `state` is the session's own directory (0700); `engine` None will
-    do for what needs none (changes, diff, apply, usage). One owner at a time (the session's lock).
-    """
+    """The layers of one session. One owner at a time (the session's lock)."""
 
     def __init__(
         self,
@@ -62,21 +63,33 @@ class Workspace:
         rung: Rung | None = None,
         identity: tuple[str, str] = ("", ""),
         home_files: Mapping[str, bytes] | None = None,
+        keeper: Callable[[], KeeperImage] | None = None,
+        held: HeldBack | None = None,
     ) -> None:
+        """`state`: the session's own directory (0700). `engine` None will do for what needs none
+        (changes, diff, apply, usage, while nothing is out of this user's reach). `owner`: whom
+        commands run as. `rung` forces one. `identity`: git name and email for HOME; `home_files`:
+        more for it. `keeper`: what its container is made of, called in a thread when first needed.
+        """
         self.roots = roots
         self._engine = engine
         self._state = state
         self._forced = rung
         self._fresh = False
         self._walks: dict[str, asyncio.Task[None]] = {}
+        layers = state / "layers"
+        self._keeper = Keeper(
+            engine, keeper, session=session, layers=layers, roots={root.name: root.host for root in roots}
+        )
         self._places = Places(
-            state / "layers",
+            layers,
             session=session,
             owner=owner,
             roots=roots,
             own=own_places(name=identity[0], email=identity[1], files=home_files),
-            chown=self._give,
+            chown=self._keeper.chown,
         )
+        self._views = Views(self._places, self._keeper, store=state / "store" / "log", held=held or HeldBack.load())
 
     async def prepare(self) -> tuple[Mount, ...]:
         """Make the layers where there are none yet, define the engine's volumes, and return what
@@ -84,9 +97,9 @@ class Workspace:
         DiskFullError, and what an engine raises.
         """
         engine = self._need_engine()
-        local = engine.on_this_machine and not (_is_private(engine.endpoint) and engine.info.rootless)
 
         def make() -> tuple[Mount, ...]:
+            local = engine.on_this_machine and not (_is_private(engine.endpoint) and engine.info.rootless)
             self._fresh = self._places.make(local=local, forced=self._forced, began_ns=time.time_ns())
             return self._places.mounts(engine)
 
@@ -113,7 +126,7 @@ class Workspace:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """All layers, roots first; empty before `prepare`."""
+        """All layers, roots first; empty before the first `prepare`."""
         return self._places.table.layers if self._places.table else ()
 
     @property
@@ -125,7 +138,7 @@ class Workspace:
     def notes(self) -> tuple[str, ...]:
         """What the user should know: why a root is not on the best rung, what could not be copied."""
         reasons = tuple(
-            f"{layer.host}: {layer.rung} copy instead of overlay: {layer.reason}"
+            f"{layer.host}: {layer.rung} instead of overlay: {layer.reason}"
             for layer in self.layers
             if layer.reason and layer.host is not None
         )
@@ -140,36 +153,72 @@ class Workspace:
                 self._walks[layer.name] = asyncio.create_task(walk, name=f"manifest of {layer.name}")
 
     async def changes(self, *, root: str | None = None) -> tuple[Change, ...]:
-        """All that the session changed, per root sorted by path, `.git` included, with what is known
-        of each base. Renames are pairs of deleted and added. Raises WorkspaceError.
+        """All that the session changed, per root sorted by path, git directories included, with what
+        is known of each base. Renames are pairs of deleted and added. Raises WorkspaceError.
         """
         await self._walked()
         found: list[Change] = []
-        for layer in self.layers:
-            if layer.host is None or root not in (None, layer.name):
-                continue
-            touched: list[bytes] = []
-            if layer.rung is not Rung.OVERLAY:
-                touched = await self._touched(layer)
-            found += await asyncio.to_thread(self._changes_of, layer, touched)
+        for layer in self._views.roots:
+            if root in (None, layer.name):
+                touched = [] if layer.rung is Rung.OVERLAY else await self._touched(layer)
+                found += await asyncio.to_thread(self._views.changes, layer, touched)
         return tuple(found)
 
     async def capture(self) -> int:
         """Keep the base contents of what the session changed so far; call it when a turn ends. A
         later edit of these files on the host is then a drift that can be shown and merged.
         """
-        changes = await self.changes()
+        return await asyncio.to_thread(self._views.capture, await self.changes())
 
-        def capture() -> int:
-            count = 0
-            with self._store(writable=True) as store:
-                for layer in self.layers:
-                    if layer.host is not None:
-                        with self._bases(layer, store) as bases, LocalTree(layer.host) as lower:
-                            count += bases.capture((c for c in changes if c.root == layer.name), lower)
-            return count
+    async def diffs(
+        self, paths: Iterable[tuple[str, str]] | None = None, *, git: bool = False
+    ) -> AsyncIterator[FileDiff]:
+        """Each change with its text (a git patch; empty where git sees none), renames found, per root
+        in path order. `paths`: (root, path) pairs from `locate`. `git`: what lies in git directories
+        too, which is else left to `commits`.
+        """
+        selection = Selection(paths=None if paths is None else tuple(paths))
+        changes = [c for c in await self.changes() if (git or not c.in_git) and selection.takes(c)]
+        for layer in self._views.roots:
+            mine = [change for change in changes if change.root == layer.name]
+            if not mine:
+                continue
+            found = self._views.diffs(layer, mine)
+            try:
+                while (item := await asyncio.to_thread(next, found, None)) is not None:
+                    yield item
+            finally:
+                found.close()
 
-        return await asyncio.to_thread(capture)
+    async def diff(self, paths: Iterable[tuple[str, str]] | None = None) -> AsyncIterator[bytes]:
+        """The text of `diffs`, file by file: what `git apply` takes."""
+        async for item in self.diffs(paths):
+            if item.patch.text:
+                yield item.patch.text
+
+    async def commits(self) -> tuple[RefMove, ...]:
+        """The refs that were moved in the box: never applied as files, taken over as commits."""
+        changes = [change for change in await self.changes() if change.in_git]
+        moves: list[RefMove] = []
+        for layer in self._views.roots:
+            mine = [change for change in changes if change.root == layer.name]
+            if mine:
+                moves += await asyncio.to_thread(self._views.commits, layer, mine)
+        return tuple(moves)
+
+    async def apply(self, selection: Selection | None = None, *, dry: bool = False) -> AppliedReport:
+        """Write the selected changes onto the host. Raises ApplyConflictError before anything is written
+        when the host changed one of the paths since the session began; WorkspaceError, DiskFullError.
+        `dry`: only report (conflicts too). May be run again at any time: what is there already is
+        no change any more.
+        """
+        return await asyncio.to_thread(self._views.apply, await self.changes(), selection or Selection(), dry=dry)
+
+    def locate(self, paths: Iterable[str], *, cwd: Path) -> tuple[tuple[str, str], ...]:
+        """(root, path) of paths as a user names them: relative to `cwd`, absolute on the host or in the
+        box. They need not exist. Raises WorkspaceError for what lies in no root.
+        """
+        return tuple(self._locate(path, cwd) for path in paths)
 
     async def drift(self) -> Drift:
         """What the host changed since the session began: a walk of every root, in a process of its
@@ -178,15 +227,13 @@ class Workspace:
         await self._walked()
         paths: list[Drifted] = []
         heads: dict[str, tuple[str, str]] = {}
-        for layer in self.layers:
+        for layer in self._views.roots:
             file = self._places.path(layer) / "manifest"
-            if layer.host is None or not file.exists():
-                continue
-            found = await find_drift(layer.name, layer.host, file, self._skip(layer.host))
-            paths += await asyncio.to_thread(self._not_ours, layer, found)
+            if layer.host is not None and file.exists():
+                found = await find_drift(layer.name, layer.host, file, self._skip(layer.host))
+                paths += await asyncio.to_thread(self._views.not_ours, layer, found) if found else []
         for root in self.roots:
-            dirs = await asyncio.to_thread(find_top, root.host)
-            now = read_head(dirs) if dirs and dirs.top == root.host else ""
+            now = await asyncio.to_thread(_head_of, root.host)
             if now != root.head:
                 heads[root.name] = (root.head, now)
         return Drift(paths=tuple(paths), heads=heads)
@@ -196,45 +243,49 @@ class Workspace:
         return await asyncio.to_thread(usage_of, self._state)
 
     async def release(self) -> None:
-        """Remove the engine's volumes, after the box has gone. The layers stay."""
+        """Remove the keeper and the engine's volumes, after the box has gone. The layers stay."""
         for task in self._walks.values():
             task.cancel()
         await asyncio.gather(*self._walks.values(), return_exceptions=True)
         self._walks.clear()
+        await asyncio.to_thread(self._keeper.close)
         if self._engine is not None:
             await asyncio.to_thread(self._places.unmount, self._engine)
 
     async def discard(self) -> None:
-        """Release, and remove the layers and the store too. Raises WorkspaceError where something stays."""
+        """Release, and remove the layers and the store too. Raises WorkspaceError where something stays
+        (marks of the kernel that belong to root need the keeper).
+        """
         await self.release()
-        left = await asyncio.to_thread(remove_tree, self._places.directory)
-        if left:
-            raise WorkspaceError(f"{left[0]} cannot be removed by you")
-        await asyncio.to_thread(remove_tree, self._state / "store")
+        try:
+            await asyncio.to_thread(self._remove_layers)
+            await asyncio.to_thread(remove_tree, self._state / "store")
+        finally:
+            await asyncio.to_thread(self._keeper.close)
         self._places.table = None
 
-    def upper(self, layer: Layer) -> Tree:
-        """What a layer holds, to read. The caller closes it."""
-        return LocalTree(self._places.top(layer))
+    def _remove_layers(self) -> None:
+        for path in remove_tree(self._places.directory):
+            self._keeper.remove(path)
+        left = remove_tree(self._places.directory)
+        if left:
+            raise WorkspaceError(f"{left[0]} cannot be removed")
 
-    def _changes_of(self, layer: Layer, touched: list[bytes]) -> list[Change]:
-        assert layer.host is not None
-        with (
-            LocalTree(self._places.top(layer)) as upper,
-            LocalTree(layer.host) as lower,
-            self._store(writable=False) as store,
-            self._bases(layer, store) as bases,
-        ):
-            overlay = layer.rung is Rung.OVERLAY
-            pairs = overlay_pairs(upper, lower) if overlay else listed_pairs(touched, upper, lower)
-            found = [bases.judge(c) for pair in pairs if (c := classify(layer.name, pair, upper, lower)) is not None]
-        return sorted(found, key=lambda change: os.fsencode(change.path))
+    def _locate(self, path: str, cwd: Path) -> tuple[str, str]:
+        host = Path(os.path.normpath(cwd.resolve() / path))
+        for root in self.roots:
+            if host.is_relative_to(root.host):
+                return root.name, str(host.relative_to(root.host))
+        found = to_host(self.roots, PurePosixPath(os.path.normpath(path)))
+        if found is None:
+            raise WorkspaceError(f"{path} lies in no root of this session")
+        return found[0].name, found[1]
 
     async def _touched(self, layer: Layer) -> list[bytes]:
         """The paths of a whole copy that were changed since it was made."""
         top, file = self._places.top(layer), self._places.path(layer) / "copy.manifest"
         found = await find_touched(top, file)
-        closed = [path for letter, path in found if letter == _UNLINKED]
+        closed = [path for letter, path in found if letter == _UNREADABLE]
         if closed:
             raise WorkspaceError(f"{os.fsdecode(closed[0])} in the box's copy cannot be read by you")
         return [path for _, path in found if path != b"."]
@@ -251,49 +302,10 @@ class Workspace:
         if self._walks:
             await asyncio.gather(*self._walks.values())
 
-    def _not_ours(self, layer: Layer, found: tuple[Drifted, ...]) -> list[Drifted]:
-        """Without the paths that we applied and nobody touched since."""
-        assert layer.host is not None
-        with (
-            self._store(writable=False) as store,
-            self._bases(layer, store) as bases,
-            LocalTree(layer.host) as lower,
-        ):
-            return [d for d in found if not bases.untouched(d.path, lower.stat(os.fsencode(d.path)))]
-
-    @contextmanager
-    def _store(self, *, writable: bool) -> Iterator[Store | None]:
-        file = self._state / "store" / "log"
-        if writable:
-            file.parent.mkdir(exist_ok=True, mode=0o700)
-        elif not file.exists():
-            yield None
-            return
-        with Store(file, writable=writable) as store:
-            yield store
-
-    @contextmanager
-    def _bases(self, layer: Layer, store: Store | None) -> Iterator[Bases]:
-        table = self._places.table
-        assert table is not None
-        manifest: Manifest | None = None
-        try:
-            manifest = Manifest(self._places.path(layer) / "manifest")
-        except (FileNotFoundError, StoreError):
-            manifest = None
-        try:
-            yield Bases(layer.name, manifest, store, began_ns=table.began_ns)
-        finally:
-            if manifest is not None:
-                manifest.close()
-
     def _skip(self, host: Path) -> tuple[bytes, ...]:
         """Our own state, where a root holds it."""
         state = self._state.resolve()
         return (os.fsencode(state.relative_to(host)),) if state.is_relative_to(host) else ()
-
-    def _give(self, path: Path, owner: Owner) -> None:
-        raise WorkspaceError(f"{path} cannot be given to user {owner.uid} by you")
 
     def _need_engine(self) -> Engine:
         if self._engine is None:
@@ -301,9 +313,11 @@ class Workspace:
         return self._engine
 
 
+def _head_of(host: Path) -> str:
+    dirs = find_top(host)
+    return read_head(dirs) if dirs and dirs.top == host else ""
+
+
 def _is_private(endpoint: str) -> bool:
     """Whether an endpoint may be a user's own engine: only then is it worth asking."""
     return "/run/user/" in endpoint or "/home/" in endpoint
-
-
-Progress = Callable[[str], None]

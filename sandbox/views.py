@@ -1,0 +1,197 @@
+"""The layers of a session opened for reading: each root's layer, what lies beneath it, and its bases.
+Changes, diffs and applies are computed here; everything blocks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sandbox.apply import Applied, AppliedReport, Applier
+from sandbox.bases import Bases
+from sandbox.changes import Change, classify, listed_pairs, overlay_pairs
+from sandbox.diff import FileDiff, Sides, with_renames
+from sandbox.errors import StoreError, WorkspaceError
+from sandbox.gitdir import is_git_dir
+from sandbox.gitrefs import RefMove, ref_moves
+from sandbox.held import HeldBack
+from sandbox.keeper import Keeper, KeptTree
+from sandbox.layers import Layer
+from sandbox.manifest import Drifted, Manifest
+from sandbox.places import Places
+from sandbox.plan import ApplyConflictError, Plan, Selection, make_plan
+from sandbox.spec import Rung
+from sandbox.store import Store
+from sandbox.trees import Tree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One root, open."""
+
+    layer: Layer
+    host: Path
+    upper: Tree
+    lower: Tree
+    bases: Bases
+
+
+class Views:
+    """Opens the roots of a session. `store`: the session's store file, made by the first writer."""
+
+    def __init__(self, places: Places, keeper: Keeper, *, store: Path, held: HeldBack) -> None:
+        self._places = places
+        self._keeper = keeper
+        self._file = store
+        self._held = held
+
+    @property
+    def roots(self) -> list[Layer]:
+        """The layers that lie over roots."""
+        return [layer for layer in (self._places.table.layers if self._places.table else ()) if layer.host is not None]
+
+    def changes(self, layer: Layer, touched: Iterable[bytes]) -> list[Change]:
+        """A root's changes, sorted by path. `touched`: the paths to look at in a whole copy."""
+        with self._errors(), ExitStack() as stack:
+            view = self._open(layer, stack)
+            overlay = layer.rung is Rung.OVERLAY
+            pairs = overlay_pairs(view.upper, view.lower) if overlay else listed_pairs(touched, view.upper, view.lower)
+            git = is_git_dir(view.host)
+            found = [
+                view.bases.judge(change)
+                for pair in pairs
+                if (change := classify(layer.name, pair, view.upper, view.lower, git=git)) is not None
+            ]
+        return sorted(found, key=lambda change: os.fsencode(change.path))
+
+    def diffs(self, layer: Layer, changes: Sequence[Change]) -> Generator[FileDiff, None, None]:
+        """The changes of one root with their texts, renames found."""
+        with self._errors(), ExitStack() as stack:
+            view = self._open(layer, stack)
+            sides = Sides(view.upper, view.lower, view.bases)
+            for change in with_renames(changes, view.upper, view.lower):
+                held = self._held.why(change, sides.texts)
+                yield FileDiff(change=change, patch=sides.patch(change), held=held)
+
+    def commits(self, layer: Layer, changes: Sequence[Change]) -> list[RefMove]:
+        """The refs that changes inside git directories moved."""
+        with self._errors(), ExitStack() as stack:
+            view = self._open(layer, stack)
+            return ref_moves(layer.name, changes, view.upper, view.lower)
+
+    def capture(self, changes: Sequence[Change]) -> int:
+        """Keep base contents; how many."""
+        count = 0
+        with self._errors(), self._store(writable=True) as store:
+            for layer in self.roots:
+                with ExitStack() as stack:
+                    view = self._open(layer, stack, store)
+                    count += view.bases.capture((c for c in changes if c.root == layer.name), view.lower)
+        return count
+
+    def not_ours(self, layer: Layer, found: Iterable[Drifted]) -> list[Drifted]:
+        """Without the paths that we applied and nobody touched since."""
+        with self._errors(), ExitStack() as stack:
+            view = self._open(layer, stack)
+            return [d for d in found if not view.bases.untouched(d.path, view.lower.stat(os.fsencode(d.path)))]
+
+    def apply(self, changes: Sequence[Change], selection: Selection, *, dry: bool) -> AppliedReport:
+        """Plan for all roots, then stage, check and commit. See Workspace.apply."""
+        with self._errors(), ExitStack() as stack:
+            store = stack.enter_context(self._store(writable=not dry))
+            plans: list[tuple[View, Plan]] = []
+            for layer in self.roots:
+                mine = [change for change in changes if change.root == layer.name]
+                if mine:
+                    view = self._open(layer, stack, store)
+                    plan = make_plan(
+                        mine, selection, upper=view.upper, host=view.lower, bases=view.bases, held=self._held
+                    )
+                    plans.append((view, plan))
+            report = _report([plan for _, plan in plans], dry=dry)
+            if dry:
+                return report
+            if report.conflicts:
+                raise ApplyConflictError(report.conflicts)
+            assert store is not None
+            appliers = [
+                stack.enter_context(
+                    Applier(
+                        view.host,
+                        plan,
+                        upper=view.upper,
+                        bases=view.bases,
+                        store=store,
+                        session=self._places.session,
+                    )
+                )
+                for view, plan in plans
+                if plan.steps
+            ]
+            for applier in appliers:
+                applier.stage()
+            for applier in appliers:
+                applier.check()
+            return replace(report, applied=tuple(done for applier in appliers for done in applier.commit()))
+
+    def _open(self, layer: Layer, stack: ExitStack, store: Store | None = None) -> View:
+        """Both trees and the bases of a root, until the stack closes."""
+        assert layer.host is not None
+        if store is None:
+            store = stack.enter_context(self._store(writable=False))
+        return View(
+            layer=layer,
+            host=layer.host,
+            upper=stack.enter_context(closing(KeptTree(self._places.top(layer), self._keeper))),
+            lower=stack.enter_context(closing(KeptTree(layer.host, self._keeper))),
+            bases=self._bases(layer, stack, store),
+        )
+
+    def _bases(self, layer: Layer, stack: ExitStack, store: Store | None) -> Bases:
+        table = self._places.table
+        assert table is not None
+        manifest: Manifest | None
+        try:
+            manifest = stack.enter_context(closing(Manifest(self._places.path(layer) / "manifest")))
+        except (FileNotFoundError, StoreError):
+            manifest = None
+        return Bases(layer.name, manifest, store, began_ns=table.began_ns)
+
+    @contextmanager
+    def _store(self, *, writable: bool) -> Iterator[Store | None]:
+        if writable:
+            self._file.parent.mkdir(exist_ok=True, mode=0o700)
+        elif not self._file.exists():
+            yield None
+            return
+        with Store(self._file, writable=writable) as store:
+            yield store
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """OSError of the trees as an error that can be shown."""
+        try:
+            yield
+        except OSError as error:
+            what = os.fsencode(error.filename or "").decode("utf-8", "backslashreplace")
+            raise WorkspaceError(f"the session's files cannot be read: {what} {error.strerror}") from error
+
+
+def _report(plans: list[Plan], *, dry: bool) -> AppliedReport:
+    planned = tuple(
+        Applied(root=step.change.root, path=step.change.path, action=step.action)
+        for plan in plans
+        for step in plan.steps
+        if dry
+    )
+    return AppliedReport(
+        applied=planned,
+        held_back=tuple(remark for plan in plans for remark in plan.held_back),
+        dropped=tuple(remark for plan in plans for remark in plan.dropped),
+        pointed_out=tuple(remark for plan in plans for remark in plan.pointed_out),
+        conflicts=tuple(remark for plan in plans for remark in plan.conflicts),
+        dry=dry,
+    )
