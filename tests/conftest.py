@@ -6,6 +6,7 @@ FUMEHOOD_NO_SKIP=1 (`make test`, CI) such a skip is a failure.
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,30 @@ def plain_image(engine: Engine, image_cache: Path) -> ImageInfo:
 @pytest.fixture(scope="session")
 def toolbox(engine: Engine, busybox_image: ImageInfo, image_cache: Path) -> Toolbox:
     return ensure_toolbox(engine, base=busybox_image, cache=image_cache, progress=_say)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--slow",
+        choices=("none", "sample", "all"),
+        default="none",
+        help="which tests marked slow run (all, where -m names markers)",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A third of the slow tests is the sample, always the same, told by their names."""
+    choice = config.getoption("--slow")
+    if choice == "all" or "slow" in config.getoption("markexpr"):
+        return
+    left_out = [
+        item
+        for item in items
+        if item.get_closest_marker("slow") and (choice == "none" or zlib.crc32(item.nodeid.encode()) % 3)
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.hookimpl(wrapper=True)
