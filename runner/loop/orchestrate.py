@@ -49,7 +49,8 @@ from sandbox.errors import PathError, SandboxError
 from sandbox.spec import Box, Command, Exited, Process, Resolution, Stdout
 
 SIDE_BY_SIDE = 10
-INTERRUPTED = "The user interrupted this call before it ended. What it had done until then may be done."
+INTERRUPTED = "This call was interrupted, by the user or by a limit. What it had done until then may be done."
+REFUSED = "The model's provider ended this reply as a refusal; the call was not run."
 HELPER_SECONDS = 10.0
 HELPER_OUTPUT = 64 << 10
 _GIT = "git --no-optional-locks -c core.fsmonitor=false -c core.quotePath=false"

@@ -32,7 +32,7 @@ from runner.loop.feed import Feed
 from runner.loop.gitstate import GitState
 from runner.loop.history import History
 from runner.loop.operations import Answer, Close, Interrupt, Operation, Prompt, SetMode, SetModel, Undo
-from runner.loop.orchestrate import Gate, Hook
+from runner.loop.orchestrate import REFUSED, Gate, Hook
 from runner.loop.reply import Asker, CostOf
 from runner.loop.restore import restore
 from runner.loop.turn import Turn, ending, failed
@@ -45,7 +45,6 @@ from runner.tools.registry import tool_spec
 from sandbox.spec import Box
 
 MAX_OUTPUT_TOKENS = 32_000
-REFUSED = "The model's provider ended this reply as a refusal; the call was not run."
 _NO_TASK: asyncio.Task[None] | None = None
 
 

@@ -36,11 +36,20 @@ PROTECTED_FILES = _names(
 )
 
 
+NOT_ASKED = Verdict(
+    decision=Decision.DENY,
+    source=Source.MODE,
+    reason="mode dontAsk: no rule allows it, and nothing is asked in this mode",
+)
+
+
 def by_mode(mode: Mode, effect: Effect | None, place: Place) -> Verdict:  # noqa: PLR0911 (a table, row by row)
     """The mode's own word; `effect` None: a call that does nothing in the box."""
     if effect is None:
         return _verdict(Decision.ALLOW, mode, "no effect")
     if is_outside(effect):
+        if mode is Mode.DONT_ASK:
+            return NOT_ASKED
         return _verdict(Decision.ASK, mode, "it leaves the box, and no rule allows it")
     if mode is Mode.BYPASS:
         return _verdict(Decision.ALLOW, mode, "inside the box")
@@ -49,7 +58,7 @@ def by_mode(mode: Mode, effect: Effect | None, place: Place) -> Verdict:  # noqa
     if mode is Mode.ACCEPT_EDITS and isinstance(effect, WritePath) and _ordinary(effect, place):
         return _verdict(Decision.ALLOW, mode, "an edit below the session's roots")
     if mode is Mode.DONT_ASK:
-        return _verdict(Decision.DENY, mode, "no rule allows it, and nothing is asked in this mode")
+        return NOT_ASKED
     if mode is Mode.PLAN and not isinstance(effect, ReadPath):
         return _verdict(Decision.DENY, mode, "nothing is changed, and only read-only commands run")
     return _verdict(Decision.ASK, mode, "no rule allows it")

@@ -9,7 +9,7 @@ from functools import cached_property
 from runner.effects import Decision, Effect, Mode, Place, ReadPath, RunCommand, Source, Verdict, WritePath
 from runner.journal import digest
 from runner.policy import shell
-from runner.policy.modes import by_mode
+from runner.policy.modes import NOT_ASKED, by_mode
 from runner.policy.rules import Kind, Rule, parse_rule, split_rules
 
 
@@ -71,9 +71,16 @@ class Policy:
 
     def _judge(self, tool: str, effect: Effect | None, place: Place, allowed: Rule | None) -> Verdict:
         """`allowed`: the rule that allows the command itself, and so the files that it names."""
-        for rule in (*self.deny, *self.ask):
+        for rule in self.deny:
             if rule.matches(tool, effect, place):
                 return _by_rule(rule)
+        without_ask = self._without_ask(tool, effect, place, allowed)
+        for rule in self.ask if without_ask.decision is not Decision.DENY else ():
+            if rule.matches(tool, effect, place):
+                return NOT_ASKED if self.mode is Mode.DONT_ASK else _by_rule(rule)
+        return without_ask
+
+    def _without_ask(self, tool: str, effect: Effect | None, place: Place, allowed: Rule | None) -> Verdict:
         if self.mode is Mode.PLAN and isinstance(effect, WritePath):
             return by_mode(self.mode, effect, place)
         if allowed is not None and isinstance(effect, ReadPath | WritePath):

@@ -55,7 +55,7 @@ def _effects(row: dict[str, Any]) -> tuple[Effect, ...]:
 
 
 @pytest.mark.parametrize("row", _rows())
-def test_a_row_is_decided_as_expected(row: dict[str, Any]):
+def test_a_row_is_decided_as_expected(row: dict[str, Any]) -> None:
     place = Place(cwd=PurePosixPath(row["cwd"]), home=PurePosixPath(row["home"]), roots=(PurePosixPath(row["cwd"]),))
     policy = build_policy(mode=Mode(row["mode"]), allow=row["allow"], ask=row["ask"], deny=row["deny"], place=place)
     effects = policy.expand(_effects(row))
@@ -66,7 +66,7 @@ def test_a_row_is_decided_as_expected(row: dict[str, Any]):
     assert verdict.decision in EXPECTED[row["expected"]], verdict
 
 
-def test_what_waits_is_never_allowed_by_mistake():
+def test_what_waits_is_never_allowed_by_mistake() -> None:
     if not CASES.exists():
         pytest.skip(f"{CASES} is not on this machine")
     for row in map(json.loads, CASES.read_text().splitlines()):
