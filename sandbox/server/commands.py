@@ -101,8 +101,6 @@ class Command:
         theirs.append(writing)
         given.append(writing)
         os.set_blocking(self._status, False)
-        for fd in self._outputs:
-            self._server.watch(fd, EPOLLIN, self._reader(fd))
         return given
 
     # What the controller says
@@ -160,6 +158,8 @@ class Command:
             return
         if not self._muted:
             self._stream.started(self.pid)
+        for fd in self._outputs:  # only now: no output may go out before it is said to have started
+            self._server.watch(fd, EPOLLIN, self._reader(fd))
         if self._killed:
             reason, self._killed = self._killed, ""
             self.end(reason, SIGKILL)

@@ -1,0 +1,335 @@
+"""A session's container: how it is made, its hardening, its life. What is said over the pipe to the
+server inside is in `sandbox.pipe` and `sandbox.process`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any, Self, cast
+
+from sandbox.accounts import HOME, USER, account_files
+from sandbox.containers import ContainerSpec, session_labels
+from sandbox.engine import Engine
+from sandbox.errors import EngineRefusedError, ImageMissingError, ProtocolError, SandboxError
+from sandbox.pipe import Grant, Pipe
+from sandbox.process import StreamProcess, rows_of
+from sandbox.seccomp import seccomp_json, supported
+from sandbox.spec import BoxSpec, Command, Content, Mount, Resolution, Stat
+from sandbox.toolbox import SERVER, TOOLBOX_PYTHON
+
+MAIN = f"{SERVER}/sandbox/server/main.py"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+CAPABILITIES = ("SETUID", "SETGID", "KILL", "SETPCAP")
+SYSTEM_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETFCAP")
+MASKED_PATHS = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/kernel/debug",
+    "/sys/kernel/vmcoreinfo",
+)
+READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+SHM = 256 << 20
+RUN = 64 << 20
+SMALLEST_TMPFS = 16 << 20
+# What the server's hello must hold, and what it means where it does not.
+WANTED = {
+    "userns": "no user namespaces: commands run beside the server, told apart by uid only",
+    "seccomp": "no seccomp filter: the kernel's whole interface is open to commands",
+    "fsuid": "no per-thread file ids: file requests are refused where the owner alone may read",
+}
+
+
+class ContainerBox:
+    """An OwnedBox in a container. `scratch`: a directory on this machine for small files that the engine
+    mounts or reads (shared and kept between sessions: a cache); without one a temporary one is made.
+    `grants`: what the box may open by itself over the pipe.
+    """
+
+    def __init__(
+        self,
+        spec: BoxSpec,
+        engine: Engine,
+        *,
+        scratch: Path | None = None,
+        grants: Mapping[str, Grant] | None = None,
+        start_timeout: float = 30.0,
+    ) -> None:
+        self.spec = spec
+        self.container = ""
+        self._engine = engine
+        self._scratch = scratch
+        self._temporary: Path | None = None
+        self._grants = grants
+        self._start_timeout = start_timeout
+        self._pipe: Pipe | None = None
+
+    @property
+    def pipe(self) -> Pipe:
+        """The pipe to the server, once started."""
+        assert self._pipe is not None, "the box is not open"
+        return self._pipe
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What the server said it has."""
+        return self.pipe.features
+
+    @property
+    def lost(self) -> asyncio.Event:
+        """Set when the box is over, by whomever."""
+        return self.pipe.lost
+
+    @property
+    def used_fallbacks(self) -> tuple[str, ...]:
+        """A sentence for every part of the hardening that this host or engine does not give."""
+        return tuple(text for feature, text in WANTED.items() if feature not in self.features)
+
+    # Life
+
+    async def __aenter__(self) -> Self:
+        """Start. Raises ImageMissingError, EngineRefusedError, EngineLostError, BoxStartError."""
+        starting = asyncio.create_task(asyncio.to_thread(self._start))
+        try:
+            sock = await asyncio.shield(starting)
+            self._pipe = await Pipe.connect(sock, grants=self._grants, timeout=self._start_timeout)
+        except BaseException:
+            await asyncio.shield(self._undo(starting))
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End: the container goes, the layers stay."""
+        self.pipe.close()
+        await asyncio.shield(asyncio.to_thread(self._remove))
+
+    async def _undo(self, starting: asyncio.Task[socket.socket]) -> None:
+        with suppress(SandboxError, OSError):
+            sock = await starting
+            if self._pipe is None:
+                sock.close()
+        await asyncio.to_thread(self._remove)
+
+    def _start(self) -> socket.socket:
+        """Create, attach, start; in a thread. The socket carries the pipe."""
+        containers = self._engine.containers
+        spec = self.container_spec()
+        try:
+            self.container = containers.create(spec)
+        except EngineRefusedError as error:
+            if "seccomp" not in str(error):
+                raise
+            self.container = containers.create(self.container_spec(filtered=False))
+        sock = containers.attach(self.container)
+        try:
+            containers.start(self.container)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _remove(self) -> None:
+        if self.container:
+            with suppress(SandboxError):
+                self._engine.containers.remove(self.container)
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    # What it is made of
+
+    def container_spec(self, *, filtered: bool = True) -> ContainerSpec:
+        """The container as the engine is asked for it. `filtered`: with the seccomp profile."""
+        spec = self.spec
+        image = self._engine.images.find(spec.image)
+        if image is None:
+            raise ImageMissingError(f"the engine has no image {spec.image}")
+        owner, limits = spec.owner, spec.limits
+        settings = [f"uid={owner.uid}", f"gid={owner.gid}"]
+        capabilities: tuple[str, ...] = CAPABILITIES
+        if spec.system_writable:
+            owner_is_root, settings = True, ["uid=0", "gid=0", "system=1"]
+            capabilities += SYSTEM_CAPABILITIES
+        else:
+            owner_is_root = owner.uid == 0
+        if owner_is_root and "SETFCAP" not in capabilities:
+            capabilities += ("SETFCAP",)
+        mounts = self._mounts(image.id)
+        return ContainerSpec(
+            image=spec.image,
+            command=(*TOOLBOX_PYTHON, MAIN, *settings),
+            name=f"fumehood-{spec.session[:12]}-{secrets.token_hex(3)}",
+            labels=session_labels(spec.session) | ({"fumehood.system": "1"} if spec.system_writable else {}),
+            environment=self._environment(image.environment),
+            mounts=mounts,
+            tmpfs=self._tmpfs({str(mount.at) for mount in mounts}, image.volumes),
+            capabilities=capabilities,
+            security_opt=("no-new-privileges", *(self._filter() if filtered else ("seccomp=unconfined",))),
+            masked_paths=MASKED_PATHS,
+            readonly_paths=READONLY_PATHS,
+            ulimits={"nofile": limits.nofile, "core": 0, "fsize": limits.file_size},
+            read_only=not spec.system_writable,
+            stdin=True,
+            runtime=spec.runtime,
+            auto_remove=not spec.system_writable,
+            pids=limits.pids,
+            memory=limits.memory,
+            cpus=limits.cpus,
+            shm_size=min(SHM, limits.memory // 4),
+        )
+
+    def _mounts(self, image: str) -> tuple[Mount, ...]:
+        spec = self.spec
+        files = {str(at): str(path) for at, path in spec.files.items()}
+        if self._engine.on_this_machine and not spec.system_writable:
+            passwd, group = account_files(self._engine, image, spec.owner, self._directory())
+            files = {"/etc/passwd": str(passwd), "/etc/group": str(group)} | files
+        binds = (Mount(volume=path, at=PurePosixPath(at), read_only=True) for at, path in files.items())
+        return (*spec.mounts, *binds)
+
+    def _tmpfs(self, mounted: set[str], volumes: tuple[str, ...]) -> dict[str, str]:
+        """Places that are nobody's layer. Together they are smaller than the memory of the box."""
+        owner, memory = self.spec.owner, self.spec.limits.memory
+        uid, gid = (0, 0) if self.spec.system_writable else (owner.uid, owner.gid)
+        mine = f"rw,nosuid,nodev,uid={uid},gid={gid}"
+        wanted = {"/run": f"{mine},mode=755,noexec,size={min(RUN, memory // 8)}"}
+        rest = ["/tmp", "/var/tmp", HOME, *(volume for volume in volumes if volume.startswith("/"))]  # noqa: S108
+        rest = [place for place in dict.fromkeys(rest) if place not in mounted]
+        size = max(memory // 4 // max(len(rest), 1), SMALLEST_TMPFS)
+        for place in rest:
+            mode = "1777" if place in {"/tmp", "/var/tmp"} else "755"  # noqa: S108
+            wanted[place] = f"{mine},mode={mode},exec,size={size}"
+        return {place: options for place, options in wanted.items() if place not in mounted}
+
+    def _environment(self, image: tuple[str, ...]) -> dict[str, str]:
+        spec = self.spec
+        theirs = dict(entry.partition("=")[::2] for entry in image)
+        path = theirs.get("PATH") or PATH
+        mine = {
+            "PATH": path,
+            "HOME": HOME,
+            "USER": "root" if spec.system_writable or spec.owner.uid == 0 else USER,
+            "LANG": spec.locale,
+            "TZ": spec.timezone,
+            "TERM": "dumb",
+        }
+        mine["LOGNAME"] = mine["USER"]
+        return mine | dict(spec.environment)
+
+    def _filter(self) -> tuple[str, ...]:
+        """Our seccomp profile: as JSON to Docker, as a file's path to Podman. None for other runtimes than
+        the engine's own kind, which filter by themselves.
+        """
+        engine, runtime = self._engine, self.spec.runtime
+        machine = os.uname().machine if engine.on_this_machine else engine.info.architecture
+        if runtime in {"runsc", "kata", "kata-runtime"} or not supported(machine):
+            return ()
+        profile = seccomp_json(machine)
+        if engine.kind != "podman":
+            return (f"seccomp={profile}",)
+        file = self._directory() / "seccomp.json"
+        file.write_text(profile, "utf-8")
+        return (f"seccomp={file}",)
+
+    def _directory(self) -> Path:
+        if self._scratch is not None:
+            self._scratch.mkdir(parents=True, exist_ok=True)
+            return self._scratch
+        if self._temporary is None:
+            self._temporary = Path(tempfile.mkdtemp(prefix="fumehood-"))
+        return self._temporary
+
+    # What is asked of it
+
+    async def exec(self, command: Command) -> StreamProcess:
+        """See Box."""
+        return await StreamProcess.start(self.pipe, command)
+
+    async def read(self, path: PurePosixPath, *, offset: int = 0, limit: int = 16 << 20) -> Content:
+        """See Box."""
+        arguments = {"path": str(path), "offset": offset, "limit": limit}
+        result, data = await self.pipe.request("read", arguments, path=str(path))
+        if len(data) > limit:
+            raise self.pipe.violated("more than was asked for")
+        return Content(data=data, stat=self._stat(result), offset=offset)
+
+    async def write(
+        self, path: PurePosixPath, data: bytes, *, mode: int | None = None, expect: Stat | None = None
+    ) -> Stat:
+        """See Box."""
+        arguments: dict[str, Any] = {"path": str(path)}
+        if mode is not None:
+            arguments["mode"] = mode
+        if expect is not None:
+            arguments["expect"] = [expect.size, expect.mtime_ns]
+        result, _ = await self.pipe.request("write", arguments, path=str(path), body=data)
+        return self._stat(result)
+
+    async def stat(self, path: PurePosixPath) -> Stat:
+        """See Box."""
+        result, _ = await self.pipe.request("stat", {"path": str(path)}, path=str(path))
+        return self._stat(result)
+
+    async def resolve(self, paths: tuple[PurePosixPath, ...]) -> tuple[Resolution, ...]:
+        """See Box."""
+        if not paths:
+            return ()
+        _, body = await self.pipe.request("resolve", {"paths": [str(p) for p in paths]}, path=str(paths[0]))
+        try:
+            rows = rows_of(body, len(paths))
+        except ProtocolError as error:
+            raise self.pipe.violated(str(error)) from error
+        return tuple(_resolution(path, row) for path, row in zip(paths, rows, strict=True))
+
+    async def kill_all(self) -> None:
+        """End every process of the box but its server; running commands end as cancelled."""
+        await self.pipe.request("kill_all", {}, path="")
+
+    async def ping(self) -> None:
+        """Ask whether the server still answers."""
+        await self.pipe.request("ping", {}, path="")
+
+    def _stat(self, result: dict[str, Any]) -> Stat:
+        try:
+            return stat_of(result)
+        except ProtocolError as error:
+            raise self.pipe.violated(str(error)) from error
+
+
+_KINDS = frozenset({"file", "directory", "link", "fifo", "socket", "device"})
+_NUMBERS = ("mode", "size", "mtime_ns", "uid", "gid")
+
+
+def stat_of(result: dict[str, Any]) -> Stat:
+    """A Stat from a result off the wire. Raises ProtocolError."""
+    numbers = {name: result.get(name) for name in _NUMBERS}
+    kind, link = result.get("kind"), result.get("link", "")
+    if kind not in _KINDS or not isinstance(link, str) or not all(type(n) is int for n in numbers.values()):
+        raise ProtocolError("a stat that makes no sense")
+    return Stat(kind=kind, link=link, **cast("dict[str, int]", numbers))
+
+
+def _resolution(path: PurePosixPath, row: list[str]) -> Resolution:
+    link, target, kind, error = row
+    if error:
+        return Resolution(path=path, link=path, target=path, kind="", error=error)
+    return Resolution(path=path, link=PurePosixPath(link), target=PurePosixPath(target), kind=kind)
