@@ -65,7 +65,7 @@ def show(figures: Sequence[Figure], *, to: Path | None = None, console: Console 
     table = Table("figure", "measured", "floor", "ratio", "wanted", "", "others", title="fumehood bench")
     for f in figures:
         sign = "≥" if f.at_least else "≤"
-        wanted = f"{sign} {f.wanted:.3g}" + (" ×" if f.floor is not None else f" {f.unit}")
+        wanted = f"{sign} {f.wanted:.3g}" + (" x" if f.floor is not None else f" {f.unit}")
         floor = "" if f.floor is None else f"{f.floor:.4g} {f.unit} ({f.floor_name})"
         ratio = "" if f.floor is None else f"{f.judged:.3g}"
         table.add_row(f.name, f"{f.value:.4g} {f.unit}", floor, ratio, wanted, "met" if f.met else "NOT MET", f.others)

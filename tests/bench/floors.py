@@ -29,7 +29,12 @@ def docker_run_and_exec(image: str, times: int = 9) -> float:
 
     def once() -> None:
         container = client.containers.run(
-            image, ["sleep", "600"], detach=True, network_mode="none", labels=LABELS, name=f"bench-{uuid.uuid4().hex[:8]}"
+            image,
+            ["sleep", "600"],
+            detach=True,
+            network_mode="none",
+            labels=LABELS,
+            name=f"bench-{uuid.uuid4().hex[:8]}",
         )
         made.append(container)
         container.exec_run(["true"])

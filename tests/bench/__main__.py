@@ -1,0 +1,104 @@
+"""`make bench`: every figure beside its floor, measured in one run. Needs an engine and the base image."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from tests.bench import agent, boxes, floors
+from tests.bench.figures import Figure, median, show
+
+FILES = 100_000
+
+
+def repository(at: Path, files: int) -> Path:
+    """A git repository of `files` small files, hundred to a directory."""
+    at.mkdir()
+    (at / "small.txt").write_text("a small file\n" * 20)
+    for number in range(files - 1):
+        directory = at / f"d{number // 100}"
+        if number % 100 == 0:
+            directory.mkdir()
+        (directory / f"f{number}.txt").write_text(f"{number}\n")
+    subprocess.run(["git", "init", "-q", at], check=True)
+    return at
+
+
+def measure(work: Path, home: Path, console: Console) -> list[Figure]:
+    """All of it, the start and its floors turn by turn so that noise falls on both."""
+    small, large = repository(work / "small", 100), repository(work / "large", FILES)
+    image = boxes.lay(home).image.id
+    console.print("start …")
+    boxes.start(small, home)
+    starts = [
+        (floors.docker_run_and_exec(image, 1), boxes.start(small, home), boxes.start(large, home)) for _ in range(7)
+    ]
+    plain, ours, hundred_thousand = (median(column) for column in zip(*starts, strict=True))
+    console.print("calls …")
+    exec_true = floors.docker_exec_true(image)
+    read, bash = boxes.latency(small, home)
+    console.print("turns …")
+    runs = {tool: [agent.per_turn(tool, small, home) for _ in range(3)] for tool in ("Bash", "Read")}
+    every = [run for several in runs.values() for run in several]
+    turn = {tool: median([gap for run in several for gap in run.gaps]) for tool, several in runs.items()}
+    console.print("sessions side by side …")
+    many = boxes.side_by_side(small, home)
+    return [
+        Figure(
+            name="start to first tool answer", value=ours, unit="ms", floor=plain, floor_name="docker run -d + exec",
+            wanted=1.25, others="plain Docker 471 ms, SWE-ReX 1,994, inspect 1,756",
+        ),
+        Figure(
+            name="the same, 100,000 files", value=hundred_thousand, unit="ms", floor=ours, floor_name="100 files",
+            wanted=1.1,
+        ),
+        Figure(
+            name="Read of a small file", value=read, unit="ms", floor=exec_true, floor_name="docker exec true",
+            wanted=1 / 100, others="docker exec 64-97 ms",
+        ),
+        Figure(
+            name="Bash true", value=bash, unit="ms", floor=exec_true, floor_name="docker exec true", wanted=1 / 20,
+            others="SWE-ReX 6.8 or 114 ms, inspect 161",
+        ),
+        Figure(
+            name="own time per turn, Bash", value=turn["Bash"], unit="ms", wanted=10,
+            others="mini 30, claude 58/54, codex 73, mini in Docker 124",
+        ),
+        Figure(name="own time per turn, Read", value=turn["Read"], unit="ms", wanted=6),
+        Figure(
+            name="process start to first request", value=median([run.first for run in every]), unit="ms", wanted=700,
+            others="codex 317, claude 1,193, gemini 3,539, mini 7,456",
+        ),
+        Figure(name="fumehood --version", value=agent.cli_start("--version"), unit="ms", wanted=80),
+        Figure(name="fumehood --help", value=agent.cli_start("--help"), unit="ms", wanted=250),
+        Figure(
+            name="8 sessions, Bash calls per second", value=many, unit="/s", wanted=400, at_least=True,
+            others="SWE-ReX 226, docker exec 19",
+        ),
+        Figure(
+            name="controller's peak memory, 30 turns", value=max(run.peak for run in every) / 1e6, unit="MB",
+            wanted=120, others="codex 154, mini 228, claude 310",
+        ),
+    ]  # fmt: skip
+
+
+def main() -> int:
+    """Exit code 1 where a figure is not met."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, default=Path("bench-figures.json"))
+    parser.add_argument("--home", type=Path, help="FUMEHOOD_HOME with the image's cache")
+    asked = parser.parse_args()
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="fumehood-bench-", dir="/var/lib" if asked.home is None else None) as work:
+        figures = measure(Path(work), asked.home or Path(work) / "home", console)
+    show(figures, to=asked.json, console=console)
+    return 0 if all(figure.met for figure in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

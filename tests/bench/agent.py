@@ -1,0 +1,107 @@
+"""The agent from outside: the real command line against a model server on this machine.
+
+The agent's own time per turn is the gap between one request's arrival at the server and the next:
+all that lies between (parsing the reply, the gate, the tool in the box, the journal) is ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.models.script import ScriptedReply, ToolCall
+from tests.bench.figures import median, sample
+from tests.support.model_server import ModelServer, WireReply, wire_reply
+
+FUMEHOOD = Path(sys.executable).with_name("fumehood")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """`first`: ms from the process's start to the first request; `gaps`: ms between requests; `peak`: bytes
+    of the controller at its largest.
+    """
+
+    first: float
+    gaps: tuple[float, ...]
+    peak: int
+
+
+class _Clocked(ModelServer):
+    """A model server that notes when each request has arrived, and how large the agent was then."""
+
+    def __init__(self, replies: Iterator[WireReply]) -> None:
+        super().__init__(replies)
+        self.arrivals: list[float] = []
+        self.agent = 0
+        self.peak = 0
+
+    def next_reply(self) -> WireReply:
+        self.arrivals.append(time.perf_counter())
+        if self.agent and len(self.arrivals) % 10 == 1:
+            self.peak = max(self.peak, peak_of(self.agent))
+        return super().next_reply()
+
+
+def peak_of(pid: int) -> int:
+    """Bytes of a process's largest resident set so far (VmHWM: unlike ru_maxrss, without its parent's)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _replies(calls: Sequence[ToolCall]) -> Iterator[WireReply]:
+    for number, call in enumerate(calls, 1):
+        yield wire_reply(ScriptedReply(expect=[], text="Next.", tools=[call]), number)
+    yield wire_reply(ScriptedReply(expect=[], text="Done."), len(calls) + 1)
+
+
+def run_agent(calls: Sequence[ToolCall], repository: Path, home: Path) -> Run:
+    """One run of the command line in `repository`, its state under `home`."""
+    return asyncio.run(_run_agent(calls, repository, home))
+
+
+async def _run_agent(calls: Sequence[ToolCall], repository: Path, home: Path) -> Run:
+    async with _Clocked(_replies(calls)) as server:
+        environ = dict(os.environ) | {
+            "ANTHROPIC_BASE_URL": server.url,
+            "ANTHROPIC_API_KEY": "bench",
+            "FUMEHOOD_HOME": str(home),
+        }
+        began = time.perf_counter()
+        process = await asyncio.create_subprocess_exec(
+            FUMEHOOD, "-p", "go", cwd=repository, env=environ,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        server.agent = process.pid
+        out, err = await process.communicate()
+        if process.returncode or out.strip() != b"Done.":
+            raise RuntimeError(f"the agent failed ({process.returncode}): {out!r} {err!r}")
+        arrivals = server.arrivals
+        gaps = tuple((b - a) * 1000 for a, b in itertools.pairwise(arrivals))
+        return Run(first=(arrivals[0] - began) * 1000, gaps=gaps, peak=server.peak)
+
+
+def per_turn(tool: str, repository: Path, home: Path, turns: int = 30) -> Run:
+    """A script of `turns` calls of one tool; the gaps without the first (the box starts in it)."""
+    given = {
+        "Bash": {"command": "true"},
+        "Read": {"file_path": str(repository / "small.txt")},
+    }[tool]
+    run = run_agent([ToolCall(name=tool, input=given) for _ in range(turns)], repository, home)
+    return Run(first=run.first, gaps=run.gaps[1:], peak=run.peak)
+
+
+def cli_start(*arguments: str, times: int = 9) -> float:
+    """p50 in ms of a short command, process start to end."""
+    return median(
+        sample(lambda: subprocess.run([FUMEHOOD, *arguments], check=True, capture_output=True), times, warm=2)
+    )
