@@ -18,6 +18,7 @@ from typer import Option
 from runner.sessions.store import state_home
 from runner.ui.diff import wants_colour
 from runner.ui.safe import encodable, visible
+from runner.ui.words import plural
 from sandbox.checks import Check, Level, ok, warn
 from sandbox.doctor import examine
 
@@ -87,4 +88,5 @@ def report(checks: Sequence[Check], *, colour: bool) -> list[str]:
     warned = sum(check.level is Level.WARN for check in checks)
     if failed:
         return [*lines, "", f"{failed} of {len(checks)} checks failed"]
-    return [*lines, "", f"everything needed works; {warned} remarks" if warned else "everything works"]
+    remarks = f"; {plural(warned, 'remark')}" if warned else ""
+    return [*lines, "", f"everything needed works{remarks}"]

@@ -34,5 +34,5 @@ def test_the_report_is_one_line_per_check_and_one_per_advice() -> None:
         "1 of 3 checks failed",
     ]
     assert report(checks[:2], colour=True)[0].startswith("\x1b[32mok  \x1b[0m")
-    assert report(checks[:2], colour=False)[-1] == "everything needed works; 1 remarks"
-    assert report(checks[:1], colour=False)[-1] == "everything works"
+    assert report(checks[:2], colour=False)[-1] == "everything needed works; 1 remark"
+    assert report(checks[:1], colour=False)[-1] == "everything needed works"
