@@ -82,7 +82,10 @@ _FIELDS: dict[str, type[Any]] = {
 
 def operation_to_json(operation: Operation) -> dict[str, Any]:
     """`{"type": name, ...fields}`."""
-    return {"type": type(operation).__name__} | {f.name: getattr(operation, f.name) for f in fields(operation)}
+    values = {f.name: getattr(operation, f.name) for f in fields(operation)}
+    if isinstance(operation, SetMode):
+        values["mode"] = operation.mode.value
+    return {"type": type(operation).__name__} | values
 
 
 def operation_from_json(data: Mapping[str, Any]) -> Operation:

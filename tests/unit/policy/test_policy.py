@@ -37,9 +37,7 @@ OUTSIDE = (
 )
 
 
-def judged(
-    effect: Effect | None, *, tool: str = "Bash", mode: Mode = Mode.DEFAULT, **rules: tuple[str, ...]
-) -> Verdict:
+def judged(effect: Effect | None, *, tool: str = "Bash", mode: Mode = Mode.DEFAULT, **rules: Any) -> Verdict:
     policy = build_policy(mode=mode, place=PLACE, **rules)
     effects = policy.expand(() if effect is None else (effect,))
     return policy.judge(effects, tool=tool, place=PLACE)
