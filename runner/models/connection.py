@@ -34,12 +34,7 @@ class CutError(TransportError):
 
 
 class StalledError(TransportError):
-    """A deadline passed: `what` was waited for `seconds`, time asleep included."""
-
-    def __init__(self, what: str, seconds: float) -> None:
-        super().__init__(f"nothing came for {seconds:.0f} s while waiting for {what}")
-        self.what = what
-        self.seconds = seconds
+    """A deadline passed; time that the machine slept counts."""
 
 
 def boot_clock() -> float:
@@ -160,8 +155,10 @@ class Connection:
                 return data
             now = self._clock()
             left = min(began + seconds, expires) - now
+            if now - began >= seconds:
+                raise StalledError(f"nothing came for {now - began:.0f} s while waiting for {what}")
             if left <= 0:
-                raise StalledError(what, now - began)
+                raise StalledError(f"the request took longer than it may, and {what} is not complete")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, self._tick)):
                     await self._wire.wait()

@@ -93,9 +93,7 @@ def _as_expectation(value: Any) -> Any:
 class ScriptedReply(_Strict):
     """One reply of the script; see the module's words."""
 
-    expect: Annotated[
-        list[Annotated[Expectation, BeforeValidator(_as_expectation)]], BeforeValidator(_as_list), Field(default=[])
-    ]
+    expect: Annotated[list[Annotated[Expectation, BeforeValidator(_as_expectation)]], BeforeValidator(_as_list)] = []
     thinking: str = ""
     text: str = ""
     tools: list[ToolCall] = []

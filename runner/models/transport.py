@@ -150,7 +150,7 @@ class HttpClient:
             request = h11.Request(
                 method="POST", target=route.target, headers=[*fields, ("content-length", str(len(body)))]
             )
-        except h11.LocalProtocolError as error:
+        except (h11.LocalProtocolError, UnicodeError) as error:
             raise ValueError("the address of the model provider holds a character that no URL has") from error
         while True:
             connection = self._take(route) or await self._connect(route)
