@@ -59,11 +59,16 @@ class Context:
             found = read_instructions(home=self.home, root=self.root, at=self.at, cwd=self.cwd)
             if found:
                 parts = [
-                    f'<instructions path="{one.path}" from="{one.origin}">\n{one.text}\n</instructions>'
+                    f'<instructions path="{one.path}" from="{one.origin}">\n{_quoted(one.text)}\n</instructions>'
                     for one in found
                 ]
                 blocks.append(reminder("\n\n".join([_prompt("instructions"), *parts])))
         return blocks
+
+
+def _quoted(text: str) -> str:
+    """A file's text that cannot end the element it stands in."""
+    return text.replace("</instructions", "&lt;/instructions")
 
 
 def git_block(state: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ changed again, so that providers' prompt caches and the running digest stay good
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,6 +25,7 @@ from runner.events import (
 from runner.journal import canonical, digest
 from runner.models.base import Request
 
+_MARK = re.compile(r"<\s*/?\s*system-reminder", re.IGNORECASE)
 NOT_RUN = "This call was not run: the turn ended before it."
 Block = dict[str, Any]
 
@@ -161,7 +163,10 @@ def request_json(request: Request) -> dict[str, Any]:
 
 
 def reminder(text: str) -> Block:
-    """Words of ours to the model, marked so that it does not take them for the user's."""
+    """Words of ours to the model, marked so that it does not take them for the user's. What is quoted in
+    them (a repository's text, a command) cannot end the mark or forge another.
+    """
+    text = _MARK.sub(lambda found: found[0].replace("<", "&lt;"), text)
     return {"type": "text", "text": f"<system-reminder>\n{text}\n</system-reminder>"}
 
 
