@@ -73,7 +73,8 @@ class Grep(Tool[GrepArguments]):
             return tool_error("A NUL character cannot be searched for.")
         path = located(args.path or ".", ctx.place)
         target = judged(path, ctx)
-        flags = (*self.helpers.rg, *_flags(args))
+        newest = (*self.helpers.helper, "newest") if args.output_mode == "files_with_matches" else ()
+        flags = (*newest, *self.helpers.rg, *_flags(args))
         try:
             answer = await run_helper((*flags, "./"), ctx, cwd=target, seconds=SECONDS, keep=KEPT, limit=LIMIT)
             base = target
@@ -101,7 +102,7 @@ def _flags(args: GrepArguments) -> tuple[str, ...]:
     flags += ["--max-columns", str(COLUMNS), "--max-columns-preview", "--no-messages"]
     match args.output_mode:
         case "files_with_matches":
-            flags += ["--files-with-matches", "--sortr", "modified"]
+            flags.append("--files-with-matches")
         case "count":
             flags += ["--count", "--sort", "path"]
         case "content":

@@ -83,6 +83,8 @@ def small_image(data: bytes) -> Answer:
             upright = ImageOps.exif_transpose(opened)
             fits = max(size) <= EDGE and len(data) <= IMAGE_BYTES
             if fits:
+                with Image.open(BytesIO(data), formats=[kind]) as again:
+                    again.verify()  # a PNG's checksums and end, which loading does not mind
                 return reply(data, FORMATS[kind], size, size)
             shown = (
                 upright if upright.mode in {"RGB", "L"} else upright.convert("RGBA" if has_alpha(upright) else "RGB")

@@ -62,8 +62,9 @@ def family(leader: int, sessions: set[int], rows: list[Row]) -> list[Row]:
 
 def signal_family(leader: int, sessions: set[int], number: int) -> int:
     """Signal a command's processes; how many there were. The leader's own group is hit at one stroke,
-    so that a bomb in it cannot outrun us.
+    so that a bomb in it cannot outrun us; before that we look who descends from it, which cannot be told after.
     """
+    family(leader, sessions, [row for row in living() if row.pid != 1])
     _send(-leader, number)
     rows = [row for row in living() if row.pid != 1]
     found = family(leader, sessions, rows)
