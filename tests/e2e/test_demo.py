@@ -46,8 +46,9 @@ def test_demo_shows_the_whole_main_job_and_leaves_nothing(engine: Engine, tmp_pa
     assert "\x1b" not in done.stdout
     session = re.search(r"^([0-9a-f]{8}) ", done.stdout, re.MULTILINE)
     assert session is not None
-    left = [*engine.containers.list("fumehood.session"), *engine.volumes.list("fumehood.session")]
-    assert [each for each in left if each.labels["fumehood.session"].startswith(session[1])] == []
+    labels = [container.labels for container in engine.containers.list("fumehood.session")]
+    labels += [volume.labels for volume in engine.volumes.list("fumehood.session")]
+    assert [each for each in labels if each["fumehood.session"].startswith(session[1])] == []
     assert list((tmp_path / "state/sessions").iterdir()) == []
     assert not list(tmp_path.glob("fumehood-demo-*"))
 
