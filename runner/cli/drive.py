@@ -237,14 +237,8 @@ async def _summarise(running: Running, view: ViewState) -> None:
     """The last lines of a run: what it came to, what changed, and the commands that go on from here."""
     summary = import_module("runner.ui.summary")
     changes = await _count(running, summary.ChangeCount) if view.box.state != "starting" else None
-    lines = summary.summary(view, changes)
-    if sys.stdout.isatty():
-        console = import_module("rich.console").Console(highlight=False, soft_wrap=True)
-        for line in lines:
-            console.print(line)
-    else:
-        sys.stdout.writelines(line.plain.rstrip() + "\n" for line in lines)
-    sys.stdout.flush()
+    glyphs = import_module("runner.ui.glyphs").glyphs_for(sys.stdout.encoding)
+    import_module("runner.ui.plain").print_lines(sys.stdout, summary.summary(view, changes, glyphs=glyphs))
 
 
 async def _count(running: Running, count: Callable[..., ChangeCount]) -> ChangeCount | None:

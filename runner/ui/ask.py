@@ -27,10 +27,10 @@ def question(ask: AskView, glyphs: Glyphs, *, whole: bool = False) -> tuple[list
     body = [line for key, value in ask.input.items() for line in _field(key, value)]
     left = 0 if whole else max(0, len(body) - _SHOWN)
     shown = body[: len(body) - left]
-    head = Text("? ", "bold yellow").append(f"{one_line(ask.tool, 60)} asks for permission", "bold")
+    head = Text().append("? ", "bold yellow").append(f"{one_line(ask.tool, 60)} asks for permission", "bold")
     if ask.reason:
-        head.append(f": {one_line(ask.reason)}", "not bold")
-    lines = [head, *(Text(f"  {glyphs.bar} ", "yellow").append(line) for line in shown)]
+        head.append(f": {one_line(ask.reason)}")
+    lines = [head, *(Text().append(f"  {glyphs.bar} ", "yellow").append(line) for line in shown)]
     if left:
         lines.append(Text(f"  {glyphs.warn} {left} more lines are not shown; v shows them", "bold yellow"))
     return lines, left
@@ -38,7 +38,7 @@ def question(ask: AskView, glyphs: Glyphs, *, whole: bool = False) -> tuple[list
 
 def keys_line(left: int) -> Text:
     """What can be pressed. What was not seen cannot be allowed."""
-    line = Text("Allow this?  ", "bold")
+    line = Text().append("Allow this?  ", "bold")
     line = line.append("v", "bold").append(" show the rest") if left else line.append("y", "bold green").append(" yes")
     return line.append("  ").append("n", "bold red").append(" no")
 
@@ -53,4 +53,4 @@ def _field(key: str, value: Any) -> list[Text]:
         return [Text(f"{mark} {line}", style) for line in lines]
     if key == "command" or len(lines) > 1:
         return [Text(one_line(key, 40), "dim"), *(Text(f"  {line}", "bold") for line in lines)]
-    return [Text(f"{one_line(key, 40)}  ", "dim").append(lines[0], "not dim")]
+    return [Text().append(f"{one_line(key, 40)}  ", "dim").append(lines[0])]

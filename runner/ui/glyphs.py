@@ -42,3 +42,8 @@ ASCII = Glyphs(
     warn="!",
     spin=("|", "/", "-", "\\"),
 )
+
+
+def glyphs_for(encoding: str | None) -> Glyphs:
+    """The signs that an output's encoding can hold."""
+    return UNICODE if (encoding or "ascii").lower().replace("-", "").startswith("utf") else ASCII

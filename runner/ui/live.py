@@ -13,7 +13,7 @@ from rich.text import Text
 
 from runner.events import Event, ModelReplied, TextDelta, TurnEnded, TurnStarted
 from runner.ui.ask import ALL, NO, YES, keys_line, question
-from runner.ui.glyphs import ASCII, UNICODE
+from runner.ui.glyphs import glyphs_for
 from runner.ui.keys import Keys
 from runner.ui.region import Region
 from runner.ui.status import status_lines
@@ -45,7 +45,7 @@ class Live:
     ) -> None:
         self.state = state or ViewState()
         self._region = Region(out)
-        self._glyphs = UNICODE if self._region.unicode else ASCII
+        self._glyphs = glyphs_for(out.encoding)
         self._keys = Keys(keys) if keys is not None else None
         self._answer = answer
         self._clock = clock

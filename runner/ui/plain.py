@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from typing import TextIO
 
+from rich.console import Console
 from rich.text import Text
 
 from runner.events import ApprovalAsked, Event, Failed, ModelReplied, ToolRequested, TurnEnded, TurnStarted
-from runner.ui.glyphs import ASCII, UNICODE
+from runner.ui.glyphs import glyphs_for
 from runner.ui.safe import encodable, one_line
 from runner.ui.story import header, reply_text, tell
 from runner.ui.view import MAIN, RETRYING, ViewState, fold
@@ -26,8 +27,7 @@ class Plain:
         self.state = state or ViewState()
         self._out = out
         self._quiet = quiet
-        self._encoding = out.encoding or "ascii"
-        self._glyphs = UNICODE if self._encoding.lower().replace("-", "").startswith("utf") else ASCII
+        self._glyphs = glyphs_for(out.encoding)
         self._begun = False
 
     async def follow(self, events: AsyncIterator[Event]) -> ViewState:
@@ -62,6 +62,20 @@ class Plain:
 
     def write(self, lines: Iterable[Text]) -> None:
         """Write lines as they are, without their styles."""
-        for line in lines:
-            self._out.write(encodable(line.plain.rstrip(), self._encoding) + "\n")
+        text = "".join(line.plain.rstrip() + "\n" for line in lines)
+        self._out.write(encodable(text, self._out.encoding or "ascii"))
         self._out.flush()
+
+
+def print_lines(out: TextIO, lines: Iterable[Text]) -> None:
+    """Print lines: in colours on a terminal that has them, plain elsewhere, in whatever encoding."""
+    if out.isatty():
+        console = Console(file=out, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        with console.capture() as capture:
+            for line in lines:
+                console.print(line)
+        text = capture.get()
+    else:
+        text = "".join(line.plain.rstrip() + "\n" for line in lines)
+    out.write(encodable(text, out.encoding or "ascii"))
+    out.flush()

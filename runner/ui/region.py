@@ -37,11 +37,6 @@ class Region:
             columns, rows = 80, 24
         return max(columns, 10), max(rows, 3)
 
-    @property
-    def unicode(self) -> bool:
-        """Whether the terminal's encoding holds every character."""
-        return (self._out.encoding or "ascii").lower().replace("-", "").startswith("utf")
-
     def draw(self, above: Sequence[RenderableType], lines: Sequence[Text]) -> None:
         """Print `above` for good, and put `lines` below it in place of the last ones. Lines are cut to the
         terminal's width; when there are more than fit, the last ones are shown.

@@ -51,7 +51,7 @@ def at_work(state: ViewState) -> tuple[CallView, ...]:
 
 
 def _call(call: CallView, cwd: str, now: float, glyphs: Glyphs, *, tail_lines: int) -> list[Text]:
-    line = Text(f"{_spin(now, glyphs)} ", "cyan")
+    line = Text().append(f"{_spin(now, glyphs)} ", "cyan")
     elapsed = duration(now - call.since)
     if call.state == "asking":
         line.append("asks for permission ", "yellow")
@@ -83,7 +83,7 @@ def _status(state: ViewState, now: float, width: int, glyphs: Glyphs) -> Text:
         pieces.append(f"{running} in background")
     if width >= _WIDE:
         pieces.append("Ctrl-C stops")
-    line = Text(f"{_spin(now, glyphs)} ", "cyan").append(_doing(state, now, glyphs))
+    line = Text().append(f"{_spin(now, glyphs)} ", "cyan").append(_doing(state, now, glyphs))
     for piece in filter(None, pieces):
         if line.cell_len + len(piece) + 4 > width:
             break
@@ -122,7 +122,7 @@ def _todo(state: ViewState, glyphs: Glyphs) -> Text | None:
     if done == len(state.todos):
         return None
     doing = f"{glyphs.dot}{one_line(str(now.get('activeForm') or now.get('content') or ''), 120)}" if now else ""
-    return Text(f"  {done} of {len(state.todos)} done", "magenta").append(doing, "dim")
+    return Text().append(f"  {done} of {len(state.todos)} done", "magenta").append(doing, "dim")
 
 
 def _spin(now: float, glyphs: Glyphs) -> str:

@@ -57,7 +57,9 @@ def tell(after: ViewState, event: Event, glyphs: Glyphs, width: int | None = Non
 
 def header(state: ViewState, glyphs: Glyphs) -> Text:
     """The first line: which session, model and mode."""
-    parts = (state.session[:8], state.model, state.mode)
+    provider, _, model = state.model.rpartition(":")
+    named = f"{provider}:{model.rpartition('/')[2]}" if provider == "scripted" else model
+    parts = (state.session[:8], named, state.mode)
     return Text(glyphs.dot.join(one_line(part, 80) for part in parts if part), "dim")
 
 
@@ -87,20 +89,19 @@ def finished(call: CallView, cwd: str, glyphs: Glyphs, width: int | None = None)
         end.append(f"  {says}", "" if call.state == "done" else style)
     if call.seconds >= 0.1:
         end.append(f"  {duration(call.seconds)}", "dim")
-    head = Text(f"{indent}{sign} ", style).append(call_title(call, cwd))
+    head = Text().append(f"{indent}{sign} ", style).append(call_title(call, cwd))
     if width is not None:
         head.truncate(max(width - 1 - end.cell_len, width // 2), overflow="ellipsis")
     return [head.append(end), *(_below(detail, f"{indent}  {glyphs.bar} ") for detail in _details(call))]
 
 
 def _below(detail: Text, bar: str) -> Text:
-    line = Text(bar, "dim", no_wrap=True, overflow="ellipsis")
-    return line.append(detail)
+    return Text(no_wrap=True, overflow="ellipsis").append(bar, "dim").append(detail)
 
 
 def call_title(call: CallView, cwd: str, limit: int = 400) -> Text:
     """`Bash pytest -q`, the name in bold."""
-    return Text(one_line(call.name, 60), "bold").append(f" {subject(call.name, call.input, cwd, limit)}", "not bold")
+    return Text().append(one_line(call.name, 60), "bold").append(f" {subject(call.name, call.input, cwd, limit)}")
 
 
 def reply(text: str) -> Text:

@@ -46,7 +46,7 @@ def summary(
     wide = max(len(command) for command, _ in commands)
     return [
         *lines,
-        *(Text(f"  {command:<{wide}}", "bold").append(f"   {what}", "not bold") for command, what in commands),
+        *(Text().append(f"  {command:<{wide}}", "bold").append(f"   {what}") for command, what in commands),
     ]
 
 
@@ -54,12 +54,12 @@ def _ended(view: ViewState, glyphs: Glyphs) -> Text:
     good = view.turn.reason == "completed"
     sign = glyphs.done if good else glyphs.failed
     said = ended(view.turn.reason) if view.turn.reason else "not finished"
-    line = Text(f"{sign} {said}", "bold green" if good else "bold red")
+    line = Text().append(f"{sign} {said}", "bold green" if good else "bold red")
     parts = [duration(view.turn.seconds), plural(view.turn.rounds, "round"), plural(view.calls, "call")]
     if view.denied:
         parts.append(f"{view.denied} denied")
     parts += [tokens(view.usage), money(view.usage.cost)]
-    return line.append(glyphs.dot + glyphs.dot.join(parts), "not bold default")
+    return line.append(glyphs.dot + glyphs.dot.join(parts))
 
 
 def _changes(view: ViewState, changes: ChangeCount | None) -> list[Text]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 from runner.events import (
@@ -136,8 +137,8 @@ class Usage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewState:
     """Everything an interface shows. `waiting`: a request is out; `text` and `thinking`: of the reply
-    that streams in, empty between replies. `running` holds unfinished calls in the order requested,
-    `last` the call that finished with the last event, `failures` the final ones.
+    that streams in, empty between replies. `cwd`: as the box sees it. `running` holds unfinished calls in
+    the order requested, `last` the call that finished with the last event, `failures` the final ones.
     """
 
     session: str = ""
@@ -172,7 +173,8 @@ class ViewState:
 
 def begin(spec: SessionSpec) -> ViewState:
     """The view of a session before its events: a reader that comes after SessionStarted begins here."""
-    return ViewState(session=spec.session, cwd=spec.cwd, model=spec.model, mode=spec.mode.value, spec=spec.to_json())
+    data = spec.to_json()
+    return ViewState(session=spec.session, cwd=box_cwd(data), model=spec.model, mode=spec.mode.value, spec=data)
 
 
 def fold(state: ViewState, event: Event) -> ViewState:
@@ -315,7 +317,7 @@ def _fold_box(box: BoxView, event: Event) -> BoxView:
 def _fold_session(state: ViewState, event: Event) -> ViewState:
     match event.body:
         case SessionStarted(spec=spec):
-            named = replace(state, session=event.session, spec=spec, cwd=str(spec.get("cwd", "")))
+            named = replace(state, session=event.session, spec=spec, cwd=box_cwd(spec))
             return replace(named, mode=str(spec.get("mode", "")), model=str(spec.get("model", "")))
         case PolicyLoaded(mode=mode) | ModeChanged(mode=mode):
             return replace(state, mode=mode)
@@ -327,6 +329,15 @@ def _fold_session(state: ViewState, event: Event) -> ViewState:
             return replace(state, applied=state.applied + count)
         case _:
             return state
+
+
+def box_cwd(spec: dict[str, Any]) -> str:
+    """The session's working directory as the box sees it: what the paths in calls begin with."""
+    cwd = PurePosixPath(str(spec.get("cwd", "")))
+    for root in spec.get("roots", ()):
+        if cwd.is_relative_to(root["host"]):
+            return str(PurePosixPath(root["at"]) / cwd.relative_to(root["host"]))
+    return str(spec.get("cwd", ""))
 
 
 def text_of(content: str | list[Any]) -> str:

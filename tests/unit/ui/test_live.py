@@ -103,7 +103,7 @@ async def test_a_turn_leaves_its_story_on_the_screen_and_nothing_else(scene: Sce
     screen = terminal()
     await Live(screen.out).follow(_replay(scene.events))
     assert screen.read() == [
-        "4f2a91c0 · anthropic:claude-sonnet-5 · bypassPermissions",
+        "4f2a91c0 · claude-sonnet-5 · bypassPermissions",
         "",
         "Looking.",
         "",
@@ -338,7 +338,7 @@ async def test_without_a_terminal_the_story_is_whole_lines(scene: Scene, termina
     screen = terminal()
     await Plain(screen.out).follow(_replay(scene.events))
     assert screen.read() == [
-        "4f2a91c0 · anthropic:claude-sonnet-5 · bypassPermissions",
+        "4f2a91c0 · claude-sonnet-5 · bypassPermissions",
         "Looking.",
         "▸ Bash pytest -q",
         "✓ Bash pytest -q  0.2 s",

@@ -119,3 +119,13 @@ def test_the_summary_of_a_run_without_changes_or_box_offers_only_what_makes_sens
     lines = [line.plain for line in summary(state, None, session="4f2a", glyphs=ASCII)]
     assert lines[1].startswith("x failed - ")
     assert lines[2:] == ['  fumehood --resume 4f2a "..."   go on']
+
+
+def test_only_the_sign_of_a_finished_call_is_coloured() -> None:
+    call = CallView(id="c", name="Bash", input={"command": "ls"}, agent="main", since=0, state="done")
+    (line,) = finished(call, "", UNICODE)
+    assert line.style == ""
+    assert [(line.plain[span.start : span.end], str(span.style)) for span in line.spans] == [
+        ("✓ ", "green"),
+        ("Bash", "bold"),
+    ]
