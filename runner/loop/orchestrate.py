@@ -50,6 +50,7 @@ from sandbox.spec import Box, Command, Exited, Process, Resolution, Stdout
 
 SIDE_BY_SIDE = 10
 INTERRUPTED = "This call was interrupted, by the user or by a limit. What it had done until then may be done."
+INTERRUPTED_OUTPUT = 10_000
 REFUSED = "The model's provider ended this reply as a refusal; the call was not run."
 HELPER_SECONDS = 10.0
 HELPER_OUTPUT = 64 << 10
@@ -161,7 +162,10 @@ class Gate:
             result = await self._pass(call, shown)
         except asyncio.CancelledError:
             shown.finish()
-            self._finish(call, tool_error(INTERRUPTED), started)
+            until = shown.text[-INTERRUPTED_OUTPUT:]
+            self._finish(
+                call, tool_error(f"{INTERRUPTED}\nIts output until then:\n{until}" if until else INTERRUPTED), started
+            )
             raise
         except PathError as error:
             result = tool_error(str(error))
@@ -192,7 +196,7 @@ class Gate:
         )
 
     def _without_box(self, error: SandboxError) -> ToolResult:
-        text = f"{error} {error.hint}".strip()
+        text = ". ".join(part.rstrip(".") for part in (str(error), error.hint) if part) + "."
         if self.failure is not None:
             return tool_error(f"The box cannot be used: {text}")
         self.record(Failed(error=type(error).__name__, message=text, exit_code=error.exit_code, retrying=True))
@@ -354,7 +358,8 @@ class Gate:
         effect = RunCommand(command=" ".join(command.argv), cwd=command.cwd)
         sent = {"argv": list(command.argv), "cwd": str(command.cwd)}
         self._record_judged(call, "shell", sent, (effect,), verdict)
-        return await box.exec(command)
+        process: Process = await self._guard(box, box.exec(command))
+        return process
 
 
 class _NoBox:

@@ -24,6 +24,11 @@ class Shown:
     cut: bool = False
     done: bool = False
 
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(self.parts)
+
     def add(self, text: str) -> None:
         """Show a piece, up to the limit in all."""
         if not text or self.done:
@@ -39,7 +44,7 @@ class Shown:
     def finish(self) -> None:
         """Record it; what comes later is not shown."""
         if self.parts and not self.done:
-            body = ToolOutput(call=self.call, text="".join(self.parts), truncated=self.cut)
+            body = ToolOutput(call=self.call, text=self.text, truncated=self.cut)
             self.record(body, cause=self.call, id=self.id)
         self.done = True
 

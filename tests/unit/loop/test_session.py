@@ -244,7 +244,7 @@ async def test_shown_output_is_live_and_then_one_record(stage: Stage) -> None:
 
 
 async def test_an_interrupt_in_a_call_leaves_a_history_that_goes_on(stage: Stage) -> None:
-    calls = [call("Look", 1, name="a", wait=True), call("Change", 2, name="b"), call("Look", 3, name="c")]
+    calls = [call("Look", 1, name="a", wait=True, say="half"), call("Change", 2, name="b"), call("Look", 3, name="c")]
     stage.script({"text": "Looking.", "tools": calls}, {"text": "ok"})
     async with stage.open() as session:
         await session.submit(Prompt.text("go"))
@@ -257,6 +257,7 @@ async def test_an_interrupt_in_a_call_leaves_a_history_that_goes_on(stage: Stage
         await stage.play(session, "go on")
     messages = stage.model.requests[1].messages
     assert [m["role"] for m in messages] == ["user", "assistant", "user"]
+    assert "Its output until then:\nhalf" in messages[2]["content"][0]["content"]
     kinds = [(b["type"], b.get("tool_use_id"), b.get("is_error")) for b in messages[2]["content"]]
     assert kinds == [("tool_result", f"toolu_{n}", True) for n in (1, 2, 3)] + [("text", None, None)]
 
@@ -441,7 +442,7 @@ async def test_a_box_that_does_not_start_ends_the_turn_with_its_reason(stage: St
     async with stage.open(box=broken) as session:
         await stage.play(session)
     (failed,) = stage.bodies(Failed)
-    assert failed == Failed(error="BoxStartError", message="no hello Look at doctor.", exit_code=46)
+    assert failed == Failed(error="BoxStartError", message="no hello. Look at doctor", exit_code=46)
     assert len(stage.bodies(ToolFinished)) == 2
     assert [b.reason for b in stage.bodies(TurnEnded)] == ["failed"]
 
@@ -469,6 +470,27 @@ async def test_a_lost_box_without_another_ends_the_turn(stage: Stage) -> None:
     assert stage.bodies(BoxEnded) == [BoxEnded(reason="lost", detail="the pipe ended")]
     assert [b.exit_code for b in stage.bodies(Failed)] == [47]
     assert len(stage.bodies(ToolFinished)) == 2
+
+
+async def test_a_box_that_was_lost_for_good_is_tried_again_in_the_next_turn(stage: Stage) -> None:
+    starts: list[str] = []
+
+    async def again() -> Any:
+        starts.append("again")
+        if len(starts) == 1:
+            raise BoxStartError("not yet")
+        stage.box = type(stage.box)()
+        return stage.box
+
+    stage.box.lost = BoxLostError("the pipe ended")
+    stage.script(
+        {"tools": [call("Look", 1)]}, {"tools": [call("Look", 2)]}, {"tools": [call("Look", 3)]}, {"text": "ok"}
+    )
+    async with stage.open(restart_box=again) as session:
+        await stage.play(session)
+        await stage.play(session)
+    assert [b.reason for b in stage.bodies(TurnEnded)] == ["failed", "completed"]
+    assert [b.is_error for b in stage.bodies(ToolFinished)] == [True, True, False]
 
 
 async def test_a_write_waits_for_its_checkpoint_and_a_read_does_not(stage: Stage) -> None:
