@@ -1,9 +1,10 @@
 """HTTP/1.1 to a model provider: kept-alive connections, streamed replies, deadlines, proxies, TLS.
 
-h11 parses, asyncio carries. Not httpx2, whose import, first request and each further request
-cost 165 ms, 20 ms and 2.2 ms where this costs 30, 1 and 0.7 (measured on two cores; the start
-figure of the whole program is 700 ms). Redirects are never followed: they would carry the key
-elsewhere. Knows nothing of messages, keys or retries.
+h11 parses, asyncio carries. Not httpx2: measured on two cores, beside asyncio and pydantic,
+its import, its first client and the backend that its first request imports take 80 + 20 + 70 ms
+and each request of 35 chunks 2.2 ms, where all of this takes 42 ms (h11: 16) and 0.7 ms; the
+start of the whole program has 700 ms, a turn of the agent 6. Redirects are never followed: they
+would carry the key elsewhere. Knows nothing of messages, keys or retries.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 In a test: `async with ModelServer(replies) as server`, then `server.url` and `server.requests`.
 As a process of its own: `python tests/support/model_server.py --script turns.yaml` prints its
 URL and serves until its standard input ends; `--sse FILE …` serves recorded streams instead,
-`--loop` begins anew after the last reply. Its own time per request is some 0.2 ms: the bytes
+`--loop` begins anew after the last reply, `--requests FILE` keeps each request as a line of JSON.
+Its own time per request is some 0.2 ms: the bytes
 of a reply are made before they are asked for.
 """
 
@@ -21,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self, TextIO, cast
 
 if __name__ == "__main__":  # started as a file: the packages lie two levels up
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -37,7 +38,7 @@ JSON = {"content-type": "application/json", "request-id": "req_local"}
 class WireReply:
     """One HTTP reply. `body` goes out in pieces (of `chunk` bytes, or cut as `pieces` says) of
     chunked encoding, `pace` seconds apart; after `stop_at` bytes the server does what `then` says.
-    `interim`: a 1xx head first. `early`: answers before the request's body was read.
+    `interim`: a 1xx head first. `silent`: the connection is reset without a byte.
     """
 
     status: int = 200
@@ -52,6 +53,7 @@ class WireReply:
     framing: Literal["chunked", "length", "close"] = "chunked"
     compressed: bool = False
     interim: bool = False
+    silent: bool = False
     close_after: bool = False
 
 
@@ -118,7 +120,10 @@ def wire_reply(reply: ScriptedReply, number: int = 1, *, model: str = "claude-so
 class ModelServer:
     """Plays replies in order; when they have run out it answers 400 and says so."""
 
-    def __init__(self, replies: Iterable[WireReply] = (), *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, replies: Iterable[WireReply] = (), *, tls: ssl.SSLContext | None = None, keep: TextIO | None = None
+    ) -> None:
+        self._keep = keep
         self.requests: list[Received] = []
         self.connections = 0
         self._replies = iter(replies)
@@ -137,6 +142,13 @@ class ModelServer:
     def url(self) -> str:
         """For ANTHROPIC_BASE_URL."""
         return f"http{'s' if self._tls else ''}://{'localhost' if self._tls else '127.0.0.1'}:{self.port}"
+
+    def receive(self, request: Received) -> None:
+        """Keeps a request."""
+        self.requests.append(request)
+        if self._keep is not None:
+            self._keep.write(json.dumps({"headers": request.headers, "body": request.json}) + "\n")
+            self._keep.flush()
 
     def next_reply(self) -> WireReply:
         """What is said next."""
@@ -205,10 +217,13 @@ class _Connection(asyncio.Protocol):
             body = bytes(self._buffer[end + 4 : end + 4 + size])
             del self._buffer[: end + 4 + size]
             method, target, _ = line.split(" ")
-            self._server.requests.append(
+            self._server.receive(
                 Received(method=method, target=target, headers=headers, body=body, connection=self._number)
             )
             reply = self._server.next_reply()
+            if reply.silent:
+                self._transport.abort()
+                return
             if reply.delay or reply.pace or reply.stop_at is not None:
                 self._server.spawn(self._slowly(reply))
             else:
@@ -279,8 +294,8 @@ def _end(reply: WireReply) -> bytes:
     return b"0\r\n\r\n" if reply.framing == "chunked" else b""
 
 
-async def _serve(replies: Sequence[WireReply], *, loop: bool) -> None:
-    async with ModelServer(itertools.cycle(replies) if loop else replies) as server:
+async def _serve(replies: Sequence[WireReply], *, loop: bool, keep: TextIO | None) -> None:
+    async with ModelServer(itertools.cycle(replies) if loop else replies, keep=keep) as server:
         print(server.url, flush=True)
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.to_thread(sys.stdin.buffer.read)
@@ -293,10 +308,13 @@ def main() -> None:
     parser.add_argument("--sse", type=Path, nargs="*", default=[])
     parser.add_argument("--chunk", type=int, default=0)
     parser.add_argument("--loop", action="store_true")
+    parser.add_argument("--requests", type=Path)
     asked = parser.parse_args()
     replies = [*replies_of(load_script(asked.script))] if asked.script else []
     replies += [recorded(path, chunk=asked.chunk) for path in asked.sse]
-    asyncio.run(_serve(replies, loop=asked.loop))
+    with contextlib.ExitStack() as stack:
+        keep = stack.enter_context(asked.requests.open("w", encoding="utf-8")) if asked.requests else None
+        asyncio.run(_serve(replies, loop=asked.loop, keep=keep))
 
 
 if __name__ == "__main__":
