@@ -70,10 +70,10 @@ class Plain:
 def print_lines(out: TextIO, lines: Iterable[Text]) -> None:
     """Print lines: in colours on a terminal that has them, plain elsewhere, in whatever encoding."""
     if out.isatty():
-        console = Console(file=out, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        console = Console(file=out, highlight=False, markup=False, emoji=False)
         with console.capture() as capture:
             for line in lines:
-                console.print(line)
+                console.print(line, no_wrap=line.no_wrap, overflow=line.overflow)
         text = capture.get()
     else:
         text = "".join(line.plain.rstrip() + "\n" for line in lines)

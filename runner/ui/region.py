@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from rich.cells import cell_len
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.text import Text
 
 from runner.ui.safe import encodable
@@ -37,7 +37,7 @@ class Region:
             columns, rows = 80, 24
         return max(columns, 10), max(rows, 3)
 
-    def draw(self, above: Sequence[RenderableType], lines: Sequence[Text]) -> None:
+    def draw(self, above: Sequence[Text], lines: Sequence[Text]) -> None:
         """Print `above` for good, and put `lines` below it in place of the last ones. Lines are cut to the
         terminal's width; when there are more than fit, the last ones are shown.
         """
@@ -56,10 +56,10 @@ class Region:
         """Take the lines away and show the cursor. May be called twice."""
         self.draw((), ())
 
-    def _render(self, renderables: Sequence[RenderableType]) -> str:
+    def _render(self, renderables: Sequence[Text]) -> str:
         with self._console.capture() as capture:
             for renderable in renderables:
-                self._console.print(renderable)
+                self._console.print(renderable, no_wrap=renderable.no_wrap, overflow=renderable.overflow)
         return capture.get()
 
     def _erase(self, width: int) -> str:

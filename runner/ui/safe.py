@@ -49,7 +49,7 @@ def encodable(text: str, encoding: str) -> str:
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
-        return text.encode(encoding, "backslashreplace").decode(encoding)
+        return text.replace("…", "...").encode(encoding, "backslashreplace").decode(encoding)
     return text
 
 

@@ -78,7 +78,7 @@ def _status(state: ViewState, now: float, width: int, glyphs: Glyphs) -> Text:
         pieces.append(plural(state.turn.rounds, "round"))
     if state.usage.read or state.usage.written:
         pieces.append(f"{count(state.usage.read)} in, {count(state.usage.written)} out")
-        pieces.append(money(state.usage.cost))
+        pieces.append("" if state.usage.cost is None else money(state.usage.cost))
     if running := sum(task.state == "running" for task in state.tasks):
         pieces.append(f"{running} in background")
     if width >= _WIDE:

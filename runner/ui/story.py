@@ -155,8 +155,8 @@ def _stdout(call: CallView) -> str:
 
 
 def _box(state: ViewState, glyphs: Glyphs) -> list[Text]:
-    where = place(state.box)
-    lines = [Text(f"  box ready in {duration(state.box.seconds)}{glyphs.dot if where else ''}{where}", "dim")]
+    ready = glyphs.dot.join([f"box ready in {duration(state.box.seconds)}", *place(state.box)])
+    lines = [Text(f"  {ready}", "dim")]
     if state.box.missing:
         names = ", ".join(one_line(name) for name in state.box.missing)
         lines.append(Text(f"{glyphs.warn} this engine cannot give: {names} (fumehood doctor says more)", "yellow"))

@@ -58,7 +58,9 @@ def _ended(view: ViewState, glyphs: Glyphs) -> Text:
     parts = [duration(view.turn.seconds), plural(view.turn.rounds, "round"), plural(view.calls, "call")]
     if view.denied:
         parts.append(f"{view.denied} denied")
-    parts += [tokens(view.usage), money(view.usage.cost)]
+    parts.append(tokens(view.usage))
+    if not view.model.startswith("scripted"):
+        parts.append(money(view.usage.cost))
     return line.append(glyphs.dot + glyphs.dot.join(parts))
 
 

@@ -94,11 +94,11 @@ def ended(reason: str) -> str:
     return _REASONS.get(reason, one_line(reason))
 
 
-def place(box: BoxView) -> str:
+def place(box: BoxView) -> list[str]:
     """What the box is: engine, runtime where it is not the usual one, how the roots are copied on write."""
     rungs = sorted(set(box.rungs.values()))
     runtime = box.runtime if box.runtime not in ("", "runc", "crun") else ""
-    return " · ".join(one_line(part) for part in (box.engine, runtime, ", ".join(rungs)) if part)
+    return [one_line(part) for part in (box.engine, runtime, ", ".join(rungs)) if part]
 
 
 def subject(name: str, args: Mapping[str, Any], cwd: str = "", limit: int = 400) -> str:

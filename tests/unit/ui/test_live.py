@@ -346,3 +346,20 @@ async def test_without_a_terminal_the_story_is_whole_lines(scene: Scene, termina
         "Done.",
     ]
     assert b"\x1b" not in screen.raw
+
+
+async def test_a_long_line_of_output_is_cut_and_a_long_line_of_text_is_folded(scene: Scene, terminal: Opener) -> None:
+    scene.start()
+    scene.call("c", "Bash", {"command": "x"}, "-" * 60, result={"stdout": "-" * 60})
+    scene.ask()
+    scene.reply([{"type": "text", "text": "word " * 12}])
+    scene.end()
+    screen = terminal(30, 20)
+    await Live(screen.out).follow(_replay(scene.events))
+    assert screen.read()[-5:] == [
+        "✓ Bash x  0.2 s",
+        "  │ " + "-" * 25 + "…",
+        "",
+        "word word word word word word",
+        "word word word word word word",
+    ]
