@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from sandbox.transport import ConflictError, NotFoundError, Transport, parse_jso
 LABEL = "fumehood"
 SESSION_LABEL = "fumehood.session"
 OWNER_LABEL = "fumehood.owner"
+REMOVAL_SECONDS = 20.0
 
 
 def owner_label() -> str:
@@ -203,12 +205,21 @@ class Containers:
             return
 
     def remove(self, container: str, *, force: bool = True) -> None:
-        """Remove with its anonymous volumes. No error when it is gone, or going."""
-        try:
-            self._call("DELETE", container, query={"force": force, "v": True}, timeout=120)
-        except (NotFoundError, ConflictError) as error:
-            if isinstance(error, ConflictError) and "in progress" not in str(error):
-                raise
+        """Remove with its anonymous volumes; waits where the engine is at it already, so that what the
+        container held is free afterwards. No error when it is gone.
+        """
+        until = time.monotonic() + REMOVAL_SECONDS
+        while True:
+            try:
+                self._call("DELETE", container, query={"force": force, "v": True}, timeout=120)
+            except NotFoundError:
+                return
+            except ConflictError as error:
+                if "in progress" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.02)
+            else:
+                return
 
     def inspect(self, container: str) -> Mapping[str, Any]:
         """The engine's own description. NotFoundError where there is none."""
