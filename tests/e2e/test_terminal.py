@@ -1,0 +1,231 @@
+"""The command in a real terminal, over a real box, with a script in the model's place."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyte
+import pytest
+
+pytestmark = pytest.mark.box
+PATIENCE = 60.0
+
+
+@dataclass(slots=True)
+class Run:
+    """`fumehood ARGUMENTS` in a terminal of its own."""
+
+    pid: int
+    master: int
+    screen: pyte.HistoryScreen
+    stream: pyte.ByteStream
+    raw: bytearray
+    code: int | None = None
+
+    def lines(self) -> list[str]:
+        past = ["".join(row[x].data for x in range(self.screen.columns)) for row in self.screen.history.top]
+        return [line.rstrip() for line in [*past, *self.screen.display]]
+
+    def until(self, pattern: str) -> str:
+        """Read until the screen shows it; returns the line."""
+        return self._read(lambda: next((line for line in self.lines() if re.search(pattern, line)), None), pattern)
+
+    def end(self) -> int:
+        """Read to the end; the exit code."""
+        self._read(lambda: None, "", to_end=True)
+        _, status = os.waitpid(self.pid, 0)
+        self.code = os.waitstatus_to_exitcode(status)
+        return self.code
+
+    def _read(self, found: object, what: str, *, to_end: bool = False) -> str:
+        assert callable(found)
+        limit = time.monotonic() + PATIENCE
+        while True:
+            if line := found():
+                return str(line)
+            if not select.select([self.master], [], [], max(limit - time.monotonic(), 0))[0]:
+                raise AssertionError(f"{what!r} was never shown:\n" + "\n".join(self.lines()))
+            try:
+                data = os.read(self.master, 1 << 16)
+            except OSError:  # EIO: the other side is closed
+                data = b""
+            if not data:
+                if to_end:
+                    return ""
+                raise AssertionError(f"ended before {what!r}:\n" + "\n".join(self.lines()))
+            self.raw += data
+            self.stream.feed(data)
+
+    def resize(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.screen.resize(rows, columns)
+
+
+@dataclass(slots=True)
+class Desk:
+    """A repository, a state directory, and a script for the model."""
+
+    repository: Path
+    environ: dict[str, str]
+    script: Path
+
+    def run(self, *arguments: str, **environ: str) -> Run:
+        columns, rows = 100, 40
+        command = [sys.executable, "-m", "runner", *arguments]
+        pid, master = pty.fork()
+        if pid == 0:  # no thread runs in this process
+            os.chdir(self.repository)
+            os.execvpe(command[0], command, self.environ | environ)
+        screen = pyte.HistoryScreen(columns, rows, history=2000, ratio=1)
+        run = Run(pid, master, screen, pyte.ByteStream(screen), bytearray())
+        run.resize(columns, rows)
+        return run
+
+    def write(self, script: str) -> None:
+        self.script.write_text("version: 1\nmodel: scripted\nreplies:\n" + script)
+
+    def prompt(self, *more: str, **environ: str) -> Run:
+        return self.run("--model", f"scripted:{self.script}", *more, "do it", **environ)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    repository = tmp_path / "repo"
+    repository.mkdir()
+    (repository / "a.txt").write_text("one\n")
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "FUMEHOOD_HOME": str(tmp_path / "state"),
+        "TERM": "xterm-256color",
+        "LC_ALL": "C.UTF-8",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    } | {name: os.environ[name] for name in ("DOCKER_HOST",) if name in os.environ}
+    desk = Desk(repository, environ, tmp_path / "script.yaml")
+    yield desk
+    subprocess.run([sys.executable, "-m", "runner", "discard", "--yes"], cwd=repository, env=environ, check=False)
+
+
+def test_a_run_shows_its_story_and_the_next_commands(desk: Desk) -> None:
+    desk.write("""\
+  - text: I will change the file.
+    tools:
+      - name: Bash
+        input: {command: "echo two >> a.txt && cat a.txt"}
+  - text: Done.
+""")
+    run = desk.prompt()
+    assert run.end() == 0
+    shown = run.lines()
+    assert "✓ Bash echo two >> a.txt && cat a.txt" in [line.partition("  ")[0] for line in shown]
+    assert "  │ two" in shown
+    assert "Done." in shown
+    assert any(re.match(r"✓ done · .* · 2 rounds · 1 call ·", line) for line in shown)
+    assert "  1 file changed in the box (+1 -0); your own files are as they were" in shown
+    assert "  fumehood apply            take them into your files" in shown
+    assert not run.screen.cursor.hidden
+    assert (desk.repository / "a.txt").read_text() == "one\n"
+
+    diff = desk.run("diff")
+    assert diff.end() == 0
+    assert "+two" in diff.lines()
+
+
+def test_what_runs_is_seen_while_it_runs_and_ctrl_c_stops_it(desk: Desk) -> None:
+    desk.write("""\
+  - tools:
+      - name: Bash
+        input: {command: "for i in 1 2 3; do echo step $i; done; sleep 300"}
+  - text: Never said.
+""")
+    run = desk.prompt()
+    run.until(r"│ step 3")
+    run.until(r"running Bash · .*Ctrl-C stops")
+    run.resize(50, 20)
+    run.until(r"running Bash")
+    os.write(run.master, b"\x03")
+    assert run.end() == 130
+    assert any("stopped by you" in line for line in run.lines())
+    assert not any("Ctrl-C stops" in line for line in run.lines())
+    assert not run.screen.cursor.hidden
+
+
+def test_hostile_output_and_replies_do_nothing_to_the_terminal(desk: Desk) -> None:
+    desk.write(r"""
+  - text: "\e]0;owned\a\e]52;c;aGk=\a\e[2J\u202eevil"
+    tools:
+      - name: Bash
+        input:
+          command: |
+            printf '\033]0;owned\007\033]52;c;aGk=\007\033[2Jx\n'
+            touch "$(printf 'a\033]0;y\007')"
+  - text: Done.
+""")
+    run = desk.prompt()
+    assert run.end() == 0
+    assert any("␛]0;owned␇␛]52;c;aGk=␇␛[2J\\u202eevil" in line for line in run.lines())
+    assert any("│ ␛]0;owned␇" in line for line in run.lines())
+    diff = desk.run("diff", "--stat")
+    assert diff.end() == 0
+    for told in (run.raw, diff.raw):
+        assert b"\x1b]" not in told
+        assert b"\x1b[2J" not in told
+        assert b"\x07" not in told
+        assert "\u202e".encode() not in told
+
+
+def test_a_permission_question_is_asked_and_its_answer_holds(desk: Desk) -> None:
+    desk.write("""\
+  - tools:
+      - name: Bash
+        input: {command: "echo asked > b.txt"}
+  - text: Done.
+""")
+    run = desk.prompt("--permission-mode", "default")
+    run.until(r"\? Bash asks for permission")
+    run.until(r"echo asked > b.txt")
+    run.until(r"Allow this\?")
+    time.sleep(0.6)
+    os.write(run.master, b"n")
+    assert run.end() == 0
+    assert any("denied" in line for line in run.lines())
+    assert any("nothing changed in the box" in line for line in run.lines())
+
+
+def test_the_terminal_is_given_back_when_the_run_is_terminated(desk: Desk) -> None:
+    desk.write("""\
+  - tools:
+      - name: Bash
+        input: {command: "sleep 300"}
+""")
+    run = desk.prompt()
+    run.until(r"running Bash")
+    assert not termios.tcgetattr(run.master)[3] & termios.ECHO
+    os.kill(run.pid, signal.SIGTERM)
+    run._read(lambda: None, "", to_end=True)
+    _, status = os.waitpid(run.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 143
+    assert not run.screen.cursor.hidden
+
+
+def test_another_locale_gets_ascii(desk: Desk) -> None:
+    desk.write("""\
+  - text: Größe.
+""")
+    run = desk.prompt(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert run.end() == 0
+    assert run.raw.isascii()
+    assert "Gr\\xf6\\xdfe." in run.lines()
