@@ -106,6 +106,7 @@ class _Rig:
         self.housing: Housing = import_module("runner.sessions.housing").Housing(
             spec,
             directory=self.directory,
+            scratch=store.cache / "boxes",
             cwd=self.cwd,
             lay=lambda: _lay_ground(spec, environ, store.cache, progress),
             record=self.journal.append,

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -20,9 +19,9 @@ from runner import app as runner_app
 from runner.app import Running
 from runner.approval import ClientApprover, DenyApprover
 from runner.cli.entry import EXIT_INTERRUPTED, EXIT_TERMINATED, find_known, report, say
-from runner.cli.start import Start
+from runner.cli.start import Look, Start
 from runner.errors import FumehoodError
-from runner.events import Event, Failed, TurnEnded
+from runner.events import Event, Failed, ModelAsked, TurnEnded
 from runner.loop.operations import Answer, Interrupt, Prompt
 from runner.sessions.specs import silent
 from runner.spec import SessionSpec
@@ -36,27 +35,6 @@ if TYPE_CHECKING:
 
 EXIT_HANGUP = 129
 _ENDINGS = {"completed": 0, "interrupted": EXIT_INTERRUPTED}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """How a run is shown. `headless`: only the result (or messages) on stdout, nobody is asked."""
-
-    format: str = "text"
-    headless: bool = False
-    verbose: bool = False
-    partial: bool = False
-    quiet: bool = False
-
-    @property
-    def live(self) -> bool:
-        """Whether there is a terminal to draw on."""
-        return not self.headless and not self.quiet and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-
-    @property
-    def asks(self) -> bool:
-        """Whether somebody is there to answer a permission question."""
-        return self.live and sys.stdin.isatty()
 
 
 def drive(start: Start, text: str, look: Look) -> int:
@@ -138,9 +116,9 @@ async def _run(spec: SessionSpec, text: str, look: Look, signals: Signals) -> in
         session = signals.session = running.session
         await session.submit(Prompt.text(text))
         watch = Ending()
-        events = watch.follow(session.events(after=running.before))
+        events = await _asked(watch.follow(session.events(after=running.before)))
         if look.headless:
-            output = _output(spec, tuple(session.gate.tools), look)
+            output = await asyncio.to_thread(_output, spec, tuple(session.gate.tools), look)
             return int(await output.follow(events))
         if look.quiet:
             async for _ in events:
@@ -150,6 +128,25 @@ async def _run(spec: SessionSpec, text: str, look: Look, signals: Signals) -> in
         else:
             await _tell(running, events)
         return watch.exit_code
+
+
+async def _asked(events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    """The same events, once the first request to the model is on its way (or none will be): what prints
+    them is imported only then.
+    """
+    held: list[Event] = []
+    async for event in events:
+        held.append(event)
+        if isinstance(event.body, ModelAsked | TurnEnded):
+            break
+
+    async def again() -> AsyncIterator[Event]:
+        for event in held:
+            yield event
+        async for event in events:
+            yield event
+
+    return again()
 
 
 def make_spec(start: Start) -> SessionSpec:

@@ -30,7 +30,9 @@ def run_command_line(arguments: Sequence[str]) -> int:
     try:
         if arguments and arguments[0] in COMMANDS:
             return _run(COMMANDS[arguments[0]], arguments[1:], f"fumehood {arguments[0]}")
-        return _run("runner.cli.prompt", arguments, "fumehood")
+        return int(import_module("runner.cli.prompt").run(arguments))
+    except SystemExit as end:
+        return _code(end)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -43,18 +45,19 @@ def run_command_line(arguments: Sequence[str]) -> int:
 
 
 def _run(module: str, arguments: Sequence[str], name: str) -> int:
-    """A command's module holds `app` (a Typer) and may hold `rewrite(arguments)`."""
-    import typer  # noqa: PLC0415  # start-up time: --version does without it
+    """A command's module holds `app`, a Typer."""
+    import typer  # noqa: PLC0415  # start-up time: --version and a prompt do without it
 
     command = import_module(module)
-    rewrite = getattr(command, "rewrite", list)
-    try:
-        code = typer.main.get_command(command.app)(args=rewrite(list(arguments)), prog_name=name)
-    except SystemExit as end:
-        code = end.code
-    if code is None:
+    typer.main.get_command(command.app)(args=list(arguments), prog_name=name)
+    return 0
+
+
+def _code(end: SystemExit) -> int:
+    """What a parser or a command ended with."""
+    if end.code is None:
         return 0
-    return code if isinstance(code, int) else 1
+    return end.code if isinstance(end.code, int) else 1
 
 
 def report(error: BaseException) -> int:

@@ -1,182 +1,176 @@
-"""`fumehood "prompt"`: the options of a run. What they mean is `runner.app`'s, how it looks `runner.cli.drive`'s."""
+"""`fumehood "prompt"`: the options of a run. What they mean is `runner.app`'s, how it looks `runner.cli.drive`'s.
+
+Parsed by argparse: typer converts values by pydantic, and a quarter of the time to the first model
+request would be spent on reading the command line.
+"""
 
 from __future__ import annotations
 
-from enum import StrEnum
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
-from typer import Argument, Option
+from typing import Any
 
 from runner import __version__
-from runner.cli.start import Start
+from runner.cli.start import Look, Start
 from runner.cli.values import parse_size, read_prompt, repeat_variadic, split_rules
 from runner.effects import Mode
 from runner.errors import UsageError
 
-rewrite = repeat_variadic
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+USAGE = 'fumehood [OPTIONS] "PROMPT"\n       fumehood COMMAND [OPTIONS] ...'
+ABOUT = """\
+A coding agent that may do anything, because it does it in a box.
 
-EPILOG = """\
-Commands (when they are the first word; -- makes them a prompt):\n
-  diff [SESSION]     what the session changed, as a patch\n
-  apply [SESSION]    bring the changes over to your directory\n
-  discard [SESSION]  drop the session with its changes\n
-  sessions           list sessions\n
-  shell [SESSION]    a terminal in the box\n
-  doctor             what works on this machine, and what does not\n
-  images             list or build images\n
-  clean              remove what dead sessions left running
+Runs PROMPT in a container made for it; your directory stays untouched until `fumehood apply`.
+"""
+COMMANDS = """\
+commands (only as the first word; -- makes them a prompt):
+  diff [SESSION] [PATH]...   what the session changed, as a patch
+  apply [SESSION] [PATH]...  bring the changes over to your directory
+  discard [SESSION]          drop the session with its changes
+  sessions                   list sessions
+  shell [SESSION]            a terminal in the box
+  doctor                     what works on this machine, and what does not
+  images list|build          the images that boxes are made from
+  clean                      remove what dead sessions left running
 """
 
 
-class Format(StrEnum):
-    """How output is printed."""
-
-    TEXT = "text"
-    JSON = "json"
-    STREAM_JSON = "stream-json"
-
-
-class Cow(StrEnum):
-    """How a root is copied on write."""
-
-    OVERLAY = "overlay"
-    REFLINK = "reflink"
-    COPY = "copy"
+def run(arguments: Sequence[str]) -> int:
+    """Run a prompt; returns the exit code. Raises UsageError, SystemExit for what argparse refuses or answers."""
+    given = _parser().parse_intermixed_args(repeat_variadic(list(arguments)))
+    start, look = _start(given), _look(given)
+    text = read_prompt(given.words, given.file)
+    return int(import_module("runner.cli.drive").drive(start, text, look))  # --help does without it
 
 
-class System(StrEnum):
-    """Whether the box's own system can be changed (apt)."""
-
-    READONLY = "readonly"
-    WRITABLE = "writable"
-
-
-def _print_version(value: bool) -> None:
-    if value:
-        typer.echo(f"{__version__} (fumehood)")
-        raise typer.Exit
-
-
-@app.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-def prompt(  # noqa: PLR0917  # the command line is this long
-    words: Annotated[list[str] | None, Argument(metavar="PROMPT", help="What to do.", show_default=False)] = None,
-    print_only: Annotated[bool, Option("--print", "-p", help="Print the reply and end; nobody is asked.")] = False,
-    file: Annotated[
-        Path | None, Option("--file", metavar="FILE", help="Read the prompt from a file (- is stdin).")
-    ] = None,
-    output_format: Annotated[Format, Option("--output-format", help="How -p prints.")] = Format.TEXT,
-    verbose: Annotated[bool, Option("--verbose", help="Print every turn in full.")] = False,
-    include_partial_messages: Annotated[
-        bool, Option("--include-partial-messages", help="stream-json: pieces of messages too.")
-    ] = False,
-    continue_: Annotated[bool, Option("--continue", "-c", help="Go on with this directory's latest session.")] = False,
-    resume: Annotated[str | None, Option("--resume", "-r", metavar="SESSION", help="Go on with a session.")] = None,
-    session_id: Annotated[str | None, Option("--session-id", metavar="UUID", help="Id of the new session.")] = None,
-    model: Annotated[str | None, Option("--model", metavar="MODEL", help="Model, as PROVIDER:NAME or NAME.")] = None,
-    fallback_model: Annotated[
-        str | None, Option("--fallback-model", metavar="MODELS", help="Models to use when it is overloaded.")
-    ] = None,
-    max_turns: Annotated[int | None, Option("--max-turns", metavar="N", min=1, help="Model rounds at most.")] = None,
-    max_budget_usd: Annotated[float | None, Option("--max-budget-usd", metavar="USD", help="Cost at most.")] = None,
-    max_thinking_tokens: Annotated[
-        int | None, Option("--max-thinking-tokens", metavar="N", help="Thinking budget; 0 is off.")
-    ] = None,
-    permission_mode: Annotated[Mode | None, Option("--permission-mode", help="How tool calls are decided.")] = None,
-    dangerously_skip_permissions: Annotated[
-        bool, Option("--dangerously-skip-permissions", help="The same as --permission-mode bypassPermissions.")
-    ] = False,
-    allowed_tools: Annotated[
-        list[str] | None, Option("--allowedTools", "--allowed-tools", metavar="RULES", help="Rules that allow.")
-    ] = None,
-    disallowed_tools: Annotated[
-        list[str] | None, Option("--disallowedTools", "--disallowed-tools", metavar="RULES", help="Rules that deny.")
-    ] = None,
-    tools: Annotated[list[str] | None, Option("--tools", metavar="NAMES", help="Offer only these tools.")] = None,
-    system_prompt: Annotated[
-        str | None, Option("--system-prompt", metavar="TEXT", help="Replaces the system prompt.")
-    ] = None,
-    append_system_prompt: Annotated[
-        str | None, Option("--append-system-prompt", metavar="TEXT", help="Added to it.")
-    ] = None,
-    add_dir: Annotated[
-        list[Path] | None, Option("--add-dir", metavar="DIR", help="A further directory that the session sees.")
-    ] = None,
-    image: Annotated[str | None, Option("--image", metavar="IMAGE", help="The box's image.")] = None,
-    package: Annotated[
-        list[str] | None, Option("--package", metavar="NAME", help="A Debian package added to the image.")
-    ] = None,
-    system: Annotated[System, Option("--system", help="writable: commands may install packages.")] = System.READONLY,
-    runtime: Annotated[str | None, Option("--runtime", metavar="NAME", help="OCI runtime (runsc, crun ...).")] = None,
-    cow: Annotated[Cow | None, Option("--cow", help="Force how directories are copied on write.")] = None,
-    memory: Annotated[str | None, Option("--memory", metavar="SIZE", help="Memory of the box.")] = None,
-    cpus: Annotated[float | None, Option("--cpus", metavar="N", help="CPUs of the box.")] = None,
-    pids: Annotated[int | None, Option("--pids", metavar="N", min=16, help="Processes of the box.")] = None,
-    disk: Annotated[str | None, Option("--disk", metavar="SIZE", help="Disk budget of the session.")] = None,
-    env: Annotated[list[str] | None, Option("--env", metavar="NAME", help="Pass a variable into the box.")] = None,
-    really: Annotated[bool, Option("--really", help="Also where it is refused: your home, /.")] = False,
-    quiet: Annotated[bool, Option("--quiet", "-q", help="No progress.")] = False,
-    version: Annotated[  # noqa: ARG001  # its callback answers
-        bool, Option("--version", "-v", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """A coding agent that may do anything, because it does it in a box.
-
-    Runs PROMPT in a container made for it; your directory stays untouched until `fumehood apply`.
-    """
-    given = _given(
-        model=model,
-        mode=Mode.BYPASS if dangerously_skip_permissions else permission_mode,
-        image=image,
-        packages=split_rules(package or ()),
-        system_writable=system is System.WRITABLE,
-        runtime=runtime,
-        cow=cow.value if cow else None,
-        allow=split_rules(allowed_tools or ()),
-        deny=split_rules(disallowed_tools or ()),
-        tools=split_rules(tools) or ("",) if tools is not None else None,
-        fallback_models=split_rules([fallback_model or ""]),
-        thinking_tokens=max_thinking_tokens,
-        system_prompt=system_prompt,
-        append_system_prompt=append_system_prompt,
-        environment=tuple(env or ()),
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fumehood",
+        usage=USAGE,
+        description=ABOUT,
+        epilog=COMMANDS,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    turn = _given(max_turns=max_turns, max_budget_usd=max_budget_usd)
-    box = _given(
-        memory=parse_size(memory) if memory else None, cpus=cpus, pids=pids, disk=parse_size(disk) if disk else None
-    )
-    if dangerously_skip_permissions and permission_mode not in (None, Mode.BYPASS):
+    parser.add_argument("words", nargs="*", metavar="PROMPT", help="what to do; also from standard input and --file")
+    parser.add_argument("-v", "--version", action="version", version=f"{__version__} (fumehood)")
+    for title, add in (("output", _add_output), ("session", _add_session), ("model", _add_model)):
+        add(parser.add_argument_group(title))
+    _add_permissions(parser.add_argument_group("permissions"))
+    _add_box(parser.add_argument_group("box"))
+    return parser
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("-p", "--print", dest="print_only", action="store_true", help="print the reply and end; nobody is asked")
+    add("--file", type=Path, metavar="FILE", help="read the prompt from a file (- is standard input)")
+    add("--output-format", choices=("text", "json", "stream-json"), default="text", help="how -p prints")
+    add("--verbose", action="store_true", help="json: all messages, not only the result")
+    add("--include-partial-messages", dest="partial", action="store_true", help="stream-json: pieces of messages too")
+    add("-q", "--quiet", action="store_true", help="no progress")
+
+
+def _add_session(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("-c", "--continue", dest="latest", action="store_true", help="go on with this directory's latest session")
+    add("-r", "--resume", metavar="SESSION", help="go on with a session")
+    add("--session-id", dest="session", metavar="UUID", default="", help="id of the new session")
+    add("--add-dir", type=Path, action="append", default=[], metavar="DIR", help="a further directory to see")
+    add("--really", action="store_true", help="also where it is refused: your home, /")
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--model", metavar="MODEL", help="PROVIDER:NAME or NAME; default: FUMEHOOD_MODEL, ANTHROPIC_MODEL")
+    add("--fallback-model", default="", metavar="MODELS", help="models to use while it is overloaded")
+    add("--max-turns", type=_positive, metavar="N", help="model rounds at most")
+    add("--max-budget-usd", type=float, metavar="USD", help="cost at most")
+    add("--max-thinking-tokens", type=int, metavar="N", help="thinking budget; 0 is off")
+    add("--system-prompt", metavar="TEXT", help="replaces the system prompt")
+    add("--append-system-prompt", metavar="TEXT", help="added to the system prompt")
+
+
+def _add_permissions(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--permission-mode", choices=[mode.value for mode in Mode], help="how tool calls are decided")
+    add("--dangerously-skip-permissions", dest="bypass", action="store_true", help="mode bypassPermissions")
+    add("--allowedTools", "--allowed-tools", dest="allow", action="append", metavar="RULES", help="rules that allow")
+    add("--disallowedTools", "--disallowed-tools", dest="deny", action="append", metavar="RULES", help="that deny")
+    add("--tools", action="append", metavar="NAMES", help="offer only these tools")
+
+
+def _add_box(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--image", metavar="IMAGE", help="the box's image")
+    add("--package", action="append", default=[], metavar="NAME", help="a Debian package added to the image")
+    add("--system", choices=("readonly", "writable"), help="writable: commands may install packages")
+    add("--runtime", metavar="NAME", help="OCI runtime (runsc, crun ...)")
+    add("--cow", choices=("overlay", "reflink", "copy"), help="force how directories are copied on write")
+    add("--memory", metavar="SIZE", help="memory of the box")
+    add("--cpus", type=float, metavar="N", help="CPUs of the box")
+    add("--pids", type=_positive, metavar="N", help="processes of the box")
+    add("--disk", metavar="SIZE", help="disk budget of the session")
+    add("--env", action="append", default=[], metavar="NAME", help="pass a variable into the box")
+
+
+def _start(given: argparse.Namespace) -> Start:
+    if given.bypass and given.permission_mode not in (None, Mode.BYPASS.value):
         raise UsageError("--dangerously-skip-permissions contradicts --permission-mode")
-    if sum((continue_, resume is not None, session_id is not None)) > 1:
+    if sum((given.latest, given.resume is not None, bool(given.session))) > 1:
         raise UsageError("--continue, --resume and --session-id exclude each other")
-    if (continue_ or resume) and add_dir:
-        raise UsageError("--add-dir belongs to a new session; a session that goes on keeps its directories")
-    text = read_prompt(words or (), file)
-
-    from runner.cli.drive import Look, drive  # noqa: PLC0415  # start-up time: --help does without it
-
-    look = Look(
-        format=output_format.value,
-        headless=print_only or output_format is not Format.TEXT,
-        verbose=verbose,
-        partial=include_partial_messages,
-        quiet=quiet,
+    if (given.latest or given.resume is not None) and given.add_dir:
+        raise UsageError("--add-dir belongs to a new session; one that goes on keeps its directories")
+    mode = Mode.BYPASS if given.bypass else Mode(given.permission_mode) if given.permission_mode else None
+    fields = _named(
+        model=given.model,
+        fallback_models=split_rules([given.fallback_model]),
+        mode=mode,
+        image=given.image,
+        packages=split_rules(given.package),
+        system_writable=given.system == "writable",
+        runtime=given.runtime,
+        cow=given.cow,
+        allow=split_rules(given.allow or ()),
+        deny=split_rules(given.deny or ()),
+        tools=(split_rules(given.tools) or ("",)) if given.tools is not None else None,
+        thinking_tokens=given.max_thinking_tokens,
+        system_prompt=given.system_prompt,
+        append_system_prompt=given.append_system_prompt,
+        environment=tuple(given.env),
     )
-    start = Start(
-        fields=given,
-        turn=turn,
-        box=box,
-        add_dirs=tuple(add_dir or ()),
-        session=session_id or "",
-        resume=resume,
-        latest=continue_,
-        really=really,
+    sizes = {name: parse_size(text) for name in ("memory", "disk") if (text := getattr(given, name))}
+    return Start(
+        fields=fields,
+        turn=_named(max_turns=given.max_turns, max_budget_usd=given.max_budget_usd),
+        box=_named(cpus=given.cpus, pids=given.pids) | sizes,
+        add_dirs=tuple(given.add_dir),
+        session=given.session,
+        resume=given.resume,
+        latest=given.latest,
+        really=given.really,
     )
-    raise typer.Exit(drive(start, text, look))
 
 
-def _given(**values: Any) -> dict[str, Any]:
+def _look(given: argparse.Namespace) -> Look:
+    return Look(
+        format=given.output_format,
+        headless=given.print_only or given.output_format != "text",
+        verbose=given.verbose,
+        partial=given.partial,
+        quiet=given.quiet,
+    )
+
+
+def _named(**values: Any) -> dict[str, Any]:
     """What was named on the command line: the rest keeps its default, or what the session had."""
-    return {name: value for name, value in values.items() if value not in (None, (), False)}
+    return {name: value for name, value in values.items() if value is not None and value not in ((), False)}
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number

@@ -1,7 +1,9 @@
-"""What the command line asked for, before it is a spec."""
+"""What the command line asked for: what to start, before it is a spec, and how to show it."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,3 +24,24 @@ class Start:
     resume: str | None = None
     latest: bool = False
     really: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """How a run is shown. `headless`: only the result (or messages) on stdout, nobody is asked."""
+
+    format: str = "text"
+    headless: bool = False
+    verbose: bool = False
+    partial: bool = False
+    quiet: bool = False
+
+    @property
+    def live(self) -> bool:
+        """Whether there is a terminal to draw on."""
+        return not self.headless and not self.quiet and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+    @property
+    def asks(self) -> bool:
+        """Whether somebody is there to answer a permission question."""
+        return self.live and sys.stdin.isatty()

@@ -41,7 +41,8 @@ class Selection:
 
 
 class Access(Protocol):
-    """Paths are absolute and select what lies at or below them; none select all. Changes are JSON objects (`sandbox.diff`),
+    """Paths are absolute and select what lies at or below them; none select all. Changes are JSON objects
+    (`sandbox.diff`),
     reports too, so that they can cross a socket.
     """
 

@@ -48,7 +48,7 @@ def owner_of(spec: SessionSpec) -> Owner:
 
 class Housing:
     """One session's box and what it needs. `lay` connects the engine and makes image and toolbox ready
-    where they are not; it runs in a thread. `record` journals. Nothing starts before `begin`.
+    where they are not; it runs in a thread. `scratch`: a cache for boxes' small files. `record` journals. Nothing starts before `begin`.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Housing:
         spec: SessionSpec,
         *,
         directory: Path,
+        scratch: Path,
         cwd: PurePosixPath,
         lay: Callable[[], Ground],
         record: Callable[[Recorded], object],
@@ -64,6 +65,7 @@ class Housing:
     ) -> None:
         self._spec = spec
         self._directory = directory
+        self._scratch = scratch
         self._cwd = cwd
         self._lay = lay
         self._record = record
@@ -167,7 +169,7 @@ class Housing:
             locale=self._spec.locale,
             timezone=self._spec.timezone,
         )
-        return await ContainerBox(spec, ground.engine).__aenter__()
+        return await ContainerBox(spec, ground.engine, scratch=self._scratch).__aenter__()
 
     async def _leave(self, reason: str) -> None:
         box, self._open = self._open, None
