@@ -20,7 +20,7 @@ from sandbox.build import Made, make_layer, read_file, registry_gives
 from sandbox.containers import LABEL
 from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import EngineRefusedError, ImageMissingError
-from sandbox.recipe import Recipe, is_recipe, load_recipe
+from sandbox.recipe import Recipe, is_recipe, load_recipe, plain_digest, tag_of
 
 RECORD_VERSION = 1
 RECIPE_LABEL = "fumehood.recipe"
@@ -61,6 +61,8 @@ def ensure_image(
     """
     if not is_recipe(name):
         return _foreign_image(engine, name, packages, progress)
+    if not packages and (image := engine.images.find(tag_of(name, plain_digest(name)))) is not None:
+        return image
     recipe = load_recipe(name, packages=packages)
     return engine.images.find(recipe.tag) or build_image(engine, recipe, cache=cache, progress=progress)
 

@@ -6,14 +6,13 @@ A recipe is data. Making an image of it is `sandbox.images`' work.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from sandbox.errors import ImageMissingError
 
@@ -47,7 +46,7 @@ class Recipe:
     @property
     def tag(self) -> str:
         """`repository:tag` of the image in an engine."""
-        return f"fumehood/{self.name}:{self.digest[:12]}"
+        return tag_of(self.name, self.digest)
 
     def wants(self, path: str) -> bool:
         """Whether an absolute path of a package belongs in the image."""
@@ -77,6 +76,7 @@ def load_recipe(name: str, *, packages: tuple[str, ...] = (), directory: Path = 
     if not is_recipe(name, directory):
         raise ImageMissingError(f"no recipe {name!r}", hint=f"recipes: {', '.join(recipe_names(directory))}")
     text = (directory / f"{name}.yaml").read_bytes()
+    yaml = importlib.import_module("yaml")  # 20-40 ms, which a start with everything there does not pay
     recipe = _parse(name, yaml.safe_load(text))
     for package in (*recipe.packages, *packages):
         if not PACKAGE_NAME.fullmatch(package):
@@ -84,10 +84,25 @@ def load_recipe(name: str, *, packages: tuple[str, ...] = (), directory: Path = 
                 f"{package!r} is not the name of a package", hint="lower-case letters, digits and + . - only"
             )
     extra = tuple(sorted(set(packages) - set(recipe.packages)))
+    return replace(recipe, packages=recipe.packages + extra, digest=_shape(text, extra, directory))
+
+
+def plain_digest(name: str, directory: Path = RECIPES) -> str:
+    """The digest of a recipe as it stands, without extra packages; nothing is parsed. OSError when there is none."""
+    return _shape((directory / f"{name}.yaml").read_bytes(), (), directory)
+
+
+def tag_of(name: str, digest: str) -> str:
+    """`repository:tag` of a recipe's image in an engine."""
+    return f"fumehood/{name}:{digest[:12]}"
+
+
+def _shape(text: bytes, extra: tuple[str, ...], directory: Path) -> str:
+    """Hex sha256 of all that shapes an image but the versions of its packages."""
     shape = hashlib.sha256(text)
     shape.update((directory / "build.sh").read_bytes())
     shape.update(" ".join(extra).encode())
-    return replace(recipe, packages=recipe.packages + extra, digest=shape.hexdigest())
+    return shape.hexdigest()
 
 
 def _parse(name: str, data: Any) -> Recipe:

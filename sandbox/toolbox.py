@@ -22,7 +22,7 @@ from sandbox.containers import LABEL, ContainerSpec, session_labels
 from sandbox.engine import ConflictError, Engine, ImageInfo
 from sandbox.errors import BoxStartError
 from sandbox.images import locked
-from sandbox.recipe import RECIPES, Recipe, load_recipe
+from sandbox.recipe import RECIPES, Recipe, load_recipe, plain_digest
 from sandbox.rootfs import normalise
 from sandbox.spec import Mount
 
@@ -72,18 +72,18 @@ def ensure_toolbox(engine: Engine, *, base: ImageInfo, cache: Path, progress: Ca
     One request where it is there. Volumes cannot be renamed, so what is filled has a name of its own,
     and an empty volume under the toolbox's name, made last, points to it: a partial fill is never found.
     """
-    recipe = load_recipe("toolbox")
     server = server_files()
-    digest = toolbox_digest(recipe, server)
+    parts = parts_digest()
+    digest = toolbox_digest(parts, server)
     name = f"fumehood-toolbox-{digest[:12]}"
     if volume := _filled(engine, name):
         return Toolbox(volume=volume, digest=digest)
     with locked(cache / "toolbox/lock"):
         if volume := _filled(engine, name):
             return Toolbox(volume=volume, digest=digest)
-        archive = cache / "toolbox" / f"{_parts_digest(recipe)[:12]}-{engine.info.architecture}.tar.gz"
+        archive = cache / "toolbox" / f"{parts[:12]}-{engine.info.architecture}.tar.gz"
         if not archive.is_file():
-            _collect(engine, recipe, archive, cache, progress)
+            _collect(engine, load_recipe("toolbox"), archive, cache, progress)
         progress("filling the toolbox volume")
         toolbox = Toolbox(volume=_fill(engine, name, base, archive, server), digest=digest)
         remove_stale(engine, keep=name, now=time.time())
@@ -99,19 +99,21 @@ def server_files() -> dict[str, bytes]:
         files[f"sandbox/server/{path.name}"] = path.read_bytes()
         if path.stem != "__init__":
             files[path.name] = path.read_bytes()
+    files["sandbox/server/report.sh"] = (SOURCES / "server/report.sh").read_bytes()
     return files
 
 
-def toolbox_digest(recipe: Recipe, server: dict[str, bytes]) -> str:
-    """What names a toolbox: its parts, and the server's code."""
-    digest = hashlib.sha256(_parts_digest(recipe).encode())
+def toolbox_digest(parts: str, server: dict[str, bytes]) -> str:
+    """What names a toolbox: the digest of its parts, and the server's code."""
+    digest = hashlib.sha256(parts.encode())
     for name, text in sorted(server.items()):
         digest.update(f"{name} {len(text)}\n".encode() + text)
     return digest.hexdigest()
 
 
-def _parts_digest(recipe: Recipe) -> str:
-    return hashlib.sha256(recipe.digest.encode() + (RECIPES / "collect.py").read_bytes()).hexdigest()
+def parts_digest() -> str:
+    """Names the large part: the recipe of its packages, and what collects from them."""
+    return hashlib.sha256(plain_digest("toolbox").encode() + (RECIPES / "collect.py").read_bytes()).hexdigest()
 
 
 def _filled(engine: Engine, name: str) -> str:
