@@ -23,6 +23,7 @@ SMALL_JOB = 64 << 10
 SEARCHED = b"/usr/local/bin:/usr/bin:/bin"
 # Where shells write down the directory that they end in; on the box's own tmpfs.
 REPORTS = b"/run/fumehood"
+REPORTER = os.fsencode(__file__.rsplit("/", 1)[0] + "/report.sh")
 
 
 def build(
@@ -38,8 +39,8 @@ def build(
     report = b""
     if request.get("shell"):
         report = b"%b/%d" % (REPORTS, number)
-        script = b"trap '{ pwd -P >|%b; } 2>/dev/null' EXIT; %b" % (report, argv[0])
-        candidates = [(shell, [shell.rpartition(b"/")[2], b"-c", script])]
+        argv, environment = reporting(shell, argv[0], environment, report)
+        candidates = [(shell, argv)]
     elif b"/" in argv[0]:
         candidates = [(argv[0], argv)]
     else:
@@ -47,6 +48,22 @@ def build(
         candidates = [(folder + b"/" + argv[0], argv) for folder in path.split(b":") if folder]
     job = (candidates, environment, files.checked(request["cwd"]), bool(request.get("pty")))
     return marshal.dumps(job), report
+
+
+def reporting(
+    shell: bytes, script: bytes, environment: dict[bytes, bytes], report: bytes
+) -> tuple[list[bytes], dict[bytes, bytes]]:
+    """(argv, environment) of a shell that runs the script and writes its last directory to `report`.
+    bash is told outside of the script, so that its messages show nothing of ours; other shells before it.
+    """
+    name = shell.rpartition(b"/")[2]
+    if name != b"bash":
+        return [name, b"-c", b"trap '{ pwd -P >|%b; } 2>/dev/null' EXIT\n%b" % (report, script)], environment
+    theirs = environment.get(b"BASH_ENV")
+    environment = environment | {b"FUMEHOOD_REPORT": report, b"BASH_ENV": REPORTER}
+    if theirs:
+        environment[b"FUMEHOOD_BASH_ENV"] = theirs
+    return [name, b"-c", script], environment
 
 
 def send(jobs: _socket.socket, data: bytes, descriptors: list[int]) -> None:

@@ -29,6 +29,7 @@ class Capture:
         self._tail: list[bytes] = []
         self._tail_kept = 0
         self._file = -1
+        self._waiting = self.path is not None
 
     @property
     def over(self) -> bool:
@@ -45,12 +46,13 @@ class Capture:
         before = self.size
         self.size += len(data)
         shown = data[: max(self.inline - before, 0)]
-        if self.path is not None and self._file < 0:
+        if self._file >= 0:
+            self._keep(data)
+        elif self._waiting:
             self._head.append(data)
             if self.over:
+                self._waiting = False
                 self._open()
-        elif self._file >= 0:
-            self._keep(data)
         self._remember(data)
         return shown
 
@@ -91,7 +93,6 @@ class Capture:
                 view = view[os.write(self._file, view) :]
         except OSError:  # no space: what is there stays, the rest is counted only
             self.close()
-            self._file = -2
 
 
 def read_some(fd: int, most: int) -> bytes | None:
