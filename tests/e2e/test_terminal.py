@@ -177,7 +177,7 @@ def test_hostile_output_and_replies_do_nothing_to_the_terminal(desk: Desk) -> No
     run = desk.prompt()
     assert run.end() == 0
     assert any("␛]0;owned␇␛]52;c;aGk=␇␛[2J\\u202eevil" in line for line in run.lines())
-    assert any("│ ␛]0;owned␇" in line for line in run.lines())
+    assert "  │ x" in run.lines()  # the tool has taken the sequences out already
     diff = desk.run("diff", "--stat")
     assert diff.end() == 0
     for told in (run.raw, diff.raw):
