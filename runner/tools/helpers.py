@@ -18,7 +18,7 @@ from sandbox.spec import Capture, Command, Exited, Stderr, Stdout
 from sandbox.toolbox import SERVER, TOOLBOX_PYTHON, TOOLBOX_QPDF, TOOLBOX_RG
 
 ROOT = PurePosixPath("/")
-REPLY_LIMIT = 48 << 20
+REPLY_LIMIT = 32 << 20
 SECONDS = 60.0
 Reply = TypeVar("Reply", bound=BaseModel)
 

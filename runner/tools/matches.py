@@ -18,6 +18,7 @@ class Entries:
     matches: int = 0
 
 
+_BINARY = b": binary file matches"
 _NUMBER = re.compile(rb"\d+([:-])")
 Naming = Callable[[bytes], str]
 
@@ -46,10 +47,15 @@ def matched(out: bytes, naming: Naming) -> Entries:
     """`path NUL [number (: or -)] text newline`, and `--` between groups, which is no file's."""
     lines: list[str] = []
     files: dict[bytes, str] = {}
+    begun = b""
     for raw in out.removesuffix(b"\n").split(b"\n") if out else []:
-        name, null, text = raw.partition(b"\0")
+        name, null, text = (begun + raw).partition(b"\0")
+        if not null and name.startswith((b"./", b"/")) and _BINARY not in name:
+            begun = name + b"\n"  # a file name that goes on after its newline
+            continue
+        begun = b""
         if not null:
-            lines.append(clean(raw))
+            lines.append(clean(name))
             continue
         shown = files.get(name) or files.setdefault(name, naming(name))
         numbered = _NUMBER.match(text)

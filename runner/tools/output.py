@@ -11,10 +11,10 @@ HELD = 4096
 PREVIEW_HEAD = 4_000
 PREVIEW_TAIL = 6_000
 # CSI; OSC, DCS, SOS, PM, APC up to their terminator; two- and three-byte escapes; C1 forms are no UTF-8.
-_ESCAPE = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]+[0-~]|[0-OQ-WYZ\\`-~])",
-)
-_OPEN_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)\Z")
+_WHOLE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]+[0-~]|[0-OQ-WYZ\\`-~])"
+_OPEN = r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)\Z"
+_ESCAPE = re.compile(_WHOLE)
+_ESCAPE_OR_BEGINNING = re.compile(f"{_WHOLE}|(?P<open>{_OPEN})")
 _PICTURES = {
     **{code: 0x2400 + code for code in range(32) if code not in (9, 10)},
     0x7F: 0x2421,
@@ -31,13 +31,14 @@ class Live:
 
     def feed(self, data: bytes) -> str:
         """The text that is complete by now, without escape sequences."""
-        text = _ESCAPE.sub("", self._held + self._decoder.decode(data))
-        cut = _OPEN_ESCAPE.search(text)
-        if cut is None or len(text) - cut.start() > HELD:
-            self._held = ""
-            return text
-        self._held = text[cut.start() :]
-        return text[: cut.start()]
+        text, pieces, at = self._held + self._decoder.decode(data), [], 0
+        self._held = ""
+        for found in _ESCAPE_OR_BEGINNING.finditer(text):
+            pieces.append(text[at : found.start()])
+            at = found.end()
+            if found["open"] is not None and len(found["open"]) <= HELD:
+                self._held = found["open"]
+        return "".join([*pieces, text[at:]])
 
 
 def clean(data: bytes) -> str:

@@ -27,11 +27,12 @@ EDGE = 1568
 IMAGE_BYTES = 3_750_000
 PIXELS = 100_000_000
 FILE_BYTES = 100 << 20
-PDF_BYTES = 20 << 20
+PDF_BYTES = 15 << 20
 PAGES = 20
 OUTPUT_TEXT = 10_000
 NOTEBOOK_TEXT = 400_000
 NOTEBOOK_IMAGES = 20
+NOTEBOOK_IMAGE_BYTES = 8 << 20  # of base64, all together
 QUALITIES = (85, 60, 40)
 FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "GIF": "image/gif", "WEBP": "image/webp"}
 
@@ -241,6 +242,7 @@ class Shown:
     def __init__(self) -> None:
         self.text = NOTEBOOK_TEXT
         self.images = NOTEBOOK_IMAGES
+        self.image_bytes = NOTEBOOK_IMAGE_BYTES
         self.cut = False
 
     def take(self, text: str, most: int) -> str:
@@ -296,6 +298,10 @@ class Shown:
         except (RefusedError, ValueError) as error:
             told["text"] += f"\n[an image that cannot be shown: {error}]"
             return
+        if len(small["data"]) > self.image_bytes:
+            self.cut = True
+            return
+        self.image_bytes -= len(small["data"])
         told["image"] = {"data": small["data"], "media_type": small["media_type"]}
 
 

@@ -199,15 +199,23 @@ def lines(path: str, encoding: str, *numbers: str) -> Answer:
     the cut, in bytes after it); and how many lines there are in all.
     """
     skip, start, count, characters, most = map(int, numbers)
-    stream = os.fdopen(open_regular(path)[0], "rb")
-    stream.seek(skip)
-    page = ByteLines(stream) if encoding in {"utf-8", "latin-1"} else TextLines(stream, encoding)
-    before = page.pass_by(start - 1)
+    with os.fdopen(open_regular(path)[0], "rb") as stream:
+        stream.seek(skip)
+        reader = ByteLines(stream) if encoding in {"utf-8", "latin-1"} else TextLines(stream, encoding)
+        before = reader.pass_by(start - 1)
+        shown, lengths = page(reader, encoding, count, characters, most)
+        total = before + len(shown) + reader.pass_by(-1)
+        reader.detach()
+    return {"lines": shown, "lengths": lengths, "total": total}
+
+
+def page(reader: ByteLines, encoding: str, count: int, characters: int, most: int) -> tuple[list[str], list[int]]:
+    """The next lines, and their lengths, while there is room."""
     shown: list[str] = []
     lengths: list[int] = []
     used = 0
     while len(shown) < count and used <= characters:
-        line = page.line(most * 4)
+        line = reader.line(most * 4)
         if line is None:
             break
         text, rest = line
@@ -217,7 +225,7 @@ def lines(path: str, encoding: str, *numbers: str) -> Answer:
         text = text[:most].encode("utf-8", "replace").decode()
         shown.append(text)
         used += len(text) + 8
-    return {"lines": shown, "lengths": lengths, "total": before + len(shown) + page.pass_by(-1)}
+    return shown, lengths
 
 
 class ByteLines:
@@ -247,6 +255,9 @@ class ByteLines:
             return number
         return passed
 
+    def detach(self) -> None:
+        """The file is to be closed by who opened it."""
+
     def line(self, most: int) -> tuple[Any, int] | None:
         """The first `most` units of the next line without its end, and how many follow; None at the end."""
         first = self.stream.readline(most)
@@ -268,6 +279,10 @@ class TextLines(ByteLines):
         from io import TextIOWrapper  # noqa: PLC0415  only here
 
         super().__init__(TextIOWrapper(stream, encoding, "replace", newline="\n"))
+
+    def detach(self) -> None:
+        """Let go of the file beneath."""
+        self.stream.detach()
 
     def pass_by(self, number: int) -> int:
         """Line by line."""

@@ -19,13 +19,14 @@ from runner.tools.bash import Bash
 from runner.tools.edit import Edit
 from runner.tools.glob import Glob
 from runner.tools.grep import Grep
+from runner.tools.helpers import TOOLBOX
 from runner.tools.notebookedit import NotebookEdit
 from runner.tools.read import Read
 from runner.tools.taskstop import TaskStop
 from runner.tools.write import Write
 from sandbox.box import ContainerBox
 from sandbox.engine import Engine, ImageInfo
-from sandbox.spec import BoxSpec, Owner
+from sandbox.spec import BoxSpec, Command, Owner, Stdout
 from sandbox.toolbox import Toolbox
 from tests.support.toolbench import ToolBench, text_of
 
@@ -33,17 +34,19 @@ pytestmark = pytest.mark.box
 ROOT = PurePosixPath("/tmp/project")
 
 
-@pytest.fixture
-async def bench(engine: Engine, base_image: ImageInfo, toolbox: Toolbox) -> AsyncIterator[ToolBench]:
-    uid = os.getuid() or 1000
-    spec = BoxSpec(
+def box_spec(image: ImageInfo, toolbox: Toolbox) -> BoxSpec:
+    return BoxSpec(
         session=uuid.uuid4().hex,
-        image=base_image.id,
-        owner=Owner(uid=uid, gid=os.getgid() or 1000),
+        image=image.id,
+        owner=Owner(uid=os.getuid() or 1000, gid=os.getgid() or 1000),
         cwd=PurePosixPath("/tmp"),
         mounts=(toolbox.mount,),
     )
-    async with ContainerBox(spec, engine) as box:
+
+
+@pytest.fixture
+async def bench(engine: Engine, base_image: ImageInfo, toolbox: Toolbox) -> AsyncIterator[ToolBench]:
+    async with ContainerBox(box_spec(base_image, toolbox), engine) as box:
         await box.write(ROOT / "README", b"read me\n")
         yield ToolBench(box=box, root=ROOT)
 
@@ -267,6 +270,41 @@ async def test_contents_are_searched(bench: ToolBench) -> None:
     assert (await bench.use(Grep(), pattern="import.*foo", multiline=True)).for_user["numFiles"] == 1
     assert (await bench.use(Grep(), pattern="zzz")).for_model == "No files found"
     assert (await bench.use(Grep(), pattern="-e foo")).for_model == "No files found"
+
+
+async def test_names_that_are_no_text_are_shown_as_such(bench: ToolBench) -> None:
+    await bench.use(Bash(), command=r"echo foo > $'caf\xe9.txt'; echo foo > $'two\nlines.txt'")
+    found = await bench.use(Glob(), pattern="*.txt")
+    assert sorted(found.for_user["filenames"]) == [r"caf\xe9.txt", "two\nlines.txt"]
+    lines = await bench.use(Grep(), pattern="foo", output_mode="content", glob="*.txt")
+    assert lines.for_model == "caf\\xe9.txt:1:foo\ntwo\\nlines.txt:1:foo"
+
+
+async def test_a_link_that_was_not_judged_is_not_followed(bench: ToolBench) -> None:
+    await put(bench, {"real.png": png(2, 2), "secret.ipynb": b"{}"})
+    await bench.use(Bash(), command="mkdir d; ln -s ../real.png d/link.png; ln -s . here")
+    assert text_of(await bench.use(Read(), file_path="d/link.png")) == "<image>"
+    for path in ("d/link.png", "here/real.png"):
+        argv = (*TOOLBOX.helper, "image", str(ROOT / path))
+        process = await bench.box.exec(Command(argv=argv, cwd=ROOT))
+        items = [item async for item in process]
+        assert isinstance(items[0], Stdout)
+        assert b"cannot be opened" in items[0].data
+
+
+async def test_the_tools_work_in_an_image_with_nothing_but_busybox(
+    engine: Engine, busybox_image: ImageInfo, toolbox: Toolbox
+) -> None:
+    async with ContainerBox(box_spec(busybox_image, toolbox), engine) as box:
+        await box.write(ROOT / "README", b"read me\n")
+        bench = ToolBench(box=box, root=ROOT)
+        assert text_of(await bench.use(Bash(), command="mkdir a && cd a && echo hi | grep -c .")) == "1"
+        assert bench.state.cwd == ROOT / "a"
+        await put(bench, {"small.png": png(2, 2), "doc.pdf": pdf(2)})
+        assert (await bench.use(Grep(), pattern="read", path="..")).for_user["filenames"] == [str(ROOT / "README")]
+        assert text_of(await bench.use(Glob(), pattern="../*.png")) == str(ROOT / "small.png")
+        assert text_of(await bench.use(Read(), file_path="../small.png")) == "<image>"
+        assert text_of(await bench.use(Read(), file_path="../doc.pdf")).endswith("pages 1-2 of 2.\n<document>")
 
 
 async def test_what_cannot_be_searched_is_explained(bench: ToolBench) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+# ruff: noqa: ASYNC230, ASYNC240 - a test may wait for a file
 import asyncio
+import contextlib
 import os
 import signal
 import stat as modes
@@ -10,7 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path, PurePosixPath
 
 from sandbox.errors import PathError
-from sandbox.spec import Command, Content, Exited, Output, Pty, Resolution, Stat, Stdout, Stderr
+from sandbox.spec import Command, Content, Exited, Output, Pty, Resolution, Stat, Stderr, Stdout
 from sandbox.wire import PathCode
 
 KINDS = {modes.S_IFREG: "file", modes.S_IFDIR: "directory", modes.S_IFLNK: "link", modes.S_IFIFO: "fifo"}
@@ -66,10 +68,8 @@ class FakeProcess:
     async def resize(self, pty: Pty) -> None: ...
 
     async def kill(self, signal: int = signal.SIGKILL) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal)
-        except ProcessLookupError:
-            pass
 
 
 class FakeBox:

@@ -83,7 +83,7 @@ async def test_text_is_shown_whatever_its_form(
     ],
 )
 async def test_what_a_reader_should_know_is_noted(
-    bench: ToolBench, root: Path, read: Read, data: bytes, arguments: dict[str, int], note: str
+    bench: ToolBench, root: Path, read: Read, *, data: bytes, arguments: dict[str, int], note: str
 ) -> None:
     (root / "a.txt").write_bytes(data)
     result = await bench.use(read, file_path="a.txt", **arguments)

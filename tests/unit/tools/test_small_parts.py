@@ -114,6 +114,8 @@ def test_what_rg_prints_is_parsed() -> None:
     assert matched(b"a\x001-x\na\x002:y:\n--\nb\x007:z\n", bytes.decode) == Entries(
         lines=["a-1-x", "a:2:y:", "--", "b:7:z"], files=["a", "b"]
     )
+    odd = b"./two\nlines\x001:x\n./bin: binary file matches\n"
+    assert matched(odd, bytes.decode).lines == ["./two\nlines:1:x", "./bin: binary file matches"]
     assert matched(b"", bytes.decode) == Entries(lines=[], files=[])
 
 
