@@ -1,0 +1,163 @@
+"""The keeper's two ends, joined in this process; in a container they meet in tests/box."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox import wire
+from sandbox.errors import WorkspaceError
+from sandbox.keeper import Keeper, KeptTree
+from sandbox.server import keeper as server
+from sandbox.trees import LocalTree, content
+from tests.support.layers_by_hand import build, whiteout
+
+
+class Joined(Keeper):
+    """Asks the server's functions themselves."""
+
+    def __init__(self, layers: Path, roots: dict[str, Path]) -> None:
+        super().__init__(None, None, session="s", layers=layers, roots=roots)
+        self._layers, self._roots = layers, roots
+        self.asked: list[str] = []
+
+    def place(self, path: Path) -> str:
+        super().place(path)
+        return str(path)
+
+    def request(self, kind: str, **arguments: Any) -> tuple[dict[str, Any], bytes]:
+        self.asked.append(kind)
+        header: dict[str, Any] = {"t": "open", "s": 1, "k": kind}
+        [*data, (last, _)] = wire.Decoder().feed(server.answer(header, json.dumps(arguments).encode("ascii")))
+        if last["t"] == "fail":
+            raise OSError(getattr(errno, last.get("detail") or "EINVAL"), last["code"])
+        return last["r"], b"".join(payload for _, payload in data)
+
+
+class Denied(LocalTree):
+    """A tree that this process may not read at all."""
+
+    def scan(self, path: bytes) -> Any:
+        raise PermissionError
+
+    def stat(self, path: bytes) -> Any:
+        raise PermissionError
+
+    def chunks(self, path: bytes, limit: int | None = None) -> Any:
+        raise PermissionError
+        yield
+
+    def readlink(self, path: bytes) -> bytes:
+        raise PermissionError
+
+    def attributes(self, path: bytes) -> dict[str, bytes]:
+        raise PermissionError
+
+
+@pytest.fixture
+def layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    top = tmp_path / "layers"
+    top.mkdir()
+    monkeypatch.setattr(server, "_TOPS", (os.fsencode(top) + b"/",))
+    return top
+
+
+def kept(layers: Path) -> KeptTree:
+    tree = KeptTree(layers, Joined(layers, {}))
+    tree.close()
+    tree._local = Denied(layers)
+    return tree
+
+
+def test_tree_is_the_same_through_the_keeper(layers: Path) -> None:
+    build(layers, {"d": {"f": (0o600, b"x" * 500_000), "n\udcff\n": (0o644, b"")}, "l": "../up", "e": {}})
+    whiteout(layers / "w")
+    os.setxattr(layers / "e", "user.overlay.opaque", b"y")
+    with (layers / "holes").open("wb") as file:
+        file.truncate(1 << 20)
+        file.seek(3 << 20)
+        file.write(b"end")
+    through = kept(layers)
+    with LocalTree(layers) as direct:
+        for path in (b"", b"d", b"e"):
+            assert through.scan(path) == direct.scan(path)
+        for path in (b"d/f", b"l", b"w", b"none", b"d/f/x"):
+            assert through.stat(path) == direct.stat(path)
+        for path in (b"d/f", b"holes"):
+            assert content(through, path, 10 << 20) == content(direct, path, 10 << 20)
+            assert content(through, path, 300_001) == content(direct, path, 300_001)
+        assert any(isinstance(piece, int) for piece in through.chunks(b"holes"))
+        assert through.readlink(b"l") == b"../up"
+        assert through.attributes(b"e") == direct.attributes(b"e") == {"user.overlay.opaque": b"y"}
+        assert through.attributes(b"l") == {}
+    through.close()
+
+
+def test_large_directories_come_in_parts(layers: Path) -> None:
+    for number in range(4000):
+        (layers / f"{number:0200d}").touch()
+    through = kept(layers)
+    assert [entry.path for entry in through.scan(b"")] == [b"%0200d" % number for number in range(4000)]
+    assert isinstance(through._keeper, Joined)
+    assert len(through._keeper.asked) > 1
+    through.close()
+
+
+def test_keeper_is_not_asked_for_what_this_process_may_read(layers: Path) -> None:
+    build(layers, {"f": (0o644, b"x")})
+    tree = KeptTree(layers, Joined(layers, {}))
+    assert [entry.path for entry in tree.scan(b"")] == [b"f"]
+    assert content(tree, b"f", 10) == b"x"
+    assert isinstance(tree._keeper, Joined)
+    assert tree._keeper.asked == []
+    tree.close()
+
+
+@pytest.mark.parametrize("kind", ["scan", "stat", "read", "readlink", "attributes", "chown", "remove"])
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "{top}/../outside", "{top}/link/f", "relative", "{top}/./f", "", 7, None]
+)
+def test_keeper_touches_nothing_outside_of_its_directories(layers: Path, kind: str, path: object) -> None:
+    (layers.parent / "outside").mkdir()
+    (layers.parent / "outside" / "f").write_bytes(b"precious")
+    (layers / "link").symlink_to("../outside")
+    named = path.format(top=layers) if isinstance(path, str) else path
+    arguments = {"path": named, "start": 0, "offset": 0, "uid": os.geteuid(), "gid": os.getegid()}
+    frame = server.answer({"t": "open", "s": 1, "k": kind}, json.dumps(arguments).encode("ascii"))
+    [(header, _)] = wire.Decoder().feed(frame)
+    assert header["t"] == "fail"
+    assert (layers.parent / "outside" / "f").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("payload", [b"", b"[]", b"{", b"{}", b'{"path": 1}', b"[" * 100_000])
+def test_nonsense_is_answered_with_a_code(layers: Path, payload: bytes) -> None:
+    for kind in ("scan", "nothing"):
+        [(header, _)] = wire.Decoder().feed(server.answer({"t": "open", "s": 3, "k": kind}, payload))
+        assert (header["t"], header["s"], header["code"]) == ("fail", 3, "invalid")
+
+
+def test_trees_are_removed_and_given_away_beneath_the_layers(layers: Path) -> None:
+    build(layers, {"d": {"e": {"f": (0o644, b"")}, "l": "/etc"}})
+    keeper = Joined(layers, {})
+    (layers / "d").chmod(0o1731)
+    keeper.request("chown", path=str(layers / "d"), uid=os.geteuid(), gid=os.getegid())
+    assert stat.S_IMODE((layers / "d").stat().st_mode) == 0o1731
+    keeper.request("remove", path=str(layers / "d"))
+    keeper.request("remove", path=str(layers / "d"))
+    assert list(layers.iterdir()) == []
+    assert Path("/etc/passwd").exists()
+
+
+def test_without_an_engine_what_cannot_be_read_is_a_clear_error(tmp_path: Path) -> None:
+    keeper = Keeper(None, None, session="s", layers=tmp_path, roots={})
+    assert not keeper.available
+    with pytest.raises(WorkspaceError, match="cannot be read by you"):
+        keeper.remove(tmp_path / "x")
+    with pytest.raises(ValueError, match="is not the keeper's"):
+        keeper.place(Path("/etc"))
