@@ -1,22 +1,28 @@
-"""Single keys from a terminal, without echo, while something is drawn on it. Ctrl-C and Ctrl-Z keep
-their meaning. Leaving restores the terminal.
+"""Single keys from a terminal, without echo, while something is drawn on it. Ctrl-C keeps its meaning;
+Ctrl-Z gives the terminal back first. Leaving restores it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import termios
+from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 
 class Keys:
-    """A context manager over a terminal's input; on anything else it does nothing and no key ever comes."""
+    """A context manager over a terminal's input; on anything else it does nothing and no key ever comes.
+    `before_stop` is called when the process is about to be stopped by Ctrl-Z.
+    """
 
-    def __init__(self, source: TextIO) -> None:
+    def __init__(self, source: TextIO, before_stop: Callable[[], None]) -> None:
         self._source = source
-        self._saved: list[object] | None = None
+        self._before_stop = before_stop
+        self._saved: list[Any] | None = None
         self._waiting: asyncio.Future[str] | None = None
 
     def __enter__(self) -> Self:
@@ -27,11 +33,11 @@ class Keys:
             saved = termios.tcgetattr(fd)
         except (OSError, ValueError, termios.error):
             return self
-        quiet = [*saved]
-        quiet[3] &= ~(termios.ECHO | termios.ICANON)
-        termios.tcsetattr(fd, termios.TCSADRAIN, quiet)
         self._saved = saved
-        asyncio.get_running_loop().add_reader(fd, self._read)
+        self._quieten(saved)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(fd, self._read)
+        loop.add_signal_handler(signal.SIGTSTP, self._stop)
         return self
 
     def __exit__(
@@ -39,9 +45,10 @@ class Keys:
     ) -> None:
         if self._saved is None:
             return
-        fd = self._source.fileno()
-        asyncio.get_running_loop().remove_reader(fd)
-        termios.tcsetattr(fd, termios.TCSADRAIN, self._saved)  # type: ignore[arg-type]
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._source.fileno())
+        loop.remove_signal_handler(signal.SIGTSTP)
+        self._give_back(self._saved)
         self._saved = None
 
     @property
@@ -56,6 +63,24 @@ class Keys:
             return await self._waiting
         finally:
             self._waiting = None
+
+    def _quieten(self, saved: list[Any]) -> None:
+        quiet = [*saved]
+        quiet[3] &= ~(termios.ECHO | termios.ICANON)
+        termios.tcsetattr(self._source.fileno(), termios.TCSADRAIN, quiet)
+
+    def _give_back(self, saved: list[Any]) -> None:
+        with suppress(termios.error):  # the terminal may be gone
+            termios.tcsetattr(self._source.fileno(), termios.TCSADRAIN, saved)
+
+    def _stop(self) -> None:
+        """Ctrl-Z: leave the terminal to the shell, stop, and take it back when we go on."""
+        if self._saved is None:
+            return
+        self._before_stop()
+        self._give_back(self._saved)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self._quieten(self._saved)
 
     def _read(self) -> None:
         fd = self._source.fileno()

@@ -46,7 +46,7 @@ class Live:
         self.state = state or ViewState()
         self._region = Region(out)
         self._glyphs = glyphs_for(out.encoding)
-        self._keys = Keys(keys) if keys is not None else None
+        self._keys = Keys(keys, self._region.close) if keys is not None else None
         self._answer = answer
         self._clock = clock
         self._above: list[Text] = []

@@ -221,6 +221,29 @@ def test_the_terminal_is_given_back_when_the_run_is_terminated(desk: Desk) -> No
     assert not run.screen.cursor.hidden
 
 
+def test_ctrl_z_gives_the_terminal_to_the_shell_and_going_on_takes_it_back(desk: Desk) -> None:
+    desk.write("""\
+  - tools:
+      - name: Bash
+        input: {command: "sleep 4"}
+  - text: Done.
+""")
+    run = desk.prompt()
+    run.until(r"running Bash")
+    os.kill(run.pid, signal.SIGTSTP)
+    _, status = os.waitpid(run.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    assert termios.tcgetattr(run.master)[3] & termios.ECHO
+    while select.select([run.master], [], [], 0.2)[0]:
+        run.stream.feed(os.read(run.master, 1 << 16))
+    assert not any("running Bash" in line for line in run.lines())
+    assert not run.screen.cursor.hidden
+    os.kill(run.pid, signal.SIGCONT)
+    run.until(r"running Bash")
+    assert not termios.tcgetattr(run.master)[3] & termios.ECHO
+    assert run.end() == 0
+
+
 def test_another_locale_gets_ascii(desk: Desk) -> None:
     desk.write("""\
   - text: Größe.
