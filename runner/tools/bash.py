@@ -114,14 +114,16 @@ def _command(args: BashArguments, ctx: ToolContext, cwd: PurePosixPath) -> Comma
         shell=True,
         merge=True,
         timeout=None if args.run_in_background else timeout_ms(args.timeout, ctx.environment) / 1000,
-        capture=Capture(inline=inline, tail=TAIL, path=output_path(ctx.call)),
+        capture=Capture(inline=inline, tail=TAIL, path=output_path(ctx.call, args.command)),
         detach=args.run_in_background,
     )
 
 
-def output_path(call: str) -> PurePosixPath:
-    """Where the output of a call is kept in the box, when it is kept."""
-    return PurePosixPath("/tmp", f"fumehood-{_digest(call)}.output")  # noqa: S108 - a path in the box
+def output_path(call: str, command: str) -> PurePosixPath:
+    """Where the output of a call is kept in the box, when it is kept. The box never writes over a file that is
+    there, so what comes twice (ids of a scripted model) differs by its command.
+    """
+    return PurePosixPath("/tmp", f"fumehood-{_digest(call + chr(0) + command)}.output")  # noqa: S108 - a path in the box
 
 
 def _digest(call: str) -> str:
@@ -253,7 +255,7 @@ def _signalled(code: int) -> str:
 
 
 def _in_background(args: BashArguments, ctx: ToolContext, process: Process, notes: list[str]) -> ToolResult:
-    task = Task(id=f"b{_digest(ctx.call)[:7]}", command=args.command, output=output_path(ctx.call))
+    task = Task(id=f"b{_digest(ctx.call)[:7]}", command=args.command, output=output_path(ctx.call, args.command))
     started(task, process, ctx, description=args.description or "")
     ctx.spawn_task(follow(task, process, ctx))
     text = (

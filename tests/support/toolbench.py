@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -25,6 +26,7 @@ class ToolBench:
     records: list[TaskUpdated] = field(default_factory=list)
     effects: tuple[Effect, ...] = ()
     calls: int = 0
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
     background: list[asyncio.Task[None]] = field(default_factory=list)
     state: ToolState = field(init=False)
 
@@ -43,7 +45,7 @@ class ToolBench:
         resolved = await self.box.resolve(paths) if paths else ()
         self.calls += 1
         ctx = ToolContext(
-            call=f"call-{self.calls}",
+            call=f"{self.name}-{self.calls}",
             box=self.box,
             place=place,
             state=self.state,
