@@ -65,10 +65,11 @@ def _settled(line: str) -> str:
 
 
 def is_binary(data: bytes) -> bool:
-    """Whether the output is no text: a NUL early on beside bytes that are not UTF-8, or many of the latter."""
+    """Whether the output is no text: many NULs, or bytes that are not UTF-8: many, or some beside a NUL."""
     sample = data[:4096]
     wrong = sample.decode("utf-8", "replace").count("\N{REPLACEMENT CHARACTER}")
-    return wrong * (20 if b"\0" in sample else 4) > len(sample)
+    nulls = sample.count(0)
+    return nulls * 4 > len(sample) or wrong * (20 if nulls else 4) > len(sample)
 
 
 def human_size(size: int) -> str:
