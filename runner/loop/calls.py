@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import asyncio
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,7 +13,9 @@ from runner.tools.base import Arguments, Tool
 
 @dataclass(slots=True, kw_only=True)
 class Call:
-    """A tool call of the model. `error`: why it cannot run; then `tool` and `args` may be missing."""
+    """A tool call of the model. `error`: why it cannot run; then `tool` and `args` may be missing. `task`:
+    the run of a call that began while its reply still streamed; it ends once `replied` is set.
+    """
 
     id: str
     name: str
@@ -21,6 +24,8 @@ class Call:
     args: Arguments | None = None
     error: str = ""
     done: bool = False
+    task: asyncio.Task[None] | None = None
+    replied: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 def validated(call: Call, tool: Tool[Any] | None) -> Call:

@@ -122,38 +122,62 @@ class Gate:
     def _validated(self, call: Call) -> Call:
         return validated(call, None if self.policy().hides(call.name) else self.tools.get(call.name))
 
+    def begin(self, calls: Sequence[Call]) -> None:
+        """Start the last call of a reply that still streams when it, like all before it, only reads. Its end is
+        recorded after the reply, by `run` or `abandon`, one of which follows.
+        """
+        call = calls[-1]
+        if call.error or len(calls) > SIDE_BY_SIDE or not all(before.task for before in calls[:-1]):
+            return
+        effects = self._effects(call)
+        if effects and not any(is_write(effect) for effect in effects):
+            call.task = asyncio.create_task(self._one(call))
+
     async def run(self, calls: Sequence[Call]) -> None:
-        """Run the calls of one reply: neighbours that only read side by side, the others in order. Each
-        ends with exactly one ToolFinished, when this is cancelled too.
+        """Run the calls of one recorded reply: neighbours that only read side by side, the others in order.
+        Each ends with exactly one ToolFinished, when this is cancelled too.
         """
         waiting = list(calls)
+        for call in calls:
+            call.replied.set()
         try:
             while waiting and self.failure is None:
                 group = [waiting.pop(0)]
                 if not self._writes(group[0]):
                     while waiting and len(group) < SIDE_BY_SIDE and not self._writes(waiting[0]):
                         group.append(waiting.pop(0))
-                if len(group) == 1:
-                    await self._one(group[0])
-                    continue
                 async with asyncio.TaskGroup() as tasks:
                     for call in group:
-                        tasks.create_task(self._one(call))
+                        tasks.create_task(self._join(call))
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from group
         finally:
-            self.refuse(calls, INTERRUPTED if self.failure is None else f"Not run: {self.failure}")
+            await self.abandon(calls, INTERRUPTED if self.failure is None else f"Not run: {self.failure}")
 
-    def _writes(self, call: Call) -> bool:
-        if call.tool is None or call.args is None:
-            return False
-        return any(is_write(effect) for effect in call.tool.effects(call.args, self.place))
+    async def _join(self, call: Call) -> None:
+        await (call.task or self._one(call))
 
-    def refuse(self, calls: Sequence[Call], why: str) -> None:
-        """End those calls that have not ended: they were never run."""
+    async def abandon(self, calls: Sequence[Call], why: str) -> None:
+        """End whatever of these calls has not ended: what runs is cancelled, the others were never run."""
+        for call in calls:
+            call.replied.set()
+        running = {call.task for call in calls if call.task is not None}
+        if running:
+            _, late = await asyncio.wait(running, timeout=0)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
         for call in calls:
             if not call.done:
                 self._finish(call, tool_error(why), self.monotonic())
+
+    def _effects(self, call: Call) -> tuple[Effect, ...]:
+        if call.tool is None or call.args is None:
+            return ()
+        return call.tool.effects(call.args, self.place)
+
+    def _writes(self, call: Call) -> bool:
+        return any(is_write(effect) for effect in self._effects(call))
 
     async def _one(self, call: Call) -> None:
         started = self.monotonic()
@@ -177,6 +201,8 @@ class Gate:
                 cause=call.id,
             )
             result = tool_error(f"Internal error in {call.name}: {type(error).__name__}: {error}")
+        if call.task is not None:
+            await call.replied.wait()
         shown.finish()
         self._finish(call, result, started)
 

@@ -90,8 +90,8 @@ class Asker:
         self._frames: dict[str, RequestFrame] = {}
 
     async def ask(self, model: Model, history: History) -> tuple[ModelReplied, list[Call]]:
-        """The reply, recorded, and its tool calls, requested but not run. When this is cancelled or fails,
-        a partial reply is recorded and its calls are ended.
+        """The reply, recorded, and its tool calls, of which those that only read may run already. When this
+        is cancelled or fails, a partial reply is recorded and its calls are ended.
         """
         history.flush()
         request = Request(
@@ -118,7 +118,7 @@ class Asker:
             async with aclosing(cast("Any", model.stream(request))) as deltas:
                 async for delta in deltas:
                     if isinstance(delta, Retrying):
-                        self._retry(delta, so_far, asked)
+                        await self._retry(delta, so_far, asked)
                         so_far = self._begin(request)
                     elif isinstance(delta, Finished):
                         return self._complete(so_far, delta), so_far.calls
@@ -126,7 +126,7 @@ class Asker:
                         self._take(delta, so_far)
             raise BrokenStreamError("The reply ended before it was complete.")  # noqa: TRY301 (one way out for all)
         except BaseException:
-            self._break(so_far)
+            await self._break(so_far)
             raise
 
     def _begin(self, request: Request) -> _Partial:
@@ -149,6 +149,7 @@ class Asker:
                 so_far.open_thinking.clear()
                 if delta.block.get("type") == "tool_use":
                     so_far.calls.append(self._gate.request(delta.block, delta.invalid))
+                    self._gate.begin(so_far.calls)
             case _:
                 pass
 
@@ -162,7 +163,7 @@ class Asker:
         usage = so_far.usage | end.usage
         return self._replied(so_far, so_far.blocks, usage, end.stop_reason, partial=False)
 
-    def _break(self, so_far: _Partial) -> None:
+    async def _break(self, so_far: _Partial) -> None:
         """Record what came of an attempt that will not be completed."""
         if so_far.anything or so_far.usage:
             blocks = list(so_far.blocks)
@@ -171,7 +172,7 @@ class Asker:
             if so_far.open_text:
                 blocks.append({"type": "text", "text": "".join(so_far.open_text)})
             self._replied(so_far, blocks, so_far.usage, None, partial=True)
-        self._gate.refuse(so_far.calls, BROKEN)
+        await self._gate.abandon(so_far.calls, BROKEN)
 
     def _replied(
         self,
@@ -199,8 +200,8 @@ class Asker:
         assert isinstance(event.body, ModelReplied)
         return event.body
 
-    def _retry(self, delta: Retrying, so_far: _Partial, asked: ModelAsked) -> None:
-        self._break(so_far)
+    async def _retry(self, delta: Retrying, so_far: _Partial, asked: ModelAsked) -> None:
+        await self._break(so_far)
         detail = {"attempt": delta.attempt, "attempts": delta.attempts, "delay": delta.delay, "status": delta.status}
         self._record(Failed(error="Retrying", message=delta.error, exit_code=0, retrying=True, detail=detail))
         if delta.delay or delta.attempt != asked.attempt:

@@ -272,12 +272,14 @@ class Session:
     async def _open(self, prompt: Prompt) -> None:
         """Record the prompt, the very first one after what the model should know about the place."""
         context: list[dict[str, Any]] = []
-        if self._history.empty:
-            context = self._context.opening(self._model.name)
-            await self._git.begin(box_ready=self._box.ready)
-            context += self._git.news()
-        self.record(PromptGiven(content=prompt.content, context=context))
-        self.record(TurnStarted(number=self._number))
+        try:
+            if self._history.empty:
+                context = self._context.opening(self._model.name)
+                await self._git.begin(box_ready=self._box.ready)
+                context += self._git.news()
+        finally:  # interrupted here or not, the user's words are kept
+            self.record(PromptGiven(content=prompt.content, context=context))
+            self.record(TurnStarted(number=self._number))
 
     async def _rounds(self, turn: Turn) -> str:
         """Ask, run what is asked for, ask again: the reason why the agent rests."""
@@ -291,7 +293,7 @@ class Session:
             finally:
                 turn.api_seconds += self._monotonic() - began
             if reply.stop_reason == "refusal":
-                self.gate.refuse(calls, REFUSED)
+                await self.gate.abandon(calls, REFUSED)
             elif calls:
                 await self.gate.run(calls)
                 if self.gate.failure is not None:

@@ -38,7 +38,7 @@ async def test_what_a_crash_left_open_is_ended_on_resume(stage: Stage, tmp_path:
     async with stage.open() as session:
         session.record(task)
         await session.submit(Prompt.text("go"))
-        await settle(lambda: bool(stage.look.diary))
+        await settle(lambda: bool(stage.look.diary) and "ModelReplied" in stage.kinds())
         crashed = (tmp_path / "s1" / "journal.jsonl").read_bytes()
     (tmp_path / "s2").mkdir()
     (tmp_path / "s2" / "journal.jsonl").write_bytes(crashed + b'{"torn')
