@@ -106,6 +106,11 @@ class Gate:
         """Where a call is made now."""
         return Place(cwd=self.state.cwd, home=self.home, roots=self.roots)
 
+    def renew(self) -> None:
+        """A new turn: what failed in the one before is tried again."""
+        self.failure = None
+        self.box.renew()
+
     def request(self, block: Mapping[str, Any], invalid: str | None = None) -> Call:
         """Take in a tool_use block as the stream completed it: validated and recorded, not yet run."""
         given = block.get("input")

@@ -79,11 +79,9 @@ class Session:
         self.usage = Usage()
         self._model, self._resolve_model = model, resolve_model
         self._policy, self._approver = policy, approver
-        self._context = context
+        self._context, self._monotonic = context, monotonic
         self._limits = limits if limits is not None else TurnLimits()
-        self._monotonic = monotonic
-        self._feed = Feed(journal, lambda: self._number)
-        self._history = History()
+        self._feed, self._history = Feed(journal, lambda: self._number), History()
         self._turn: Turn | None = None
         self._number = self._given = journal.last_turn
         self._prompts: asyncio.Queue[tuple[int, Prompt]] = asyncio.Queue()
@@ -204,9 +202,7 @@ class Session:
             self._working.result()
 
     async def close(self) -> None:
-        """Interrupt what runs, stop background commands, end every reader. May be called twice. Raises what
-        ended the session before (JournalError).
-        """
+        """Interrupt what runs, stop background commands, end every reader; again is no harm. Raises JournalError."""
         if self._working is not None:
             self._closing = self._closing or asyncio.create_task(self._close(self._working))
             await asyncio.shield(self._closing)
@@ -251,8 +247,7 @@ class Session:
 
     async def _run_turn(self, prompt: Prompt) -> None:
         self._turn = turn = Turn(number=self._number, began=self._monotonic())
-        self._box.renew()
-        self.gate.failure = None
+        self.gate.renew()
         try:
             async with asyncio.timeout(self._limits.max_seconds) as deadline:
                 await self._open(prompt)
