@@ -23,10 +23,10 @@ test: venv
 	@.ci/engine .ci/test
 
 check: venv
-	$(PYTHON) -m ruff check .
-	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m mypy
-	.venv/bin/lint-imports
+	@status=0; \
+	for check in '-m ruff check .' '-m ruff format --check .' '-m mypy' '.venv/bin/lint-imports'; do \
+	    echo "== $$check"; $(PYTHON) $$check || status=1; \
+	done; exit $$status
 
 bench: venv
 	@.ci/engine $(PYTHON) -m tests.bench
