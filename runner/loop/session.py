@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Self, assert_never
 
 from runner.approval import Approver
@@ -87,7 +86,6 @@ class Session:
         self._prompts: asyncio.Queue[tuple[int, Prompt]] = asyncio.Queue()
         self._running, self._working, self._closing = _NO_TASK, _NO_TASK, _NO_TASK
         self._background: set[asyncio.Task[Any]] = set()
-        self._box = BoxHandle(box, restart_box, self.record)
         self.gate = Gate(
             record=self.record,
             live=self._feed.show,
@@ -95,7 +93,7 @@ class Session:
             tools={tool.name: tool for tool in tools},
             policy=lambda: self._policy,
             approver=approver,
-            box=self._box,
+            box=BoxHandle(box, restart_box, self.record),
             state=ToolState(cwd=context.cwd),
             home=context.box_home,
             roots=context.roots,
@@ -120,13 +118,12 @@ class Session:
 
     async def __aenter__(self) -> Self:
         """Takes the journal up where it stands, and begins to take operations."""
+        self.journal.on_append.append(self._fold)
         restore(self.journal, history=self._history, usage=self.usage, state=self.gate.state, record=self.record)
         self._working = asyncio.create_task(self._work())
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     @property
@@ -146,13 +143,16 @@ class Session:
 
     def record(self, body: Body, *, cause: str = "", id: str = "") -> Event:  # noqa: A002 (the record's own word)
         """Journal something that happened in this session, and show it. Raises JournalError."""
-        event = self.journal.append(body, turn=self._number, cause=cause, id=id)
-        self._history.fold(event)
+        return self.journal.append(body, turn=self._number, cause=cause, id=id)
+
+    def _fold(self, event: Event) -> None:
+        """Take in a record, whoever of this process wrote it."""
+        if event.agent == "main":
+            self._history.fold(event)
         if isinstance(event.body, ModelReplied):
             self.usage.add(event.body)
             if self._turn is not None:
                 self._turn.add(event.body)
-        return event
 
     async def submit(self, operation: Operation) -> None:
         """Hand an operation in; returns when it is accepted, not when it is done. Raises UsageError."""
@@ -216,6 +216,7 @@ class Session:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+        self.journal.on_append.remove(self._fold)
         await asyncio.to_thread(self.journal.sync)
         if not working.cancelled():
             working.result()
@@ -270,7 +271,7 @@ class Session:
         try:
             if self._history.empty:
                 context = self._context.opening(self._model.name)
-                await self._git.begin(box_ready=self._box.ready)
+                await self._git.begin(box_ready=self.gate.box.ready)
                 context += self._git.news()
         finally:  # interrupted here or not, the user's words are kept
             self.record(PromptGiven(content=prompt.content, context=context))

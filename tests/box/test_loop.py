@@ -106,7 +106,7 @@ async def test_a_box_that_is_killed_is_started_again_with_its_files(
 async def test_the_end_of_a_background_command_is_told_with_the_next_request(
     build: Build, environ: dict[str, str]
 ) -> None:
-    spec = build(bash("echo done", run_in_background=True), {"text": "one"}, {"text": "two", "expect": "is completed"})
+    spec = build(bash("sleep 2", run_in_background=True), {"text": "one"}, {"text": "two", "expect": "is completed"})
     async with run(spec, environ=environ) as session:
         async for event in session.turn("go"):
             del event

@@ -153,6 +153,19 @@ def test_known_secrets_are_replaced_before_anything_is_hashed_or_shown(make: Mak
     assert next(journal.read()).body == wanted
 
 
+def test_a_secret_that_looks_like_part_of_a_record_does_not_break_it(make: Make) -> None:
+    journal = make()
+    for name, value in {"n": "12345678", "m": "1234567890123", "k": "content", "t": "Bash-tool"}.items():
+        journal.secrets.add(name, value)
+    event = journal.append(
+        ToolFinished(call="t", name="Bash-tool", content="content 12345678", result={"size": 1234567890123})
+    )
+    assert event.body == ToolFinished(
+        call="t", name="[secret:t]", content="content 12345678", result={"size": 1234567890123}
+    )
+    assert next(journal.read()).body == event.body
+
+
 def test_plain_text_is_cleared_of_secrets_too() -> None:
     secrets = Secrets()
     secrets.add("key", "sk-123456")

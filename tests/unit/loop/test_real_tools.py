@@ -149,7 +149,7 @@ async def test_a_read_only_command_is_judged_by_the_files_it_names(start: Open, 
 
 async def test_a_background_command_tells_its_end_in_a_later_request(start: Open) -> None:
     replies = (
-        {"tools": [use("Bash", command="echo done", run_in_background=True)]},
+        {"tools": [use("Bash", command="sleep 1", run_in_background=True)]},
         {"text": "one"},
         {"text": "two", "expect": "is completed (exit code 0)"},
     )

@@ -14,6 +14,7 @@ from runner.events import (
     ApprovalAsked,
     ApprovalGiven,
     BoxEnded,
+    Drifted,
     Failed,
     Judged,
     ModelAsked,
@@ -606,6 +607,14 @@ async def test_a_closed_session_takes_nothing_and_its_readers_end(stage: Stage) 
 
 async def _all(session: Any) -> list[Any]:
     return [event async for event in session.events()]
+
+
+async def test_what_others_journal_is_told_to_the_model_too(stage: Stage) -> None:
+    stage.script({"text": "ok"})
+    async with stage.open() as session:
+        stage.journal.append(Drifted(paths=["a.py"], count=1))
+        await stage.play(session)
+    assert "changed on the host" in str(stage.model.requests[0].messages[0])
 
 
 async def test_usage_adds_up_over_turns(stage: Stage) -> None:
