@@ -14,7 +14,8 @@ import json
 import os
 import stat
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
 from sandbox.errors import StoreError, WorkspaceError
@@ -29,7 +30,8 @@ _OPTIONS = "userxattr,index=off,metacopy=off,nosuid,nodev"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
     """One writable place of the box. `host`: the root beneath it, None where a skeleton of ours is.
-    `reason`: why it is not on the best rung. `remote`: it lives in a volume of the engine.
+    `reason`: why it is not on the best rung. `remote`: it lives in a volume of the engine. `planted`:
+    files that we wrote into the layer ourselves, as text: they are no change of the session's.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Layer:
     rung: Rung
     reason: str = ""
     remote: bool = False
+    planted: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,7 @@ class LayerTable:
                     rung=Rung(row["rung"]),
                     reason=row["reason"],
                     remote=row["remote"],
+                    planted=row["planted"],
                 )
                 for row in body["layers"]
             )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from sandbox.copies import copy_tree, remove_tree
 from sandbox.engine import Engine, session_labels
 from sandbox.errors import DiskFullError, WorkspaceError
+from sandbox.gitlinks import box_links
 from sandbox.layers import Layer, LayerTable, can_reflink, choose_rung, copy_attributes, overlay_options
 from sandbox.roots import Root
 from sandbox.skeleton import Skeleton
@@ -46,9 +48,12 @@ class Places:
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         fresh = self.table is None
         have = {layer.name: layer for layer in self.table.layers} if self.table else {}
-        layers = [have.get(root.name) or self._new_root(root, local=local, forced=forced) for root in self._roots] + [
-            have.get(own.name) or self._new_own(own, local=local, forced=forced) for own in self._own
+        links = box_links(self._roots) if len(self._roots) > 1 else {}
+        layers = [
+            have.get(root.name) or self._new_root(root, links.get(root.name, {}), local=local, forced=forced)
+            for root in self._roots
         ]
+        layers += [have.get(own.name) or self._new_own(own, local=local, forced=forced) for own in self._own]
         for layer in layers:
             if layer.host is not None and not layer.host.is_dir():
                 raise WorkspaceError(f"{layer.host} is gone", hint="put it back; the session's own changes are kept")
@@ -63,7 +68,7 @@ class Places:
         layers = []
         for layer in self.table.layers:
             if layer.rung is Rung.OVERLAY:
-                if any((self.path(layer) / "upper").iterdir()):
+                if any(entry.name not in layer.planted for entry in (self.path(layer) / "upper").iterdir()):
                     raise WorkspaceError(
                         f"the engine does not mount the overlay of {layer.at} any more",
                         hint="use the engine that began this session",
@@ -85,10 +90,10 @@ class Places:
         """The directory that holds what was written."""
         return self.path(layer) / ("upper" if layer.rung is Rung.OVERLAY else "copy")
 
-    def mounts(self, engine: Engine) -> tuple[Mount, ...]:
-        """Define the engine's volumes anew and return what to mount."""
+    def mounts(self, engine: Engine, *, fresh: bool = False) -> tuple[Mount, ...]:
+        """Define the engine's volumes anew and return what to mount. `fresh`: there can be none yet."""
         assert self.table is not None
-        return tuple(self._mount(engine, layer) for layer in self.table.layers)
+        return tuple(self._mount(engine, layer, fresh=fresh) for layer in self.table.layers)
 
     def unmount(self, engine: Engine) -> None:
         """Remove the engine's volumes; they are definitions only (a remote one holds the layer: it stays)."""
@@ -100,20 +105,28 @@ class Places:
         """The name of a layer's volume."""
         return f"fumehood-{self.session.replace('-', '')[:12]}-{layer.name}"
 
-    def _mount(self, engine: Engine, layer: Layer) -> Mount:
+    def _mount(self, engine: Engine, layer: Layer, *, fresh: bool) -> Mount:
         if layer.rung is not Rung.OVERLAY and not layer.remote:
             return Mount(volume=str(self.path(layer) / "copy"), at=layer.at)
         name = self.volume(layer)
         if layer.rung is Rung.OVERLAY:
-            if engine.volumes.find(name) is not None:
+            if not fresh and engine.volumes.find(name) is not None:
                 engine.volumes.remove(name)
             options = overlay_options(self.path(layer))
             engine.volumes.create(name, options=options, labels=session_labels(self.session))
         return Mount(volume=name, at=layer.at)
 
-    def _new_root(self, root: Root, *, local: bool, forced: Rung | None) -> Layer:
+    def _new_root(self, root: Root, links: Mapping[str, bytes], *, local: bool, forced: Rung | None) -> Layer:
         rung, reason = choose_rung(root.host, self.directory, local=local, forced=forced)
-        layer = Layer(name=root.name, at=root.at, host=root.host, rung=rung, reason=reason, remote=not local)
+        layer = Layer(
+            name=root.name,
+            at=root.at,
+            host=root.host,
+            rung=rung,
+            reason=reason,
+            remote=not local,
+            planted={path: os.fsdecode(text) for path, text in links.items()},
+        )
         self._clear(layer)
         (self.path(layer) / "lower").symlink_to(root.host)
         self._fill(layer, root.host, None)
@@ -136,7 +149,19 @@ class Places:
         place = self.path(layer)
         (place / "work").mkdir()
         (place / "upper").mkdir()
+        self._plant(layer, source, place / "upper")
         self._attributes(source, place / "upper", owner)
+
+    def _plant(self, layer: Layer, source: Path, target: Path) -> None:
+        """Write our own files into a layer, with the directories above them as they are beneath."""
+        for path, text in layer.planted.items():
+            parents = [parent for parent in reversed(Path(path).parents) if parent != Path()]
+            for parent in parents:
+                (target / parent).mkdir(exist_ok=True)
+            (target / path).unlink(missing_ok=True)
+            (target / path).write_bytes(os.fsencode(text))
+            for made in (Path(path), *reversed(parents)):
+                self._attributes(source / made, target / made, None)
 
     def _copy(self, layer: Layer, source: Path, *, owner: Owner | None = None) -> None:
         if layer.remote:
@@ -154,6 +179,7 @@ class Places:
             if error.errno == errno.ENOSPC:
                 raise DiskFullError(f"no space for a copy of {source}") from error
             raise WorkspaceError(f"{source} cannot be copied: {error.strerror}") from error
+        self._plant(layer, source, partial)
         self._attributes(source, partial, owner or (self._owner if layer.host is None else None))
         partial.rename(target)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sandbox.apply import Applied, AppliedReport, Applier
 from sandbox.bases import Bases
-from sandbox.changes import Change, classify, listed_pairs, overlay_pairs
+from sandbox.changes import Change, Pair, classify, listed_pairs, overlay_pairs
 from sandbox.diff import FileDiff, Sides, with_renames
 from sandbox.errors import StoreError, WorkspaceError
 from sandbox.gitdir import is_git_dir
@@ -25,7 +25,7 @@ from sandbox.places import Places
 from sandbox.plan import ApplyConflictError, Plan, Selection, make_plan
 from sandbox.spec import Rung
 from sandbox.store import Store
-from sandbox.trees import Tree
+from sandbox.trees import Tree, content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,8 @@ class Views:
             found = [
                 view.bases.judge(change)
                 for pair in pairs
-                if (change := classify(layer.name, pair, view.upper, view.lower, git=git)) is not None
+                if not _is_planted(layer, pair, view.upper)
+                and (change := classify(layer.name, pair, view.upper, view.lower, git=git)) is not None
             ]
         return sorted(found, key=lambda change: os.fsencode(change.path))
 
@@ -178,6 +179,15 @@ class Views:
         except OSError as error:
             what = os.fsencode(error.filename or "").decode("utf-8", "backslashreplace")
             raise WorkspaceError(f"the session's files cannot be read: {what} {error.strerror}") from error
+
+
+def _is_planted(layer: Layer, pair: Pair, upper: Tree) -> bool:
+    """Whether a path holds what we wrote there ourselves."""
+    path, _, above = pair
+    text = layer.planted.get(os.fsdecode(path)) if layer.planted else None
+    if text is None or above is None or not above.is_file:
+        return False
+    return content(upper, path, len(text) * 4 + 1) == os.fsencode(text)
 
 
 def _report(plans: list[Plan], *, dry: bool) -> AppliedReport:

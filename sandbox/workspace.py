@@ -101,7 +101,7 @@ class Workspace:
         def make() -> tuple[Mount, ...]:
             local = engine.on_this_machine and not (_is_private(engine.endpoint) and engine.info.rootless)
             self._fresh = self._places.make(local=local, forced=self._forced, began_ns=time.time_ns())
-            return self._places.mounts(engine)
+            return self._places.mounts(engine, fresh=self._fresh)
 
         mounts = await asyncio.to_thread(make)
         await self._note_copies()

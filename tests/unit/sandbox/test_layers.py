@@ -23,7 +23,7 @@ TABLE = LayerTable(
     layers=(
         Layer(name="app", at=PurePosixPath("/srv/app"), host=Path("/srv/app"), rung=Rung.OVERLAY),
         Layer(name="b", at=PurePosixPath("/workspace/b"), host=Path("/x/b\udcff"), rung=Rung.COPY, reason="odd"),
-        Layer(name="home", at=PurePosixPath("/home/box"), host=None, rung=Rung.OVERLAY, remote=True),
+        Layer(name="h", at=PurePosixPath("/home/box"), host=None, rung=Rung.OVERLAY, remote=True, planted={"a": "x"}),
     ),
 )
 
