@@ -115,7 +115,8 @@ class Images:
     ) -> ImageInfo:
         """Import a root file system's tar as a one-layer image. `changes`: Dockerfile lines."""
         lines = (*changes, *(f"LABEL {json.dumps(key)}={json.dumps(value)}" for key, value in labels.items()))
-        query = {"fromSrc": "-", "repo": repository, "tag": tag, "changes": lines}
+        # the tag within the name: Podman 4 takes no notice of a tag beside it
+        query = {"fromSrc": "-", "repo": f"{repository}:{tag}", "changes": lines}
         headers = {"Content-Type": "application/x-tar"}
         path = f"{self._engine.prefix}/images/create"
         with self._engine.transport.open(
