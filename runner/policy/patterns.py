@@ -1,7 +1,7 @@
 """Patterns of rules as regular expressions: gitignore-style paths, commands with `*`, host names.
 
-Each grows at most one wildcard group per `*` and is matched against bounded text, so that no
-pattern can take exponential time.
+All but the last `*` of a text match as little as they can and are never tried again (atomic groups),
+which finds every match of such a pattern and takes time in proportion to the text.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from pathlib import PurePosixPath
 
 from runner.effects import Place
 from runner.errors import UsageError
+
+MOST_DEEP = 3
 
 
 def path_pattern(pattern: str, place: Place, *, anywhere: bool) -> re.Pattern[str]:
@@ -33,8 +35,8 @@ def path_pattern(pattern: str, place: Place, *, anywhere: bool) -> re.Pattern[st
         anchored = False
     rest = re.sub(r"/+", "/", rest).strip("/")
     segments = rest.split("/")
-    if not rest or pattern.startswith("!") or ".." in segments or "\0" in rest:
-        raise UsageError(f"path pattern {pattern!r}: empty, negated or with `..`")
+    if not rest or pattern.startswith("!") or ".." in segments or "\0" in rest or segments.count("**") > MOST_DEEP:
+        raise UsageError(f"path pattern {pattern!r}: empty, negated, with `..` or with more than {MOST_DEEP} `**`")
     covers_all = segments[-1] == "**" and len(segments) > 1
     if covers_all:
         segments = segments[:-1]
@@ -52,24 +54,28 @@ def path_pattern(pattern: str, place: Place, *, anywhere: bool) -> re.Pattern[st
 
 def _segment(segment: str) -> str:
     """One path segment: `*`, `?`, `[...]`; a backslash takes the next character literally."""
-    out, at = "", 0
+    pieces, at = [""], 0
     while at < len(segment):
         char = segment[at]
         if char == "*":
-            out += "" if out.endswith("[^/]*") else "[^/]*"
+            if pieces[-1] or len(pieces) == 1:
+                pieces.append("")
         elif char == "?":
-            out += "[^/]"
+            pieces[-1] += "[^/]"
         elif char == "[" and (end := segment.find("]", at + 2)) > 0:
             inner = segment[at + 1 : end].replace("\\", "\\\\").replace("[", "\\[")
-            out += "[" + ("^" + inner[1:] if inner[:1] in "!^" else inner) + "]"
+            pieces[-1] += "[" + ("^" + inner[1:] if inner[:1] in "!^" else inner) + "]"
             at = end
         elif char == "\\" and at + 1 < len(segment):
             at += 1
-            out += re.escape(segment[at])
+            pieces[-1] += re.escape(segment[at])
         else:
-            out += re.escape(char)
+            pieces[-1] += re.escape(char)
         at += 1
-    return out
+    first, *rest = pieces
+    return first + "".join(
+        f"[^/]*{piece}" if number == len(rest) else f"(?>[^/]*?{piece})" for number, piece in enumerate(rest, start=1)
+    )
 
 
 def command_pattern(pattern: str) -> re.Pattern[str]:
@@ -84,8 +90,22 @@ def command_pattern(pattern: str) -> re.Pattern[str]:
     tail = ""
     if text.endswith(" *"):
         text, tail = text[:-2].rstrip(), r"(?:\s.*)?"
-    parts = [r"\s+".join(map(re.escape, part.split(" "))) for part in re.split(r"\*+", text)]
-    return re.compile(".*".join(parts) + tail + r"\Z", re.DOTALL)
+    first, *rest = re.split(r"\*+", text)
+    body = _words(first, open_end=bool(rest))
+    for number, part in enumerate(rest, start=1):
+        last = number == len(rest)
+        piece = _words(part, open_start=True, open_end=not last)
+        body += f".*{piece}" if last else f"(?>.*?{piece})"
+    return re.compile(body + tail + r"\Z", re.DOTALL)
+
+
+def _words(text: str, *, open_start: bool = False, open_end: bool = False) -> str:
+    """Literal text in which a space stands for any white space; beside a `*` for one character of it."""
+    start = r"\s" if open_start and text.startswith(" ") else ""
+    end = r"\s" if open_end and text.endswith(" ") and text.strip(" ") else ""
+    inner = text.lstrip(" ") if start else text
+    inner = inner.rstrip(" ") if end else inner
+    return start + r"\s+".join(map(re.escape, re.split(" +", inner))) + end
 
 
 def host_pattern(pattern: str) -> re.Pattern[str]:

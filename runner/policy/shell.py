@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 LONGEST = 10_000
+PEELED = 16
 
 
 def _names(text: str) -> frozenset[str]:
@@ -29,8 +31,8 @@ _KEYWORDS = _names(
 _QUIET = re.compile(r"(?:2>/dev/null|2>&1|>/dev/null)(?=[ \t;|]|$)")
 _LINE_ENDS = re.compile(r"\|\||&&|\|&|[;&|\n(){}`]|\$\(|<\(|>\(")
 _QUOTES = re.compile(r"['\"]")
-_LEADING = re.compile(r"(?:[A-Za-z_]\w*\+?=(?:'[^']*'|\"[^\"]*\"|[^\s'\"]*)*|[<>]+&?\s*\S+|\d*[<>]+\S*)\s+")
-_UNDERSTOOD_OPTION = re.compile(r"-[A-Za-z0-9]+|--[a-z0-9-]+(?:=[^/]*)?|--?")
+_LEADING = re.compile(r"(?:[A-Za-z_]\w*\+?=(?:'[^']*'|\"[^\"]*\"|[^\s'\"]++)*+|[<>]+&?\s*\S+|\d*[<>]+\S*)\s+")
+_UNDERSTOOD_OPTION = re.compile(r"-[A-Za-z0-9]+|--[a-z0-9-]+(?:=[^/]*)?|-")
 # Words that run what follows them; peeled off one by one so that deny rules see what is run.
 _WRAPPERS = _names(
     "time nice nohup stdbuf timeout command builtin noglob nocorrect exec env sudo doas su watch setsid ionice flock "
@@ -70,6 +72,8 @@ _READ_ONLY: dict[str, tuple[str, tuple[str, ...]]] = {
     "which": ("", ()),
     "whoami": ("", ()),
 }
+_GLOB = re.compile(r"[^/]*[*?\[]")
+_PRINTS = _names("cat head tail")  # what a glob leads them to is shown: a link to anywhere
 _NO_PATHS = _names("echo basename dirname id true false uname which whoami pwd")
 
 
@@ -170,14 +174,22 @@ def fragments(command: str) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for piece in pieces:
         for text in (piece, re.sub(r"['\"\\]", "", piece)):
-            rest = text.strip()
-            while rest and rest not in found:
-                found[rest] = None
-                name, space, tail = rest.partition(" ")
+            for form in _peeled(text.strip()):
+                found[form] = None
+                name, space, tail = form.partition(" ")
                 if "/" in name and not name.endswith("/"):
                     found[posixpath.basename(name) + space + tail] = None
-                rest = _peel(rest)
     return tuple(found)
+
+
+def _peeled(text: str) -> Iterator[str]:
+    """The text with ever less before its command: the first forms, and of very many only the last."""
+    count = 0
+    while text:
+        rest = _peel(text)
+        if count < PEELED or not rest:
+            yield text
+        text, count = rest, count + 1
 
 
 def _peel(text: str) -> str:
@@ -224,10 +236,10 @@ def _operands(simple: Simple, cwd: PurePosixPath, *, moved: bool) -> list[PurePo
             if not _UNDERSTOOD_OPTION.fullmatch(word) or _refused(word, refused):
                 return None
         elif name not in _NO_PATHS:
-            if moved and ".." in word.split("/"):
+            if (moved and ".." in word.split("/")) or (name in _PRINTS and _GLOB.search(word)):
                 return None
             # A glob cannot be resolved; the directory in front of it can.
-            found.append(cwd / re.split(r"[^/]*[*?\[]", word, maxsplit=1)[0])
+            found.append(cwd / _GLOB.split(word, maxsplit=1)[0])
     return found
 
 
