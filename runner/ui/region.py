@@ -66,8 +66,8 @@ class Region:
         if not self._drawn:
             return ""
         rows = sum(max(1, -(-cells // width)) for cells in self._drawn)
-        up = f"\x1b[{rows - 1}A" if rows > 1 else ""
-        return f"\r{up}\x1b[J"
+        # Line by line: clearing the screen from its first line on makes tmux keep what was there as history.
+        return "\r\x1b[2K" + "\x1b[1A\x1b[2K" * (rows - 1)
 
     def _write(self, frame: str) -> None:
         self._out.write(encodable(frame, self._out.encoding or "ascii"))
