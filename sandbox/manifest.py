@@ -9,6 +9,7 @@ import mmap
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,15 +68,31 @@ class Manifest:
 
     def stamp(self, path: bytes) -> Stamp | None:
         """The stat of `path` (relative to the root) when the session began; None: it was not there."""
+        index = self._first(path)
+        if index == self.count:
+            return None
+        name, mode, size, mtime_ns, ctime_ns, inode = self._record(index)
+        if name != path:
+            return None
+        return Stamp(mode=mode, size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns, inode=inode)
+
+    def beneath(self, path: bytes) -> Iterator[bytes]:
+        """All paths that were beneath a directory, in order."""
+        index = self._first(path + b"/")
+        while index < self.count and (name := self._record(index)[0]).startswith(path + b"/"):
+            yield name
+            index += 1
+
+    def _first(self, path: bytes) -> int:
+        """The index of the first record that is not before `path`."""
         low, high = 0, self.count
         while low < high:
             middle = (low + high) // 2
-            name, *fields = self._record(middle)
-            if name == path:
-                mode, size, mtime_ns, ctime_ns, inode = fields
-                return Stamp(mode=mode, size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns, inode=inode)
-            low, high = (middle + 1, high) if name < path else (low, middle)
-        return None
+            if self._record(middle)[0] < path:
+                low = middle + 1
+            else:
+                high = middle
+        return low
 
     def _record(self, index: int) -> tuple[bytes, int, int, int, int, int]:
         offset, length, mode, size, mtime_ns, ctime_ns, inode = walk.RECORD.unpack_from(

@@ -25,7 +25,7 @@ from sandbox.places import Places
 from sandbox.plan import ApplyConflictError, Plan, Selection, make_plan
 from sandbox.spec import Rung
 from sandbox.store import Store
-from sandbox.trees import Tree, content
+from sandbox.trees import Entry, Tree, content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +67,21 @@ class Views:
                 and (change := classify(layer.name, pair, view.upper, view.lower, git=git)) is not None
             ]
         return sorted(found, key=lambda change: os.fsencode(change.path))
+
+    def touched_beneath(self, layer: Layer, closed: Iterable[bytes]) -> set[bytes]:
+        """The paths of a whole copy that were changed beneath directories which only the keeper may read."""
+        touched: set[bytes] = set()
+        with self._errors(), ExitStack() as stack:
+            manifest = stack.enter_context(closing(Manifest(self._places.path(layer) / "copy.manifest")))
+            copy = stack.enter_context(closing(KeptTree(self._places.top(layer), self._keeper)))
+            for directory in closed:
+                there = set()
+                for entry in _below(copy, directory):
+                    there.add(entry.path)
+                    if not entry.stamp.same(manifest.stamp(entry.path)):
+                        touched.add(entry.path)
+                touched |= set(manifest.beneath(directory)) - there
+        return touched
 
     def diffs(self, layer: Layer, changes: Sequence[Change]) -> Generator[FileDiff, None, None]:
         """The changes of one root with their texts, renames found."""
@@ -179,6 +194,13 @@ class Views:
         except OSError as error:
             what = os.fsencode(error.filename or "").decode("utf-8", "backslashreplace")
             raise WorkspaceError(f"the session's files cannot be read: {what} {error.strerror}") from error
+
+
+def _below(tree: Tree, path: bytes) -> Iterator[Entry]:
+    for entry in tree.scan(path):
+        yield entry
+        if entry.is_directory:
+            yield from _below(tree, entry.path)
 
 
 def _is_planted(layer: Layer, pair: Pair, upper: Tree) -> bool:

@@ -285,10 +285,11 @@ class Workspace:
         """The paths of a whole copy that were changed since it was made."""
         top, file = self._places.top(layer), self._places.path(layer) / "copy.manifest"
         found = await find_touched(top, file)
+        paths = {path for letter, path in found if letter != _UNREADABLE and path != b"."}
         closed = [path for letter, path in found if letter == _UNREADABLE]
         if closed:
-            raise WorkspaceError(f"{os.fsdecode(closed[0])} in the box's copy cannot be read by you")
-        return [path for _, path in found if path != b"."]
+            paths |= await asyncio.to_thread(self._views.touched_beneath, layer, closed)
+        return sorted(paths)
 
     async def _note_copies(self) -> None:
         """Write down what each whole copy held at first: the session's changes show against it."""

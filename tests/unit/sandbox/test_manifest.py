@@ -31,6 +31,8 @@ def test_paths_are_found_without_reading_the_rest() -> None:
     assert (manifest.count, manifest.began_ns) == (4, 1_700_000_000_000_000_000)
     for path, mode, size, mtime_ns, ctime_ns, inode in ENTRIES:
         assert manifest.stamp(path) == Stamp(mode=mode, size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns, inode=inode)
+    assert list(manifest.beneath(b"d")) == [b"d/caf\xe9\n"]
+    assert list(manifest.beneath(b"a")) == list(manifest.beneath(b"zz")) == []
     for missing in (b"", b"b", b"d/", b"zzz", b"d/caf"):
         assert manifest.stamp(missing) is None
     manifest.close()
