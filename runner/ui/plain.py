@@ -10,12 +10,12 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from runner.events import ApprovalAsked, Event, Failed, ModelReplied, ToolRequested, TurnEnded, TurnStarted
+from runner.events import ApprovalAsked, Event, Failed, Judged, ModelReplied, TurnEnded, TurnStarted
 from runner.ui.glyphs import glyphs_for
 from runner.ui.safe import encodable, one_line
-from runner.ui.story import header, reply_text, tell
+from runner.ui.story import call_title, header, reply_text, tell
 from runner.ui.view import MAIN, RETRYING, ViewState, fold
-from runner.ui.words import duration, subject
+from runner.ui.words import duration
 
 
 class Plain:
@@ -49,8 +49,9 @@ class Plain:
                 self.write([header(self.state, self._glyphs)])
             case ModelReplied(content=content) if event.agent == MAIN:
                 self.write(reply_text(content))
-            case ToolRequested(name="Bash", input=args):
-                self.write([Text(f"{self._glyphs.begun} Bash {subject('Bash', args)}")])
+            case Judged(call=call, tool="Bash", verdict=verdict) if verdict["decision"] != "deny":
+                begun = self.state.call(call)
+                self.write([Text(f"{self._glyphs.begun} ").append(call_title(begun, ""))] if begun else [])
             case Failed(retrying=True, error=error, message=message, detail=detail) if error == RETRYING:
                 wait = duration(float(detail.get("delay", 0.0)))
                 self.write([Text(f"{self._glyphs.retry} again in {wait}: {one_line(message)}")])

@@ -335,6 +335,9 @@ async def test_cancelling_gives_the_terminal_back(
 
 async def test_without_a_terminal_the_story_is_whole_lines(scene: Scene, terminal: Opener) -> None:
     scene.usual()
+    judged = next(n for n, event in enumerate(scene.events) if event.type == "ToolRequested") + 1
+    scene.events.insert(judged, scene.say(Judged(call="toolu_1", tool="Bash", digest="", effects=[], verdict=ALLOW)))
+    scene.events.pop()
     screen = terminal()
     await Plain(screen.out).follow(_replay(scene.events))
     assert screen.read() == [
