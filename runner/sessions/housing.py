@@ -144,7 +144,7 @@ class Housing:
             BoxStarted(
                 container=box.container,
                 image=ground.image.id,
-                engine=f"{ground.engine.kind} {ground.engine.api}",
+                engine=f"{ground.engine.kind} (API {ground.engine.api})",
                 runtime=self._spec.runtime,
                 rungs=workspace.rungs,
                 toolbox=ground.toolbox.digest,
