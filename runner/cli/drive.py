@@ -114,8 +114,9 @@ async def _run(spec: SessionSpec, text: str, look: Look, signals: Signals) -> in
         progress=silent if look.quiet or look.headless else say,
     ) as running:
         session = signals.session = running.session
+        number = session.journal.last_turn + 1
         await session.submit(Prompt.text(text))
-        watch = Ending()
+        watch = Ending(number)
         events = await _asked(watch.follow(session.events(after=running.before)))
         if look.headless:
             output = await asyncio.to_thread(_output, spec, tuple(session.gate.tools), look)
@@ -167,21 +168,29 @@ def make_spec(start: Start) -> SessionSpec:
 
 
 class Ending:
-    """Watches events go by for how the turn ends."""
+    """Watches events go by for how turn `number` ends. The end of an earlier one, noted when a session that
+    was cut off is taken up, is left out.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
         self.exit_code = 1
+        self._number = number
 
     async def follow(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
-        """The same events, to the main agent's TurnEnded."""
+        """The same events, to the turn's end."""
         failed = 0
         async for event in events:
-            if isinstance(event.body, Failed) and not event.body.retrying:
-                failed = event.body.exit_code
-            if isinstance(event.body, TurnEnded) and event.agent == "main":
-                self.exit_code = failed or _ENDINGS.get(event.body.reason, 1)
-                yield event
-                return
+            match event.body:
+                case Failed(retrying=False, exit_code=code):
+                    failed = code
+                case TurnEnded(number=number) if number != self._number:
+                    continue
+                case TurnEnded(reason=reason):
+                    self.exit_code = failed or _ENDINGS.get(reason, 1)
+                    yield event
+                    return
+                case _:
+                    pass
             yield event
 
 

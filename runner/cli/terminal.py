@@ -30,7 +30,7 @@ def raw_terminal() -> Iterator[None]:
     """Keys go through unread by the terminal driver; given back as it was."""
     before = termios.tcgetattr(sys.stdin)
     try:
-        tty.setraw(sys.stdin)
+        tty.setraw(sys.stdin, termios.TCSADRAIN)  # what was typed ahead stays
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
