@@ -42,6 +42,7 @@ from runner.events import (
 from runner.journal import digest
 from runner.loop.boxes import LOST, BoxHandle
 from runner.loop.calls import Call, validated
+from runner.loop.fixed import HELPER_OUTPUT, HELPER_SECONDS, HELPERS
 from runner.loop.shown import Shown, plain
 from runner.policy.policy import Policy
 from runner.tools.base import Tool, ToolContext, ToolResult, ToolState, tool_error
@@ -52,17 +53,6 @@ SIDE_BY_SIDE = 10
 INTERRUPTED = "This call was interrupted, by the user or by a limit. What it had done until then may be done."
 INTERRUPTED_OUTPUT = 10_000
 REFUSED = "The model's provider ended this reply as a refusal; the call was not run."
-HELPER_SECONDS = 10.0
-HELPER_OUTPUT = 64 << 10
-_GIT = "git --no-optional-locks -c core.fsmonitor=false -c core.quotePath=false"
-# Our own commands in the box: a closed list of fixed argument vectors. Nothing is ever put into them.
-HELPERS: dict[str, tuple[str, ...]] = {
-    "git_state": (
-        "/bin/sh",
-        "-c",
-        f"{_GIT} status --short --branch 2>/dev/null | head -c 4000; echo; {_GIT} log --oneline -n 5 | head -c 2000",
-    ),
-}
 
 
 class Recorder(Protocol):
