@@ -7,8 +7,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build_image", "clean_dead", "discard", "images", "new_spec", "own", "reach", "resume_spec", "run"]
 
+DRIFT_SHOWN = 100
 SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
 
@@ -87,6 +88,11 @@ async def own(
         rig = _Rig(spec, store, lock, environ, progress)
         try:
             session = await rig.open(model, approver)
+        except BaseException:
+            await rig.close()
+            await rig.forget()
+            raise
+        try:
             yield Running(session=session, access=rig.desk(session), before=rig.before)
         finally:
             await rig.close()
@@ -115,7 +121,10 @@ class _Rig:
         )
         self._models: list[ModelClient] = []
         self._tasks: list[asyncio.Task[Any]] = []
+        self._keeping: asyncio.Task[None] | None = None
         self._stack = AsyncExitStack()
+        self._progress = progress
+        self._drifted: list[dict[str, str]] = []
 
     async def open(self, model: ModelClient | None, approver: Approver | None) -> Session:
         """The session, taking operations; its box on the way, engine and image known to be there."""
@@ -124,7 +133,7 @@ class _Rig:
         session = await self._stack.enter_async_context(self._session(model, approver))
         await self._stack.enter_async_context(self._owner(session))
         await self.housing.ready()
-        self._tasks.append(asyncio.create_task(self._keep_bases(session)))
+        self._keeping = asyncio.create_task(self._keep_bases(session))
         self._tasks.append(asyncio.create_task(self._remove_dead()))
         return session
 
@@ -134,10 +143,20 @@ class _Rig:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._keeping is not None:
+            await asyncio.gather(self._keeping, return_exceptions=True)
         await self.housing.close()
         for client in self._models:
             await client.close()
         self.journal.close()
+
+    async def forget(self) -> None:
+        """Leave nothing of a new session that never came to take a prompt."""
+        if self.before < 0:
+            if self.housing.workspace is not None:
+                with suppress(SandboxError):
+                    await self.housing.workspace.discard()
+            self.store.forget(self.store.load(self.spec.session))
 
     def desk(self, session: Session) -> Desk:
         """What commands may do here."""
@@ -175,17 +194,32 @@ class _Rig:
             context=self._context(),
             cost_of=import_module("runner.models.prices").cost_of,
             limits=spec.limits,
+            before_turn=self._look_for_drift,
             resolve_model=self._resolve,
             max_output_tokens=spec.max_output_tokens,
             thinking_tokens=spec.thinking_tokens,
         )
         return made
 
+    async def _look_for_drift(self) -> None:
+        """Before each turn but the first: what the host changed meanwhile, told once."""
+        drift = await (await self.housing.layers()).drift()
+        paths = [asdict(path) for path in drift.paths]
+        paths += [{"root": root, "path": "HEAD", "kind": "changed"} for root in drift.heads]
+        if paths and paths != self._drifted:
+            events = import_module("runner.events")
+            self.journal.append(events.Drifted(paths=paths[:DRIFT_SHOWN], count=len(paths)))
+        self._drifted = paths
+
     async def _keep_bases(self, session: Session) -> None:
-        """Keep the bases of what changed, turn by turn, so that a later edit on the host can be told."""
+        """Turn by turn, keep the base contents of what changed: a later edit on the host can then be told."""
         async for event in session.events(after=self.journal.last_seq):
-            if event.type == "TurnEnded" and self.housing.workspace is not None:
-                await self.housing.workspace.capture()
+            workspace = self.housing.workspace
+            if event.type == "TurnEnded" and workspace is not None and workspace.layers:
+                try:
+                    await workspace.capture()
+                except SandboxError as error:
+                    self._progress(f"the base of what changed could not be kept: {error}")
 
     async def _remove_dead(self) -> None:
         ground = await self.housing.ready()
@@ -257,7 +291,7 @@ def _clock(spec: SessionSpec) -> Callable[[], datetime]:
 
 @asynccontextmanager
 async def reach(
-    session: str | None, *, cwd: Path, environ: Mapping[str, str], box: bool = False
+    session: str | None, *, cwd: Path, environ: Mapping[str, str], box: bool = False, progress: Notify = silent
 ) -> AsyncIterator[Access]:
     """A session's work for a command: by way of its owner where one lives, else as the owner for so long.
     `box`: the command needs the box. Raises SessionNotFoundError, SessionBusyError, SandboxError.
@@ -269,13 +303,13 @@ async def reach(
         async with import_module("runner.sessions.client").Client(lock) as client:
             yield client
     elif box:
-        async with own(stored.spec, environ=environ, model=_NoModel()) as running:
+        async with own(stored.spec, environ=environ, model=_NoModel(), progress=progress) as running:
             yield running.access
     else:
         with lock:
-            async with _at_rest(stored, environ) as (workspace, journal):
+            async with import_module("runner.sessions.rest").at_rest(stored, environ) as (workspace, journal):
 
-                async def given() -> Workspace:
+                async def given(workspace: Workspace = workspace) -> Workspace:
                     return workspace
 
                 yield import_module("runner.sessions.desk").Desk(
@@ -287,41 +321,9 @@ async def discard(stored: Stored, *, environ: Mapping[str, str]) -> None:
     """Remove a session with all that it changed. Raises SessionBusyError, WorkspaceError."""
     store = Store(state_home(environ))
     with store.lock(stored.session):
-        async with _at_rest(stored, environ) as (workspace, _):
+        async with import_module("runner.sessions.rest").at_rest(stored, environ) as (workspace, _):
             await workspace.discard()
         store.forget(stored)
-
-
-@asynccontextmanager
-async def _at_rest(stored: Stored, environ: Mapping[str, str]) -> AsyncIterator[tuple[Workspace, Journal]]:
-    """The workspace and the journal of a session whose lock this process holds, without a box."""
-    housing = import_module("runner.sessions.housing")
-    engine = await asyncio.to_thread(_connect_if_there, environ)
-    if engine is not None:
-        await asyncio.to_thread(import_module("runner.sessions.cleaning").evict, engine, stored.session)
-    workspace = import_module("sandbox.workspace").Workspace(
-        engine,
-        session=stored.session,
-        state=stored.directory,
-        roots=housing.roots_of(stored.spec),
-        owner=housing.owner_of(stored.spec),
-    )
-    journal = import_module("runner.journal").Journal.open(stored.directory)
-    try:
-        yield workspace, journal
-    finally:
-        await workspace.release()
-        journal.close()
-        if engine is not None:
-            engine.close()
-
-
-def _connect_if_there(environ: Mapping[str, str]) -> Engine | None:
-    """Layers can be read without an engine, mostly."""
-    try:
-        return _connect(environ)
-    except SandboxError:
-        return None
 
 
 def _connect(environ: Mapping[str, str]) -> Engine:

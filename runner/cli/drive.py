@@ -44,6 +44,8 @@ def drive(start: Start, text: str, look: Look) -> int:
         with asyncio.Runner() as runner:
             return runner.run(_drive(start, text, look, signals))
     except asyncio.CancelledError:
+        if not signals.ended:
+            raise RuntimeError("the run was cancelled from within") from None
         return signals.exit_code
 
 
@@ -52,6 +54,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.exit_code = EXIT_INTERRUPTED
+        self.ended = False
         self.session: Session | None = None
         self._asked = False
         self._main: asyncio.Task[Any] | None = None
@@ -83,7 +86,7 @@ class Signals:
         task.add_done_callback(self._tasks.discard)
 
     def _end(self, code: int) -> None:
-        self.exit_code = code
+        self.exit_code, self.ended = code, True
         assert self._main is not None
         self._main.cancel()
 
@@ -111,7 +114,7 @@ async def _run(spec: SessionSpec, text: str, look: Look, signals: Signals) -> in
         spec,
         environ=os.environ,
         approver=ClientApprover() if look.asks else DenyApprover(),
-        progress=silent if look.quiet or look.headless else say,
+        progress=silent if look.quiet else say,
     ) as running:
         session = signals.session = running.session
         number = session.journal.last_turn + 1

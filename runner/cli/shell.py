@@ -12,6 +12,7 @@ import typer
 from typer import Argument, Option
 
 from runner import app as runner_app
+from runner.cli.entry import say
 from runner.cli.terminal import join, raw_terminal, terminal_size
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -29,7 +30,7 @@ def shell(
 async def _shell(session: str | None, command: str | None) -> int:
     pty = terminal_size()
     argv = ("/bin/sh", "-c", command) if command else ()
-    async with runner_app.reach(session, cwd=Path.cwd(), environ=os.environ, box=True) as access:
+    async with runner_app.reach(session, cwd=Path.cwd(), environ=os.environ, box=True, progress=say) as access:
         process = await access.shell(argv, pty)
         with raw_terminal() if pty else nullcontext():
             return await join(process, interactive=pty is not None)

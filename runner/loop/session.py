@@ -68,6 +68,7 @@ class Session:
         restart_box: Callable[[], Awaitable[Box]] | None = None,
         resolve_model: Callable[[str], Model] | None = None,
         before_write: Callable[[str], Awaitable[None]] | None = None,
+        before_turn: Callable[[], Awaitable[None]] | None = None,
         hook: Hook | None = None,
         environment: Mapping[str, str] | None = None,
         max_output_tokens: int | None = None,
@@ -77,7 +78,7 @@ class Session:
         self.journal = journal
         self.usage = Usage()
         self._model, self._resolve_model = model, resolve_model
-        self._policy, self._approver = policy, approver
+        self._policy, self._approver, self._before_turn = policy, approver, before_turn
         self._context, self._monotonic = context, monotonic
         self._limits = limits if limits is not None else TurnLimits()
         self._feed, self._history = Feed(journal, lambda: self._number), History()
@@ -273,6 +274,8 @@ class Session:
                 context = self._context.opening(self._model.name)
                 await self._git.begin(box_ready=self.gate.box.ready)
                 context += self._git.news()
+            elif self._before_turn is not None:
+                await self._before_turn()
         finally:  # interrupted here or not, the user's words are kept
             self.record(PromptGiven(content=prompt.content, context=context))
             self.record(TurnStarted(number=self._number))

@@ -11,15 +11,16 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
-from sandbox.box import ContainerBox
-
 from runner.events import BoxEnded, BoxStarted, Recorded
 from runner.spec import SessionSpec
+from sandbox.box import ContainerBox
+from sandbox.disk import DiskWatch
 from sandbox.engine import Engine, ImageInfo
-from sandbox.errors import EngineRefusedError, SandboxError
+from sandbox.errors import DiskFullError, EngineRefusedError, SandboxError
+from sandbox.keeper import KeeperImage
 from sandbox.roots import Root
 from sandbox.spec import Box, BoxSpec, Limits, Mount, Owner, Rung
-from sandbox.toolbox import Toolbox
+from sandbox.toolbox import SERVER, TOOLBOX_PYTHON, Toolbox
 from sandbox.workspace import Workspace
 
 CLOSE_TIMEOUT = 20.0
@@ -32,6 +33,11 @@ class Ground:
     engine: Engine
     image: ImageInfo
     toolbox: Toolbox
+
+    def keeper(self) -> KeeperImage:
+        """What a keeper is made of here."""
+        script = f"{SERVER}/sandbox/server/keeper.py"
+        return KeeperImage(image=self.image.id, command=(*TOOLBOX_PYTHON, script), mounts=(self.toolbox.mount,))
 
 
 def roots_of(spec: SessionSpec) -> tuple[Root, ...]:
@@ -48,7 +54,8 @@ def owner_of(spec: SessionSpec) -> Owner:
 
 class Housing:
     """One session's box and what it needs. `lay` connects the engine and makes image and toolbox ready
-    where they are not; it runs in a thread. `scratch`: a cache for boxes' small files. `record` journals. Nothing starts before `begin`.
+    where they are not; it runs in a thread. `scratch`: a cache for boxes' small files. `record` journals.
+    Nothing starts before `begin`.
     """
 
     def __init__(
@@ -74,6 +81,8 @@ class Housing:
         self._ground: asyncio.Task[Ground] | None = None
         self._box: asyncio.Task[Box] | None = None
         self._open: ContainerBox | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._ended = False
         self.workspace: Workspace | None = None
 
     def begin(self) -> None:
@@ -99,6 +108,22 @@ class Housing:
         self._box = asyncio.create_task(self._start(), name="box")
         return await asyncio.shield(self._box)
 
+    async def layers(self) -> Workspace:
+        """The workspace, whether its layers are made yet or not. Raises SandboxError."""
+        ground = await self.ready()
+        if self.workspace is None:
+            self.workspace = Workspace(
+                ground.engine,
+                session=self._spec.session,
+                state=self._directory,
+                roots=roots_of(self._spec),
+                owner=owner_of(self._spec),
+                rung=Rung(self._spec.cow) if self._spec.cow else None,
+                identity=self._identity,
+                keeper=ground.keeper,
+            )
+        return self.workspace
+
     async def started(self) -> Workspace:
         """The workspace, once its layers are made. Raises SandboxError."""
         await self.box()
@@ -123,17 +148,7 @@ class Housing:
     async def _start(self) -> Box:
         began = time.monotonic()
         ground = await self.ready()
-        if self.workspace is None:
-            self.workspace = Workspace(
-                ground.engine,
-                session=self._spec.session,
-                state=self._directory,
-                roots=roots_of(self._spec),
-                owner=owner_of(self._spec),
-                rung=Rung(self._spec.cow) if self._spec.cow else None,
-                identity=self._identity,
-            )
-        workspace = self.workspace
+        workspace = await self.layers()
         mounts = await workspace.prepare()
         try:
             box = await self._enter(ground, mounts)
@@ -152,8 +167,20 @@ class Housing:
                 limits_missing=tuple(box.used_fallbacks),
             )
         )
+        self._watch = asyncio.create_task(
+            DiskWatch(self._directory, Limits(**asdict(self._spec.box)), self._full).run(), name="disk"
+        )
         await workspace.start_manifest()
         return box
+
+    async def _full(self, sentence: str) -> None:
+        """The disk budget or the host's floor is reached: the running calls end with this, and later ones."""
+        box = self._open
+        if box is not None:
+            hint = "take over what is done (`fumehood apply`), then `fumehood discard`; or raise the budget"
+            self._ended = True
+            self._record(BoxEnded(reason="disk", detail=sentence))
+            await box.stop(DiskFullError(sentence, hint=hint))
 
     async def _enter(self, ground: Ground, mounts: tuple[Mount, ...]) -> ContainerBox:
         spec = BoxSpec(
@@ -172,12 +199,17 @@ class Housing:
         return await ContainerBox(spec, ground.engine, scratch=self._scratch).__aenter__()
 
     async def _leave(self, reason: str) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+            self._watch = None
         box, self._open = self._open, None
         if box is None:
             return
         await box.__aexit__(None, None, None)
-        if reason != "lost":
+        if reason != "lost" and not self._ended:
             self._record(BoxEnded(reason=reason))
+        self._ended = False
 
 
 Starter = Callable[[], Awaitable[Box]]

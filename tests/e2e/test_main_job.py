@@ -186,3 +186,21 @@ def test_a_session_can_be_given_its_id_and_not_twice(repository: Bench) -> None:
     assert [row["session"] for row in repository.sessions()] == [name]
     again = repository.run("-p", "--session-id", name, "--model", repository.script({"text": "ok"}), "x", check=2)
     assert "--resume" in again.stderr
+
+
+def test_what_the_host_changed_meanwhile_is_told_to_the_model_once(repository: Bench) -> None:
+    repository.run("-p", "--model", repository.script({"tools": [bash("true")]}, {"text": "ok"}), "x")
+    (repository.place / "calc.py").write_text("# mine\n")
+    told = {"contains": "calc.py", "of": "last"}
+    repository.run("-p", "-c", "--model", repository.script({"text": "seen", "expect": told}), "y")
+    (session,) = repository.sessions()
+    drifted = [r["body"] for r in repository.records(session["session"]) if r["type"] == "Drifted"]
+    assert [[(path["path"], path["kind"]) for path in body["paths"]] for body in drifted] == [[("calc.py", "changed")]]
+
+
+def test_a_file_that_both_sides_changed_is_a_conflict_even_when_the_host_came_first(repository: Bench, fix: str) -> None:
+    repository.run("-p", "--model", fix, "x")
+    (repository.place / "calc.py").write_text("def add(a, b):\n    return a - b  # still\n")
+    assert "calc.py" in repository.run("apply", check=53).stderr
+    patch = repository.run("diff").stdout
+    assert "-    return a - b\n+    return a + b\n" in patch, "the diff is against the base, which was kept"
