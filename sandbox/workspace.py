@@ -301,7 +301,7 @@ class Workspace:
     async def _walked(self) -> None:
         """Wait for manifests that are being written."""
         if self._walks:
-            await asyncio.gather(*self._walks.values())
+            await asyncio.gather(*map(asyncio.shield, self._walks.values()))
 
     def _skip(self, host: Path) -> tuple[bytes, ...]:
         """Our own state, where a root holds it."""
