@@ -1,5 +1,5 @@
 # ruff: noqa: INP001  (a script for a container, no package)
-"""Collects the toolbox inside a container of the `toolbox` image: `collect.py OUT`.
+"""Collects the toolbox inside a container of the `toolbox` image: `collect.py OUT LOG`.
 
 OUT becomes what is mounted at /opt/fumehood: bin/ (python3, rg, qpdf), lib/ (a loader, every library
 that those and Python's extension modules need, and pythonX.Y/, compiled only), and an empty server/.
@@ -129,4 +129,5 @@ def copy(source: Path, target: Path) -> Path:
 
 
 if __name__ == "__main__":
+    sys.stderr = Path(sys.argv[2]).open("w")  # noqa: SIM115  (to the end of the process)
     main(Path(sys.argv[1]))

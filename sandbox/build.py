@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from sandbox.containers import session_labels
-from sandbox.engine import ContainerSpec, Engine, NotFoundError
+from sandbox.containers import OWNER_LABEL, SESSION_LABEL, owner_alive, session_labels
+from sandbox.engine import ConflictError, ContainerSpec, Engine, NotFoundError
 from sandbox.errors import ImageMissingError, SandboxError
 from sandbox.packages import Distribution, Package, fetch_packages, host_acquire, host_distribution
 from sandbox.recipe import RECIPES, Recipe
@@ -49,6 +50,7 @@ def make_layer(
 
     Raises ImageMissingError with the reason and what the user can do about it.
     """
+    remove_leftovers(engine)
     distribution = host_distribution()
     for origin in recipe.origins if registry else ():
         if not registry_gives(engine, origin, certain=distribution is None):
@@ -65,6 +67,17 @@ def make_layer(
             hint=f"copy it from a host that has it: `docker save {recipe.tag} | docker load`",
         )
     return _bootstrap(engine, recipe, distribution, out=out, downloads=downloads, progress=progress)
+
+
+def remove_leftovers(engine: Engine) -> None:
+    """Remove the images and containers of builds whose process died in the middle."""
+    for container in engine.containers.list(f"{SESSION_LABEL}=images"):
+        if not owner_alive(container.labels.get(OWNER_LABEL, "")):
+            engine.containers.remove(container.id)
+    for image in engine.images.list(f"{SESSION_LABEL}=images"):
+        if not owner_alive(image.labels.get(OWNER_LABEL, "")):
+            with suppress(ConflictError):
+                engine.images.remove(image.id)
 
 
 def registry_gives(engine: Engine, name: str, *, certain: bool) -> bool:
@@ -202,8 +215,9 @@ def run_build(engine: Engine, container: str) -> None:
     engine.containers.start(container)
     code = engine.containers.wait(container, BUILD_SECONDS)
     if code != 0:
-        log = read_back(engine, container, "/build/log").decode("utf-8", "replace")
-        raise ImageMissingError(f"making the image failed ({code}): {' / '.join(log.splitlines()[-6:])[-900:]}")
+        log = read_back(engine, container, "/build/log").decode("utf-8", "replace").splitlines()
+        wrong = [line for line in log if re.search(r"error|cannot|invalid|unable", line, re.IGNORECASE)]
+        raise ImageMissingError(f"making the image failed ({code}): {' / '.join(wrong[-4:] or log[-4:])[-900:]}")
 
 
 def _build_files(paths: Mapping[str, Path], texts: Mapping[str, bytes] | None = None) -> Iterator[bytes]:

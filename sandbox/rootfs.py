@@ -90,12 +90,13 @@ def plain_name(name: str) -> str:
     return re.sub(r"^\.?/+|^\.$", "", name)
 
 
-def normalise(chunks: Iterable[bytes], out: Path, *, epoch: int) -> Layer:
+def normalise(chunks: Iterable[bytes], out: Path, *, epoch: int, top: str = "") -> Layer:
     """Rewrite a container's whole file system so that equal contents give equal bytes.
 
     Entries are sorted, owners numeric, times no later than `epoch`; setuid and setgid bits, extended
     attributes (so file capabilities), devices, logs, caches and what engines add are left out.
-    `out` is gzipped. Uses as much disk beside `out` as the file system is large.
+    `top`: the directory within the archive that becomes its root. `out` is gzipped. Uses as much
+    disk beside `out` as the file system is large.
     """
     raw = out.with_suffix(".raw")
     try:
@@ -103,22 +104,22 @@ def normalise(chunks: Iterable[bytes], out: Path, *, epoch: int) -> Layer:
             for chunk in chunks:
                 file.write(chunk)
         with tarfile.open(raw, "r:") as source, _Measured(out) as sink:
-            _rewrite(source, sink, epoch)
+            _rewrite(source, sink, epoch, top)
     finally:
         raw.unlink(missing_ok=True)
     return Layer(path=out, digest=f"sha256:{sink.digest.hexdigest()}", size=sink.size)
 
 
-def _rewrite(source: tarfile.TarFile, sink: _Measured, epoch: int) -> None:
+def _rewrite(source: tarfile.TarFile, sink: _Measured, epoch: int, top: str) -> None:
     """Copy entries in order of their names. Of hard-linked names the first holds the content."""
-    entries = {plain_name(member.name): member for member in source}
+    entries = {plain_name(member.name.removeprefix(top)): member for member in source}
     first: dict[str, str] = {}
     with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         for name in sorted(entries):
             member = entries[name]
             if not name or VOLATILE.fullmatch(name) or member.isdev():
                 continue
-            original = plain_name(member.linkname) if member.islnk() else name
+            original = plain_name(member.linkname.removeprefix(top)) if member.islnk() else name
             made = _member(name, member.type, member.mode & 0o1777, member.linkname, member.size)
             made.uid, made.gid, made.mtime = member.uid, member.gid, min(int(member.mtime), epoch)
             content: IO[bytes] | None = None

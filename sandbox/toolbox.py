@@ -42,6 +42,7 @@ TOOLBOX_ENVIRONMENT = dict.fromkeys(
 KIND_LABEL = "fumehood.toolbox"
 FILLED_LABEL = "fumehood.filled"
 MADE_LABEL = "fumehood.made"
+PARTS_VERSION = 3
 FILL_SECONDS = 120.0
 SOURCES = Path(__file__).resolve().parent
 STALE_SECONDS = 3600.0
@@ -113,7 +114,9 @@ def toolbox_digest(parts: str, server: dict[str, bytes]) -> str:
 
 def parts_digest() -> str:
     """Names the large part: the recipe of its packages, and what collects from them."""
-    return hashlib.sha256(plain_digest("toolbox").encode() + (RECIPES / "collect.py").read_bytes()).hexdigest()
+    return hashlib.sha256(
+        f"{PARTS_VERSION} {plain_digest('toolbox')}".encode() + (RECIPES / "collect.py").read_bytes()
+    ).hexdigest()
 
 
 def _filled(engine: Engine, name: str) -> str:
@@ -141,17 +144,23 @@ def _collect(engine: Engine, recipe: Recipe, archive: Path, cache: Path, progres
     try:
         spec = ContainerSpec(
             image=image.id,
-            command=("/usr/bin/python3", "-B", "/collect.py", "/out/fumehood"),
+            command=("/usr/bin/python3", "-B", "/build/collect.py", "/build/fumehood", "/build/log"),
             labels=session_labels("images"),
             environment={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
             read_only=False,
             hostname="build",
         )
         with throw_away(engine, spec) as container:
-            engine.containers.put_archive(container, "/", _tar({"collect.py": (RECIPES / "collect.py").read_bytes()}))
+            engine.containers.put_archive(
+                container, "/", _tar({"build/collect.py": (RECIPES / "collect.py").read_bytes()})
+            )
             run_build(engine, container)
             part = archive.with_suffix(".part")
-            normalise(engine.containers.get_archive(container, "/out/fumehood"), part, epoch=made.epoch)
+            normalise(
+                engine.containers.get_archive(container, "/build/fumehood"), part, epoch=made.epoch, top="fumehood"
+            )
+            for old in archive.parent.glob("*.tar.gz"):
+                old.unlink()
             part.rename(archive)
     finally:
         engine.images.remove(image.id)
@@ -175,7 +184,7 @@ def _fill(engine: Engine, name: str, base: ImageInfo, archive: Path, server: dic
             hostname="build",
         )
         with throw_away(engine, spec) as container:
-            engine.containers.put_archive(container, str(TOOLBOX.parent), read_file(archive))
+            engine.containers.put_archive(container, str(TOOLBOX), read_file(archive))
             engine.containers.put_archive(container, str(SERVER), _tar(server))
             engine.containers.start(container)
             _expect_success(engine.containers.wait(container, FILL_SECONDS), base)

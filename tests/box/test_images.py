@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.build import make_layer, read_back, throw_away
-from sandbox.containers import ContainerSpec, session_labels
+from sandbox.containers import ContainerSpec, owner_label, session_labels
 from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import ImageMissingError
 from sandbox.images import build_image, ensure_image, list_images
@@ -192,8 +192,23 @@ def test_the_same_packages_give_the_same_layer(
     assert sum(map(len, read_layer(tmp_path / "layer1"))) > 100_000_000
 
 
-def test_nothing_of_a_build_is_left_in_the_engine(engine: Engine, tmp_path: Path) -> None:
-    ensure_image(engine, "busybox", cache=tmp_path, progress=quiet)
+def left_by_builds(engine: Engine, owner: str) -> list[str]:
+    containers = engine.containers.list("fumehood.session=images")
+    images = engine.images.list("fumehood.session=images")
+    return [each.id for each in (*containers, *images) if each.labels["fumehood.owner"] == owner]
 
-    assert [c for c in engine.containers.list("fumehood.session=images") if c.state != "running"] == []
-    assert engine.images.list("fumehood.session=images") == []
+
+def test_nothing_of_a_build_is_left_in_the_engine(engine: Engine, tmp_path: Path, recipe: Recipe) -> None:
+    build_image(engine, recipe, cache=tmp_path, progress=quiet)
+
+    assert left_by_builds(engine, owner_label()) == []
+
+
+def test_what_a_killed_build_left_goes_with_the_next(engine: Engine, tmp_path: Path, recipe: Recipe) -> None:
+    dead = session_labels("images") | {"fumehood.owner": f"gone:{secrets.randbelow(10**9)}:1"}
+    with throw_away(
+        engine, ContainerSpec(image=engine.images.list("fumehood.recipe")[0].id, command=("/bin/true",), labels=dead)
+    ):
+        build_image(engine, recipe, cache=tmp_path, progress=quiet)
+
+        assert left_by_builds(engine, dead["fumehood.owner"]) == []

@@ -164,7 +164,7 @@ def no_progress(line: str) -> None:
 def other_toolbox(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Another digest, so that the toolbox of running tests stays alone; its volumes go afterwards."""
     name = "fumehood-toolbox-000000000000"
-    monkeypatch.setattr("sandbox.toolbox.toolbox_digest", lambda recipe, server: "0" * 64)
+    monkeypatch.setattr("sandbox.toolbox.toolbox_digest", lambda parts, server: "0" * 64)
     yield name
     for volume in engine.volumes.list(f"{KIND_LABEL}={name}"):
         engine.volumes.remove(volume.name)
