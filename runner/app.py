@@ -291,10 +291,17 @@ def _clock(spec: SessionSpec) -> Callable[[], datetime]:
 
 @asynccontextmanager
 async def reach(
-    session: str | None, *, cwd: Path, environ: Mapping[str, str], box: bool = False, progress: Notify = silent
+    session: str | None,
+    *,
+    cwd: Path,
+    environ: Mapping[str, str],
+    box: bool = False,
+    writes: bool = False,
+    progress: Notify = silent,
 ) -> AsyncIterator[Access]:
     """A session's work for a command: by way of its owner where one lives, else as the owner for so long.
-    `box`: the command needs the box. Raises SessionNotFoundError, SessionBusyError, SandboxError.
+    `box`: the command needs the box; `writes`: it changes something that the journal must tell. Raises
+    SessionNotFoundError, SessionBusyError, SandboxError.
     """
     store = Store(state_home(environ))
     stored = store.choose(session, cwd)
@@ -307,13 +314,14 @@ async def reach(
             yield running.access
     else:
         with lock:
-            async with import_module("runner.sessions.rest").at_rest(stored, environ) as (workspace, journal):
+            rest = import_module("runner.sessions.rest").at_rest(stored, environ, writes=writes)
+            async with rest as (workspace, record):
 
                 async def given(workspace: Workspace = workspace) -> Workspace:
                     return workspace
 
                 yield import_module("runner.sessions.desk").Desk(
-                    workspace=given, record=journal.append, run=None, cwd=box_cwd(stored.spec)
+                    workspace=given, record=record, run=None, cwd=box_cwd(stored.spec)
                 )
 
 

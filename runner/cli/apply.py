@@ -49,7 +49,7 @@ def apply(  # noqa: PLR0917  # the command line is this long
 
 
 async def _apply(session: str | None, selection: Selection) -> dict[str, Any]:
-    async with runner_app.reach(session, cwd=Path.cwd(), environ=os.environ) as access:
+    async with runner_app.reach(session, cwd=Path.cwd(), environ=os.environ, writes=True) as access:
         return await access.apply(selection)
 
 

@@ -26,7 +26,8 @@ from runner.sessions.channel import (
 from runner.sessions.store import Lock
 from sandbox.spec import Exited, Output, Pty, Stderr, Stdout
 
-CONNECT_TIMEOUT = 5.0
+CONNECT_TIMEOUT = 10.0
+STARTING_PAUSE = 0.05
 
 
 class Client:
@@ -40,9 +41,10 @@ class Client:
         self._reader: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        path = self._lock.owner().get("socket", "")
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
+                while not (path := self._lock.owner().get("socket", "")) and self._lock.held():  # noqa: ASYNC110  # another process's
+                    await asyncio.sleep(STARTING_PAUSE)  # it is about to listen
                 with short_path(Path(path)) as address:
                     reader, writer = await asyncio.open_unix_connection(address, limit=HEADER_LIMIT)
                 if peer_uid(writer.get_extra_info("socket")) != os.geteuid():

@@ -16,7 +16,7 @@ from runner.spec import SessionSpec
 from sandbox.box import ContainerBox
 from sandbox.disk import DiskWatch
 from sandbox.engine import Engine, ImageInfo
-from sandbox.errors import DiskFullError, EngineRefusedError, SandboxError
+from sandbox.errors import DiskFullError, EngineRefusedError, SandboxError, WorkspaceError
 from sandbox.keeper import KeeperImage
 from sandbox.roots import Root
 from sandbox.spec import Box, BoxSpec, Limits, Mount, Owner, Rung
@@ -48,8 +48,14 @@ def roots_of(spec: SessionSpec) -> tuple[Root, ...]:
 
 
 def owner_of(spec: SessionSpec) -> Owner:
-    """Whom commands run as: the owner of the first root."""
-    return roots_of(spec)[0].owner
+    """Whom commands run as: the owner of the first root. Raises WorkspaceError when it is gone."""
+    try:
+        return roots_of(spec)[0].owner
+    except OSError as error:
+        raise WorkspaceError(
+            f"{spec.roots[0].host} cannot be used: {error.strerror}",
+            hint="put it back; the session's own changes are kept",
+        ) from error
 
 
 class Housing:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
+from runner.errors import UsageError
+from runner.events import Recorded
 from runner.journal import Journal
 from runner.sessions.cleaning import evict
 from runner.sessions.housing import Ground, owner_of, roots_of
@@ -21,10 +23,13 @@ from sandbox.workspace import Workspace
 
 
 @asynccontextmanager
-async def at_rest(stored: Stored, environ: Mapping[str, str]) -> AsyncIterator[tuple[Workspace, Journal]]:
-    """What a dead owner left running is ended first. Layers can mostly be read without an engine, so none
-    is needed before something asks for it.
+async def at_rest(
+    stored: Stored, environ: Mapping[str, str], *, writes: bool = False
+) -> AsyncIterator[tuple[Workspace, Callable[[Recorded], object]]]:
+    """The workspace, and what journals (only with `writes`: reading works beside a damaged journal). What a
+    dead owner left running is ended first. Layers can mostly be read without an engine.
     """
+    journal = Journal.open(stored.directory) if writes else None
     engine = await asyncio.to_thread(_connect_if_there, environ)
     try:
         if engine is not None:
@@ -37,15 +42,19 @@ async def at_rest(stored: Stored, environ: Mapping[str, str]) -> AsyncIterator[t
             owner=owner_of(stored.spec),
             keeper=None if engine is None else partial(_keeper, engine, environ),
         )
-        journal = Journal.open(stored.directory)
         try:
-            yield workspace, journal
+            yield workspace, _refuse if journal is None else journal.append
         finally:
             await workspace.release()
-            journal.close()
     finally:
+        if journal is not None:
+            journal.close()
         if engine is not None:
             engine.close()
+
+
+def _refuse(body: Recorded) -> None:
+    raise UsageError(f"{type(body).__name__} cannot be noted by a command that only reads")
 
 
 def _connect_if_there(environ: Mapping[str, str]) -> Engine | None:

@@ -127,7 +127,7 @@ def bench(tmp_path: Path, image_cache: Path, base_image: object, toolbox: object
         if process.poll() is None:
             process.kill()
         process.communicate()
-    made.run("clean", "--all", "--yes", check=None)
+    made.run("clean", "--all", "--yes", check=None, cwd=tmp_path)
 
 
 @pytest.fixture

@@ -198,7 +198,9 @@ def test_what_the_host_changed_meanwhile_is_told_to_the_model_once(repository: B
     assert [[(path["path"], path["kind"]) for path in body["paths"]] for body in drifted] == [[("calc.py", "changed")]]
 
 
-def test_a_file_that_both_sides_changed_is_a_conflict_even_when_the_host_came_first(repository: Bench, fix: str) -> None:
+def test_a_file_that_both_sides_changed_is_a_conflict_even_when_the_host_came_first(
+    repository: Bench, fix: str
+) -> None:
     repository.run("-p", "--model", fix, "x")
     (repository.place / "calc.py").write_text("def add(a, b):\n    return a - b  # still\n")
     assert "calc.py" in repository.run("apply", check=53).stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import uuid
@@ -117,6 +118,19 @@ def test_a_home_directory_is_refused_as_a_workspace(environ: dict[str, str]) -> 
     assert done.returncode == 49
     assert "your home directory" in done.stderr
     assert "--really" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may use every socket; the tests run as another user too")
+def test_an_engine_that_this_user_may_not_use_is_told_from_none(
+    environ: dict[str, str], place: Path, tmp_path: Path
+) -> None:
+    socket_file = tmp_path / "engine.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(socket_file))
+        socket_file.chmod(0o000)
+        done = fumehood("images", "list", environ=environ | {"DOCKER_HOST": f"unix://{socket_file}"}, cwd=place)
+    assert done.returncode == 42
+    assert "permission" in done.stderr.lower()
 
 
 def test_no_sessions_is_said_and_is_an_empty_list_in_json(environ: dict[str, str], place: Path) -> None:
