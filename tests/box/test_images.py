@@ -193,9 +193,9 @@ def test_the_same_packages_give_the_same_layer(
 
 
 def left_by_builds(engine: Engine, owner: str) -> list[str]:
-    containers = engine.containers.list("fumehood.session=images")
-    images = engine.images.list("fumehood.session=images")
-    return [each.id for each in (*containers, *images) if each.labels["fumehood.owner"] == owner]
+    label = f"fumehood.owner={owner}"
+    containers = [container.name for container in engine.containers.list(label)]
+    return containers + [image.id for image in engine.images.list(label)]
 
 
 def test_nothing_of_a_build_is_left_in_the_engine(engine: Engine, tmp_path: Path, recipe: Recipe) -> None:
