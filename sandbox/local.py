@@ -85,7 +85,8 @@ class LocalBox:
             self._reports.mkdir(exist_ok=True)
             report = self._reports / str(self._count)
             shell = os.fsencode(shutil.which("bash") or "/bin/sh")
-            argv, environment = job.reporting(shell, argv[0], environment, os.fsencode(report))
+            argv, added = job.reporting(shell, argv[0], os.fsencode(report), environment.get(b"BASH_ENV", b""))
+            environment |= added
         process = LocalProcess(command, report, self._running.discard)
         try:
             process.start(argv, environment)

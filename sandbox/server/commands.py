@@ -1,4 +1,4 @@
-"""Commands: a job for a child of the forker, its input and output, its end. Nothing here forks."""
+"""Commands: a job for the forker, its input and output, its end. Nothing here forks."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ SIGTERM, SIGKILL = 15, 9
 LINGER = 0.1  # how long output may follow the end of the command that began it
 RECHECK = 0.05
 OUTRUN = 2.0
+PATIENCE = 5.0
+SOON = 0.003
 BLOCKS = 4  # read at one go before others have their turn
 END_OF_INPUT = b"\x04"
 
@@ -34,13 +36,13 @@ class Command:
         self._stream = stream
         self._request = request
         self.pid = 0
+        self.number = server.number()
         self._sessions: set[int] = set()
         self._began = time.monotonic()
         self._seconds = 0.0
         self._killed = ""
         self._kill_until = 0.0
         self._exit: int | None = None
-        self._status = -1
         self._outputs: dict[int, int] = {}
         self._input = -1
         self._terminal = -1
@@ -54,28 +56,25 @@ class Command:
         self._capture = Capture(capture) if capture else None
 
     def start(self) -> None:
-        """Hand the job to a waiting child. Raises RefusedError or OSError and leaves nothing open."""
+        """Hand the job to the forker. Raises RefusedError or OSError and leaves nothing open."""
         server = self._server
         theirs: list[int] = []
         try:
-            data, self._report = job.build(
-                self._request, server.environment, shell=server.shell, number=server.number()
-            )
-            given = self._open(theirs)
-            server.submit(data, given, self)
+            data, self._report = job.build(self._request, server.environment, shell=server.shell, number=self.number)
+            server.submit(self.number, data, self._open(theirs), self)
         except BaseException:
             self._close()
             raise
         finally:
             for fd in theirs:
                 os.close(fd)
-        server.watch(self._status, 0, lambda _: self._on_status())
+        server.later(self, PATIENCE, self._on_silence)
         timeout = self._request.get("timeout")
         if timeout is not None:
             server.later(self, float(timeout), self._on_timeout)
 
     def _open(self, theirs: list[int]) -> list[int]:
-        """The child's standard input, output, error and status; our ends are noted here."""
+        """The child's standard input, output and error; our ends are noted here."""
         request = self._request
         if request.get("pty"):
             self._terminal, slave = job.open_terminal(*request["pty"])
@@ -97,10 +96,6 @@ class Command:
                 self._outputs[reading] = channel
             if len(given) == 2:
                 given.append(given[1])
-        self._status, writing = os.pipe2(os.O_CLOEXEC)
-        theirs.append(writing)
-        given.append(writing)
-        os.set_blocking(self._status, False)
         return given
 
     # What the controller says
@@ -144,50 +139,33 @@ class Command:
 
     # Its beginning
 
-    def _on_status(self) -> None:
-        """The child executed the command, failed to, or died: it closed the status pipe."""
-        said = (read_some(self._status, 256) or b"").split()
-        self._server.close(self._status)
-        self._status = -1
-        if not said:
-            self._fail(PathCode.NO_PROCESS, "the process that was to run it died")
-            return
-        self.pid = int(said[0])
-        if len(said) == 3:
-            self._refuse(said[1], int(said[2]))
-            return
+    def on_started(self, pid: int) -> None:
+        """It runs. Its output is looked at when it ends, or when it did not end at once."""
+        self.pid = pid
+        self._server.later(self, SOON, self._listen)
         if not self._muted:
-            self._stream.started(self.pid)
-        for fd in self._outputs:  # only now: no output may go out before it is said to have started
-            self._server.watch(fd, EPOLLIN, self._reader(fd))
+            self._stream.started(pid)
         if self._killed:
             reason, self._killed = self._killed, ""
             self.end(reason, SIGKILL)
-        self._server.running(self)
 
-    def on_not_picked_up(self) -> None:
-        """No child took the job for a long time: the box is out of processes."""
-        if self._status >= 0 and not self._closed:
-            self._give_up(PathCode.NO_PROCESS, "the box is out of processes")
+    def _listen(self) -> None:
+        for fd in self._outputs:
+            self._server.watch(fd, EPOLLIN, self._reader(fd))
 
-    def _give_up(self, code: str, detail: str) -> None:
-        """Withdraw a job. A child that takes it all the same dies of the closed status pipe."""
-        said = read_some(self._status, 256)
-        if said is None:
-            self._fail(code, detail)
-        elif said:
-            self._killed = "cancelled"
-            self.pid = int(said.split()[0])
-            processes.signal_family(self.pid, self._sessions, SIGKILL)
-            self._fail(code, detail)
-
-    def _refuse(self, stage: bytes, number: int) -> None:
+    def on_refused(self, stage: str, number: int) -> None:
+        """It could not be started."""
         code = files.code_of(OSError(number, ""))
-        if stage == b"exec" and code == PathCode.DENIED:
+        if stage == "exec" and code == PathCode.DENIED:
             code = PathCode.NOT_EXECUTABLE
-        elif stage == b"start":
-            code = PathCode.NO_PROCESS
-        self._fail(code, f"{stage.decode('ascii', 'replace')}: {os.strerror(number)}")
+        elif stage == "start":
+            code = PathCode.CANCELLED if self._killed == "cancelled" else PathCode.NO_PROCESS
+        self._fail(code, f"{stage}: {os.strerror(number)}")
+
+    def _on_silence(self) -> None:
+        """The forker should have answered long ago: somebody stopped the child it waits for."""
+        if not self.pid and not self._closed:
+            self._server.expel_forker()
 
     def _fail(self, code: str, detail: str) -> None:
         self._close()
@@ -200,10 +178,9 @@ class Command:
         """Kill it: with SIGTERM first and SIGKILL after the grace, or at once."""
         if self._closed or self._killed:
             return
-        if not self.pid and self._status >= 0:
-            self._give_up(PathCode.CANCELLED if reason == "cancelled" else PathCode.NO_PROCESS, "it never began")
-            return
         self._killed = reason
+        if not self.pid:
+            return  # it is killed as soon as it is known
         processes.signal_family(self.pid, self._sessions, number)
         grace = OUTRUN if number == SIGKILL else float(self._request.get("grace", 2.0))
         self._kill_until = time.monotonic() + grace
@@ -243,10 +220,7 @@ class Command:
 
     def lost(self) -> None:
         """Everything in the box is being killed."""
-        if not self.pid and self._status >= 0:
-            self._give_up(PathCode.CANCELLED, "everything in the box was killed")
-        elif not self._killed:
-            self._killed = "cancelled"
+        self._killed = self._killed or "cancelled"
 
     def on_exit(self, status: int) -> None:
         """It was reaped."""
@@ -291,10 +265,10 @@ class Command:
     def _close(self) -> None:
         self._closed = True
         self._server.never(self)
-        for fd in {*self._outputs, self._input, self._terminal, self._status} - {-1}:
+        for fd in {*self._outputs, self._input, self._terminal} - {-1}:
             self._server.close(fd)
         self._outputs.clear()
-        self._input = self._terminal = self._status = -1
+        self._input = self._terminal = -1
         if self._capture is not None:
             self._capture.close()
         self._server.ended(self)

@@ -1,22 +1,25 @@
 """The helper that starts commands: a process of the server's own uid, alone with all capabilities of
-the box's one user namespace. It forks children in advance; each is the server's child, waits for
-one job on the shared socket, becomes the owner with nothing left, and executes it.
+the box's one user namespace. What it starts is the server's child, becomes the owner with its last
+step before execve, and there loses every capability: the bounding set is empty, uid 0 counts for nothing.
 
-A job is one message: marshalled (candidates [(path, argv)], environment, cwd, terminal) and the
-descriptors of standard input, output, error, the status pipe, and a memory file where the job is
-large. The child writes its pid to the status pipe, which closes on success; else " STAGE ERRNO".
+A job is one message on a socket: marshalled (number, candidates [(path, argv)], what the environment has
+more, cwd, terminal), and descriptors of standard input, output, error, and of a memory file where the job
+is large. The answer is marshalled (number, pid, stage, errno); stage "" means that it runs.
 """
 
 from __future__ import annotations
 
 import _socket
+import ctypes
 import errno
 import fcntl
 import gc
 import marshal
 import os
+import time
 
 from sandbox.server import linux
+from sandbox.server.spawn import Spawner, row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,20 +27,21 @@ if TYPE_CHECKING:
 
 TIOCSCTTY = 0x540E
 JOB_SIZE = 96 << 10
+LARGEST_JOB = 16 << 20
 OOM_SCORE = b"500"
-RETRY = 0.05
-_CONTROL, _JOBS = 3, 4
+RETRIES, PAUSE = 20, 0.05
+_CONTROL, _JOBS, _SPARE = 3, 4, 5
+_FIRST_FREE = 6
 
 
 def run(control: int, jobs: int, *, uid: int, gid: int, capabilities: int) -> NoReturn:
     """The forker's life, in a process just forked. On `control` it says b"n" (in its namespace) or
-    b"-" (refused), waits for b"y", then forks one child for every byte that comes; b"!" and a text
-    is its last word.
+    b"-" (refused), waits for b"y", then serves `jobs`; b"!" and a text are its last words.
     """
     line = _arrange(control, jobs)
     try:
         _enter(line, capabilities)
-        _serve(line, uid=uid, gid=gid, capabilities=capabilities)
+        Forker(uid, gid).serve()
     except BaseException as error:  # noqa: BLE001  nothing may return into the server's code
         _say(line, error)
     os._exit(1)
@@ -56,10 +60,11 @@ def _arrange(control: int, jobs: int) -> _socket.socket:
     os.dup2(control, _CONTROL, inheritable=False)
     os.dup2(jobs, _JOBS, inheritable=False)
     null = os.open("/dev/null", os.O_RDWR)
-    for fd in range(3):
+    for fd in (0, 1, 2, _SPARE):
         os.dup2(null, fd, inheritable=False)
-    os.closerange(_JOBS + 1, 1 << 16)
+    os.closerange(_FIRST_FREE, 1 << 16)
     linux.unblock_signals()
+    os.setsid()
     return _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, _CONTROL)
 
 
@@ -82,83 +87,102 @@ def _enter(control: _socket.socket, capabilities: int) -> None:
     linux.prctl(linux.PR_SET_DUMPABLE, 1)
 
 
-def _serve(control: _socket.socket, *, uid: int, gid: int, capabilities: int) -> None:
-    jobs = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, _JOBS)
-    gc.disable()
-    gc.freeze()
-    wanted = 0
-    while True:
-        if wanted:
+class Forker:
+    """Takes jobs, one after the other."""
+
+    def __init__(self, uid: int, gid: int) -> None:
+        self._uid = uid
+        self._gid = gid
+        self._spawn = Spawner()
+        self._jobs = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, _JOBS)
+        self._environment = dict(os.environb)
+        self._score = ctypes.create_string_buffer(OOM_SCORE)
+        self._score_path = ctypes.create_string_buffer(b"/proc/self/oom_score_adj")
+
+    def serve(self) -> NoReturn:
+        """Until the server is gone."""
+        gc.disable()
+        gc.freeze()
+        while True:
+            data, extra, _, _ = self._jobs.recvmsg(JOB_SIZE, _socket.CMSG_SPACE(4 * 4), _socket.MSG_CMSG_CLOEXEC)
+            if not data:
+                os._exit(0)
+            descriptors = list(memoryview(extra[0][2]).cast("i"))
+            if len(descriptors) > 3:
+                data = os.pread(descriptors[3], LARGEST_JOB, 0)
             try:
-                if linux.fork_sibling() == 0:
-                    _child(jobs, uid, gid, capabilities)
-                wanted -= 1
-                continue
-            except OSError:  # the limit of processes: the children made in advance still serve
-                control.settimeout(RETRY)
-        try:
-            orders = control.recv(64)
-        except TimeoutError:
-            continue
-        finally:
-            control.settimeout(None)
-        if not orders:
-            os._exit(0)
-        wanted += len(orders)
+                answer = self._start(marshal.loads(data), descriptors)  # noqa: S302  the server's own words
+            finally:
+                for fd in descriptors:
+                    os.close(fd)
+            self._jobs.send(marshal.dumps(answer))
+
+    def _start(
+        self, job: tuple[int, list[tuple[bytes, list[bytes]]], dict[bytes, bytes], bytes, bool], given: list[int]
+    ) -> tuple[int, int, str, int]:
+        number, candidates, added, cwd, terminal = job
+        environment = _pointers([k + b"=" + v for k, v in (self._environment | added).items()])
+        pid, stage, error = self._try(candidates, environment, cwd, given, terminal=terminal)
+        if stage == "exec" and error == errno.ENOEXEC:  # a script that does not say of what
+            scripts = [(b"/bin/sh", [b"sh", path, *argv[1:]]) for path, argv in candidates]
+            pid, stage, error = self._try(scripts, environment, cwd, given, terminal=terminal)
+        return number, pid, stage, error
+
+    def _try(
+        self,
+        candidates: list[tuple[bytes, list[bytes]]],
+        environment: ctypes.Array[ctypes.c_char_p],
+        cwd: bytes,
+        given: list[int],
+        *,
+        terminal: bool,
+    ) -> tuple[int, str, int]:
+        """(pid, stage, errno): the child's calls, in this order because each needs what the next takes away."""
+        folder = ctypes.create_string_buffer(cwd)
+        programs = [(ctypes.create_string_buffer(path), _pointers(argv)) for path, argv in candidates]
+        calls = [
+            row(linux.SYS_SETSID),
+            # the lowest free descriptor is known: the one that is closed here
+            row(linux.SYS_CLOSE, _SPARE),
+            row(linux.SYS_OPENAT, -100, ctypes.addressof(self._score_path), os.O_WRONLY | os.O_CLOEXEC),
+            row(linux.SYS_WRITE, _SPARE, ctypes.addressof(self._score), len(OOM_SCORE)),
+            row(linux.SYS_DUP3, given[0], 0, 0),
+            row(linux.SYS_DUP3, given[1], 1, 0),
+            row(linux.SYS_DUP3, given[2], 2, 0),
+            *([row(linux.SYS_IOCTL, 0, TIOCSCTTY, 0)] if terminal else []),
+            row(linux.SYS_SETRESGID, self._gid, self._gid, self._gid),
+            row(linux.SYS_SETRESUID, self._uid, self._uid, self._uid),
+            # the last step gave our memory's entries in /proc to uid 0, which may be the owner
+            row(linux.SYS_PRCTL, linux.PR_SET_DUMPABLE, int(self._uid == 0)),
+            row(linux.SYS_CHDIR, ctypes.addressof(folder)),
+        ]
+        entering = len(calls) - 1
+        for path, argv in programs:
+            arguments = (ctypes.addressof(path), ctypes.addressof(argv), ctypes.addressof(environment))
+            calls.append(row(linux.SYS_EXECVE, *arguments, passed_over=True))
+        for _ in range(RETRIES):
+            try:
+                pid, failed, error = self._spawn(calls)
+                break
+            except OSError as refused:  # the limit of processes
+                error = refused.errno or errno.EAGAIN
+                time.sleep(PAUSE)
+        else:
+            return 0, "start", error
+        linux.prctl(linux.PR_SET_DUMPABLE, 1)
+        if not error:
+            return pid, "", 0
+        if failed > entering:
+            return pid, "exec", _worst(self._spawn.results[entering + 1 :])
+        return pid, "cwd" if failed == entering else "start", error
 
 
-def _child(jobs: _socket.socket, uid: int, gid: int, capabilities: int) -> NoReturn:
-    status = -1
-    stage = b"start"
-    try:
-        os.setsid()
-        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-        os.write(score, OOM_SCORE)
-        os.close(score)
-        pid = b"%d" % os.getpid()
-        data, descriptors = _receive(jobs)
-        status = descriptors[3]
-        os.write(status, pid)
-        if len(descriptors) > 4:
-            data = os.pread(descriptors[4], 16 << 20, 0)
-        candidates, environment, cwd, terminal = marshal.loads(data)  # noqa: S302  the server's own words
-        if terminal:
-            fcntl.ioctl(descriptors[0], TIOCSCTTY, 0)
-        for number in range(3):
-            os.dup2(descriptors[number], number)
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
-        linux.set_capabilities(capabilities)
-        stage = b"cwd"
-        os.chdir(cwd)
-        stage = b"exec"
-        _execute(candidates, environment)
-    except OSError as error:
-        if status >= 0:
-            os.write(status, b" %b %d" % (stage, error.errno or errno.EIO))
-    except BaseException:  # noqa: BLE001  a forked child never returns
-        if status >= 0:
-            os.write(status, b" %b %d" % (stage, errno.EIO))
-    os._exit(127)
+def _worst(results: list[int]) -> int:
+    """The most telling errno of several attempts to execute."""
+    telling = [-result for result in results if -result not in {errno.ENOENT, errno.ENOTDIR}]
+    return telling[0] if telling else errno.ENOENT
 
 
-def _receive(jobs: _socket.socket) -> tuple[bytes, list[int]]:
-    data, extra, _, _ = jobs.recvmsg(JOB_SIZE, _socket.CMSG_SPACE(5 * 4), _socket.MSG_CMSG_CLOEXEC)
-    if not data:
-        os._exit(0)
-    packed = extra[0][2]
-    return data, list(memoryview(packed).cast("i"))
-
-
-def _execute(candidates: list[tuple[bytes, list[bytes]]], environment: dict[bytes, bytes]) -> NoReturn:
-    """Try each path in turn as execvp(3) does; the most telling error is raised."""
-    worst = OSError(errno.ENOENT, "")
-    for path, argv in candidates:
-        try:
-            os.execve(path, argv, environment)  # noqa: S606  what the command names
-        except OSError as error:
-            if error.errno == errno.ENOEXEC:
-                os.execve("/bin/sh", [b"sh", path, *argv[1:]], environment)  # noqa: S606
-            if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
-                worst = error
-    raise worst
+def _pointers(texts: list[bytes]) -> ctypes.Array[ctypes.c_char_p]:
+    """A NULL-terminated vector of strings."""
+    return (ctypes.c_char_p * (len(texts) + 1))(*texts, None)

@@ -1,4 +1,4 @@
-"""What a waiting child is told: the job as bytes, its descriptors, and the terminal where it has one."""
+"""What the forker is told: the job as bytes, its descriptors, and the terminal where it has one."""
 
 from __future__ import annotations
 
@@ -29,45 +29,43 @@ REPORTER = os.fsencode(__file__.rsplit("/", 1)[0] + "/report.sh")
 def build(
     request: dict[str, Any], environment: dict[bytes, bytes], *, shell: bytes, number: int
 ) -> tuple[bytes, bytes]:
-    """(the job, the path of its report or b"")."""
+    """(the job, the path of its report or b""). `environment`: the box's own, which the forker has too."""
     argv = [text_of(text) for text in request["argv"]]
     if not argv or not argv[0]:
         raise RefusedError(PathCode.INVALID, "no command")
-    added = request.get("env")
-    if added:
-        environment = environment | {text_of(name): text_of(value) for name, value in added.items()}
+    added = {text_of(name): text_of(value) for name, value in request.get("env", {}).items()}
     report = b""
     if request.get("shell"):
         report = b"%b/%d" % (REPORTS, number)
-        argv, environment = reporting(shell, argv[0], environment, report)
+        theirs = added.get(b"BASH_ENV") or environment.get(b"BASH_ENV", b"")
+        argv, more = reporting(shell, argv[0], report, theirs)
+        added |= more
         candidates = [(shell, argv)]
     elif b"/" in argv[0]:
         candidates = [(argv[0], argv)]
     else:
-        path = environment.get(b"PATH", SEARCHED)
+        path = added.get(b"PATH") or environment.get(b"PATH", SEARCHED)
         candidates = [(folder + b"/" + argv[0], argv) for folder in path.split(b":") if folder]
-    job = (candidates, environment, files.checked(request["cwd"]), bool(request.get("pty")))
+    job = (number, candidates, added, files.checked(request["cwd"]), bool(request.get("pty")))
     return marshal.dumps(job), report
 
 
-def reporting(
-    shell: bytes, script: bytes, environment: dict[bytes, bytes], report: bytes
-) -> tuple[list[bytes], dict[bytes, bytes]]:
-    """(argv, environment) of a shell that runs the script and writes its last directory to `report`.
-    bash is told outside of the script, so that its messages show nothing of ours; other shells before it.
+def reporting(shell: bytes, script: bytes, report: bytes, theirs: bytes) -> tuple[list[bytes], dict[bytes, bytes]]:
+    """(argv, what the environment has more) of a shell that runs the script and writes its last directory
+    to `report`. bash is told outside of the script, so that its messages show nothing of ours; other
+    shells before it. `theirs`: the BASH_ENV of the box.
     """
     name = shell.rpartition(b"/")[2]
     if name != b"bash":
-        return [name, b"-c", b"trap '{ pwd -P >|%b; } 2>/dev/null' EXIT\n%b" % (report, script)], environment
-    theirs = environment.get(b"BASH_ENV")
-    environment = environment | {b"FUMEHOOD_REPORT": report, b"BASH_ENV": REPORTER}
+        return [name, b"-c", b"trap '{ pwd -P >|%b; } 2>/dev/null' EXIT\n%b" % (report, script)], {}
+    added = {b"FUMEHOOD_REPORT": report, b"BASH_ENV": REPORTER}
     if theirs:
-        environment[b"FUMEHOOD_BASH_ENV"] = theirs
-    return [name, b"-c", script], environment
+        added[b"FUMEHOOD_BASH_ENV"] = theirs
+    return [name, b"-c", script], added
 
 
 def send(jobs: _socket.socket, data: bytes, descriptors: list[int]) -> None:
-    """One message to whichever child is free. BlockingIOError when too many wait."""
+    """One message to the forker. BlockingIOError when too many wait."""
     memory = -1
     try:
         if len(data) > SMALL_JOB:

@@ -10,6 +10,17 @@ X86 = os.uname().machine == "x86_64"
 SYS_CLONE = 56 if X86 else 220
 SYS_UNSHARE = 272 if X86 else 97
 SYS_OPENAT2 = 437
+SYS_SETSID = 112 if X86 else 157
+SYS_CLOSE = 3 if X86 else 57
+SYS_OPENAT = 257 if X86 else 56
+SYS_WRITE = 1 if X86 else 64
+SYS_DUP3 = 292 if X86 else 24
+SYS_IOCTL = 16 if X86 else 29
+SYS_SETRESGID = 119 if X86 else 149
+SYS_SETRESUID = 117 if X86 else 147
+SYS_PRCTL = 157 if X86 else 167
+SYS_CHDIR = 80 if X86 else 49
+SYS_EXECVE = 59 if X86 else 221
 AUDIT_ARCH = 0xC000003E if X86 else 0xC00000B7
 
 CLONE_PARENT = 0x8000
@@ -41,6 +52,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _held = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock over the call
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
+_held.syscall.restype = ctypes.c_long
 
 
 class _CapHeader(ctypes.Structure):
@@ -109,6 +121,17 @@ def fork_sibling() -> int:
     """Fork a child of our parent (clone with CLONE_PARENT), from a process of one thread only."""
     pid = _held.syscall(SYS_CLONE, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0)
     return _checked(pid, "clone")
+
+
+def system_call(number: int, *arguments: int) -> int:
+    """Any system call with numbers and addresses; minus errno when it fails. The interpreter's lock is kept."""
+    result = int(_held.syscall(ctypes.c_long(number), *map(ctypes.c_long, arguments)))
+    return -ctypes.get_errno() if result < 0 else result
+
+
+def protect(address: int, size: int, protection: int) -> None:
+    """Change what may be done with pages of memory. Raises OSError."""
+    _checked(_libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(size), protection), "mprotect")
 
 
 def set_fs_ids(uid: int, gid: int) -> bool:

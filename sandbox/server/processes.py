@@ -73,6 +73,12 @@ def signal_family(leader: int, sessions: set[int], number: int) -> int:
     return len(found)
 
 
+def kill(pid: int) -> None:
+    """SIGKILL to one process."""
+    if pid > 1:
+        _send(pid, SIGKILL)
+
+
 def _send(target: int, number: int) -> None:
     try:
         os.kill(target, number)

@@ -9,6 +9,7 @@ import _thread
 import errno
 import fcntl
 import gc
+import marshal
 import os
 import select
 import sys
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 EPOLLIN, EPOLLOUT = select.EPOLLIN, select.EPOLLOUT
 HOLD = 0.004  # a "started" waits so long for company: most commands end before
 SAMPLE = 1.0
-PICK_UP = 10.0
+RETRY = 0.1
 THREADS = 2
 INLINE_READ = 256 << 10
 WRITE_LIMIT = 64 << 20
@@ -469,18 +470,38 @@ class Server:
 
     # Processes
 
-    def submit(self, data: bytes, descriptors: list[int], command: Command) -> None:
-        """Give a job to whichever child is free, and order another child."""
+    def submit(self, number: int, data: bytes, descriptors: list[int], command: Command) -> None:
+        """Give a job to the forker. Raises RefusedError."""
         try:
             job.send(self._forker.jobs, data, descriptors)
         except OSError as error:
             raise RefusedError(PathCode.NO_PROCESS, os.strerror(error.errno or errno.EIO)) from error
-        self._pending[id(command)] = command
-        self.later(command, PICK_UP, command.on_not_picked_up)
+        self._pending[number] = command
+
+    def _on_answer(self) -> None:
+        """The forker started a command, or could not."""
         try:
-            self._forker.control.send(b"1")
-        except OSError:
-            return  # it died: a new one starts with children
+            data = self._forker.jobs.recv(4096)
+        except BlockingIOError:
+            return
+        if not data:
+            self.forget(self._forker.jobs.fileno())
+            return
+        number, pid, stage, code = marshal.loads(data)  # noqa: S302  the forker's own words
+        command = self._pending.pop(number, None)
+        if command is None:
+            processes.signal_family(pid, set(), processes.SIGKILL)
+        elif stage:
+            command.on_refused(stage, code)
+        else:
+            self._commands[pid] = command
+            command.on_started(pid)
+            status = self._unclaimed.pop(pid, None)
+            if status is not None:
+                del self._commands[pid]
+                command.on_exit(status)
+        if not self._pending:
+            self._unclaimed.clear()
 
     def number(self) -> int:
         """A number that no other command has."""
@@ -492,20 +513,9 @@ class Server:
         before, self._memory_kills = self._memory_kills, processes.memory_kills()
         return self._memory_kills > before
 
-    def running(self, command: Command) -> None:
-        """Its process is known from now on."""
-        self._pending.pop(id(command), None)
-        self._commands[command.pid] = command
-        status = self._unclaimed.pop(command.pid, None)
-        if not self._pending:
-            self._unclaimed.clear()
-        if status is not None:
-            del self._commands[command.pid]
-            command.on_exit(status)
-
     def ended(self, command: Command) -> None:
         """It is over."""
-        self._pending.pop(id(command), None)
+        self._pending.pop(command.number, None)
         if self._commands.get(command.pid) is command:
             del self._commands[command.pid]
 
@@ -539,14 +549,17 @@ class Server:
 
     def kill_all(self) -> None:
         """End every process of the box but this one, and start afresh."""
-        for command in [*self._commands.values(), *self._pending.values()]:
+        for command in list(self._commands.values()):
             command.lost()
         processes.kill_everything()
         self._revive()
 
     def _revive(self) -> None:
-        """A new forker in a new namespace, for the one that died."""
+        """A new forker in a new namespace, for the one that died. What waited for it will not begin."""
+        for command in list(self._pending.values()):
+            command.on_refused("start", errno.ECHILD)
         self.forget(self._forker.control.fileno())
+        self.forget(self._forker.jobs.fileno())
         self._forker.close()
         settings = self._settings
         linux.set_fs_ids(settings.server_id, settings.server_id)  # its maps are the server's to write
@@ -557,16 +570,21 @@ class Server:
         except OSError as error:
             os.write(2, b"forker: %b\n" % os.fsencode(str(error)))
             self._forker.pid = 0
-            self.later(self, 0.1, self._revive)
+            self.later(self, RETRY, self._revive)
         else:
             self._watch_forker()
         finally:
             linux.set_fs_ids(settings.uid, settings.gid)
             linux.prctl(linux.PR_SET_DUMPABLE, 1)
 
+    def expel_forker(self) -> None:
+        """It does not answer: a new one comes when it is reaped."""
+        processes.kill(self._forker.pid)
+
     def _watch_forker(self) -> None:
         control = self._forker.control
         self.watch(control.fileno(), EPOLLIN, lambda _: self._on_forker())
+        self.watch(self._forker.jobs.fileno(), EPOLLIN, lambda _: self._on_answer())
 
     def _on_forker(self) -> None:
         try:

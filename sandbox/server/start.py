@@ -14,7 +14,6 @@ import os
 from sandbox.server import forker, linux
 
 SERVER_ID = 64999
-WARM = 2
 START_TIMEOUT = 5.0
 # What commands hold inside their namespace where the root file system is writable: enough for dpkg.
 SYSTEM_CAPABILITIES = linux.mask(
@@ -91,7 +90,7 @@ class Forker:
         self.pid = pid
 
     def confirm(self) -> None:
-        """Write the namespace's maps, and order the first children. Raises OSError when it died, or
+        """Write the namespace's maps. Raises OSError when it died, or
         when a namespace is refused that was had before.
         """
         self.control.settimeout(START_TIMEOUT)
@@ -105,7 +104,6 @@ class Forker:
             self._write("gid_map", linux.free_ids("gid", {settings.server_id}))
             self._write("uid_map", linux.free_ids("uid", hidden))
         self.control.send(b"y")
-        self.control.send(b"1" * WARM)
         self.control.setblocking(False)
         self.jobs.setblocking(False)
 
