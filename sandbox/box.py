@@ -123,6 +123,11 @@ class ContainerBox:
         self.pipe.close()
         await asyncio.shield(asyncio.to_thread(self._remove))
 
+    async def stop(self, error: SandboxError) -> None:
+        """End all that runs in it at once; whoever uses the box gets `error`. It is still to be left."""
+        self.pipe.close(error)
+        await asyncio.to_thread(self._engine.containers.kill, self.container)
+
     async def _undo(self, starting: asyncio.Task[socket.socket]) -> None:
         with suppress(SandboxError, OSError):
             sock = await starting

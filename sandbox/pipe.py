@@ -196,9 +196,9 @@ class Pipe(asyncio.Protocol):
         text = self._diagnostics.decode("utf-8", "replace").strip()
         return f": {text[-2000:]}" if text else ""
 
-    def close(self) -> None:
-        """End it: the box stops everything when it sees this."""
-        self._lose(BoxLostError("the box was closed"))
+    def close(self, error: SandboxError | None = None) -> None:
+        """End it: the box stops everything when it sees this. `error`: what whoever waits gets."""
+        self._lose(error or BoxLostError("the box was closed"))
 
     def gone(self) -> SandboxError:
         """The error for whoever uses a pipe that is lost."""

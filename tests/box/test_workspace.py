@@ -17,7 +17,7 @@ import pytest
 from sandbox.changes import Base, Change, Kind
 from sandbox.disk import DiskWatch
 from sandbox.engine import Engine, ImageInfo
-from sandbox.errors import WorkspaceError
+from sandbox.errors import DiskFullError, WorkspaceError
 from sandbox.plan import ApplyConflictError, Selection
 from sandbox.spec import Limits, Rung
 from sandbox.toolbox import Toolbox
@@ -519,4 +519,17 @@ async def test_disk_budget_is_noticed_while_a_command_writes(bench: Bench, repo:
         assert await inside.workspace.usage() > 200 << 20
         writer.cancel()
         await asyncio.gather(writer, return_exceptions=True)
+        await inside.discard()
+
+
+async def test_box_that_was_stopped_says_why_to_every_call(bench: Bench, repo: Path, place: Path) -> None:
+    async with bench.session(repo, place / "state") as inside:
+        box = inside.box
+        assert box is not None
+        running = asyncio.create_task(inside.run_any("sleep 60"))
+        await asyncio.sleep(0.5)
+        await box.stop(DiskFullError("the session's disk budget is used up"))
+        for call in (running, asyncio.create_task(inside.run_any("true"))):
+            with pytest.raises(DiskFullError, match="used up"):
+                await call
         await inside.discard()
