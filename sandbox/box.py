@@ -24,7 +24,7 @@ from sandbox.pipe import Grant, Pipe
 from sandbox.process import StreamProcess, rows_of
 from sandbox.seccomp import seccomp_json, supported
 from sandbox.spec import BoxSpec, Command, Content, Mount, Resolution, Stat
-from sandbox.toolbox import SERVER, TOOLBOX_PYTHON
+from sandbox.toolbox import SERVER, TOOLBOX_ENVIRONMENT, TOOLBOX_PYTHON
 
 MAIN = f"{SERVER}/sandbox/server/main.py"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -215,13 +215,15 @@ class ContainerBox:
         """Places that are nobody's layer. Together they are smaller than the memory of the box."""
         owner, memory = self.spec.owner, self.spec.limits.memory
         uid, gid = (0, 0) if self.spec.system_writable else (owner.uid, owner.gid)
-        mine = f"rw,nosuid,nodev,uid={uid},gid={gid}"
-        wanted = {"/run": f"{mine},mode=755,noexec,size={min(RUN, memory // 8)}"}
+        mine, private = f"rw,nosuid,nodev,uid={uid},gid={gid}", "755"
+        if self._engine.kind == "podman":  # knows no owner of a tmpfs; nobody else is in the box
+            mine, private = "rw,nosuid,nodev", "1777"
+        wanted = {"/run": f"{mine},mode={private},noexec,size={min(RUN, memory // 8)}"}
         rest = ["/tmp", "/var/tmp", HOME, *(volume for volume in volumes if volume.startswith("/"))]  # noqa: S108
         rest = [place for place in dict.fromkeys(rest) if place not in mounted]
         size = max(memory // 4 // max(len(rest), 1), SMALLEST_TMPFS)
         for place in rest:
-            mode = "1777" if place in {"/tmp", "/var/tmp"} else "755"  # noqa: S108
+            mode = "1777" if place in {"/tmp", "/var/tmp"} else private  # noqa: S108
             wanted[place] = f"{mine},mode={mode},exec,size={size}"
         return {place: options for place, options in wanted.items() if place not in mounted}
 
@@ -238,7 +240,7 @@ class ContainerBox:
             "TERM": "dumb",
         }
         mine["LOGNAME"] = mine["USER"]
-        return mine | dict(spec.environment)
+        return TOOLBOX_ENVIRONMENT | mine | dict(spec.environment)
 
     def _filter(self) -> tuple[str, ...]:
         """Our seccomp profile: as JSON to Docker, as a file's path to Podman. None for other runtimes than

@@ -11,7 +11,7 @@ import errno
 import json
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Protocol, Self
 from urllib.parse import quote, urlencode
@@ -301,8 +301,10 @@ class SocketTransport:
             head = ("\r\n".join(lines) + "\r\n\r\n").encode()
             with translated():
                 sock.sendall(head)
-                for piece in pieces:
-                    sock.sendall(piece)
+                # an engine that refuses early stops listening: its answer says why
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    for piece in pieces:
+                        sock.sendall(piece)
             return SocketReply(sock)
         except BaseException:
             sock.close()

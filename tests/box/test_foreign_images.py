@@ -1,0 +1,87 @@
+"""Boxes of images that are not ours: with only busybox, without Python, and with a hostile configuration."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox.engine import Engine, ImageInfo
+from sandbox.images import locked
+from sandbox.toolbox import TOOLBOX_ENVIRONMENT
+from tests.support.boxes import TMP, Boxes, run
+
+pytestmark = [pytest.mark.box]
+
+
+@pytest.mark.parametrize("image", ["busybox_image", "plain_image"])
+async def test_box_serves_commands_and_files(boxes: Boxes, image: str, request: pytest.FixtureRequest) -> None:
+    found: ImageInfo = request.getfixturevalue(image)
+
+    async with boxes.box(image=found.id) as box:
+        await box.write(TMP / "a", b"from outside\n")
+        text, end = await run(box, "cat /tmp/a; echo inside >/tmp/b; command -v python3; id -u")
+        back = await box.read(TMP / "b")
+
+    assert (text, end.code) == ("from outside\n1000\n", 0)
+    assert back.data == b"inside\n"
+
+
+Configured = Callable[..., ImageInfo]
+
+
+@pytest.fixture
+def configured(engine: Engine, busybox_image: ImageInfo, image_cache: Path) -> Iterator[Configured]:
+    """Makes the busybox image anew, with lines of a Dockerfile."""
+    made: list[str] = []
+
+    def make(*changes: str) -> ImageInfo:
+        stem = f"busybox-{busybox_image.labels['fumehood.digest'][:12]}-"
+        with locked(image_cache / "images/lock"):
+            layer = next(path for path in (image_cache / "images").glob("*.tar.gz") if path.name.startswith(stem))
+            image = engine.images.load_tar(
+                [layer.read_bytes()],
+                repository="fumehood/hostile",
+                tag=secrets.token_hex(4),
+                labels={"fumehood": "1"},
+                changes=changes,
+            )
+        made.append(image.id)
+        return image
+
+    yield make
+    for image in made:
+        engine.images.remove(image)
+
+
+async def test_image_cannot_make_our_server_load_or_say_anything(boxes: Boxes, configured: Configured) -> None:
+    """LD_DEBUG alone would fill the pipe with the loader's words; a preloaded library would be the server."""
+    image = configured(
+        "ENV LD_DEBUG=all LD_PRELOAD=/opt/fumehood/lib/libsqlite3.so.0 LD_LIBRARY_PATH=/usr/lib LD_AUDIT=/x.so"
+        " GCONV_PATH=/usr LOCPATH=/usr GLIBC_TUNABLES=glibc.malloc.check=3 PYTHONINSPECT=1 PYTHONHOME=/usr"
+    )
+
+    async with boxes.box(image=image.id) as box:
+        text, end = await run(box, f"set -u; echo {' '.join(f'[${name}]' for name in TOOLBOX_ENVIRONMENT)}")
+
+    # what the server was started with is what it hands on
+    assert (text, end.code) == (" ".join(["[]"] * len(TOOLBOX_ENVIRONMENT)) + "\n", 0)
+
+
+async def test_image_cannot_choose_how_the_box_is_started(boxes: Boxes, configured: Configured) -> None:
+    image = configured(
+        "USER 7",
+        "WORKDIR /nowhere",
+        'ENTRYPOINT ["/bin/false"]',
+        'CMD ["/bin/false"]',
+        "EXPOSE 80",
+        "VOLUME /data",
+    )
+
+    async with boxes.box(image=image.id) as box:
+        text, end = await run(box, "id -u; pwd; touch /data/x && echo written; ls /nowhere 2>&1 | head -1")
+
+    assert end.code == 0
+    assert text.startswith("1000\n/tmp\nwritten\n")
