@@ -117,6 +117,7 @@ def bench(tmp_path: Path, image_cache: Path, base_image: object, toolbox: object
     for directory in (place, state, home):
         directory.mkdir()
     state.chmod(0o700)
+    image_cache.mkdir(parents=True, exist_ok=True)
     (state / "cache").symlink_to(image_cache)
     kept = ("PATH", "DOCKER_HOST", "XDG_RUNTIME_DIR")
     environ = {name: os.environ[name] for name in kept if name in os.environ}
