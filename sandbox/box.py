@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from resource import RLIMIT_NPROC, getrlimit
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -191,7 +192,7 @@ class ContainerBox:
             security_opt=("no-new-privileges", *(self._filter() if filtered else ("seccomp=unconfined",))),
             masked_paths=MASKED_PATHS,
             readonly_paths=READONLY_PATHS,
-            ulimits={"nofile": limits.nofile, "core": 0, "fsize": limits.file_size},
+            ulimits={"nofile": limits.nofile, "core": 0, "fsize": limits.file_size} | self._processes(),
             read_only=not spec.system_writable,
             stdin=True,
             runtime=spec.runtime,
@@ -201,6 +202,10 @@ class ContainerBox:
             cpus=limits.cpus,
             shm_size=min(SHM, limits.memory // 4),
         )
+
+    def _processes(self) -> dict[str, int]:
+        """Podman asks for a million processes unless told, which not every host may grant: as many as we may."""
+        return {"nproc": getrlimit(RLIMIT_NPROC)[1]} if self._engine.kind == "podman" else {}
 
     def _mounts(self, image: str) -> tuple[Mount, ...]:
         spec = self.spec
