@@ -22,7 +22,7 @@ from sandbox.containers import ContainerSpec, session_labels
 from sandbox.engine import Engine
 from sandbox.errors import BoxLostError, BoxStartError, ProtocolError, WorkspaceError
 from sandbox.spec import Mount, Owner
-from sandbox.trees import Entry, LocalTree
+from sandbox.trees import Entry, LocalTree, Tree
 
 LAYERS = PurePosixPath("/layers")
 ROOTS = PurePosixPath("/roots")
@@ -63,7 +63,10 @@ class Keeper:
         session: str,
         layers: Path,
         roots: Mapping[str, Path],
+        mounts: Callable[[], tuple[Mount, ...]] | None = None,
     ) -> None:
+        """`mounts`: what holds the layers where they are not on this machine, below LAYERS."""
+        self._mounts = mounts
         self._engine = engine
         self._image = image
         self._session = session
@@ -91,6 +94,15 @@ class Keeper:
             if self._container and self._engine is not None:
                 self._engine.containers.remove(self._container, force=True)
                 self._container = ""
+
+    def image(self) -> KeeperImage:
+        """What it is made of. Raises WorkspaceError where no keeper can be had."""
+        if self._engine is None or self._image is None:
+            raise WorkspaceError(
+                "part of the session's layers cannot be read by you",
+                hint="a container engine is needed for this: start it and try again",
+            )
+        return self._image()
 
     def place(self, path: Path) -> str:
         """Where the keeper sees a path of the layers or roots. Raises ValueError for any other."""
@@ -128,6 +140,10 @@ class Keeper:
                     self._socket = None
                     raise BoxLostError(f"the keeper is gone: {error}") from error
                 raise
+
+    def _local_mounts(self) -> tuple[Mount, ...]:
+        roots = (Mount(volume=str(root), at=ROOTS / name, read_only=True) for name, root in self._roots.items())
+        return (Mount(volume=str(self._layers), at=LAYERS), *roots)
 
     def _answer(self, stream: int, path: str) -> tuple[dict[str, Any], bytes]:
         data = b""
@@ -170,20 +186,15 @@ class Keeper:
             self._raw += more
 
     def _start(self) -> None:
-        if self._engine is None or self._image is None:
-            raise WorkspaceError(
-                "part of the session's layers cannot be read by you",
-                hint="a container engine is needed for this: start it and try again",
-            )
-        image = self._image()
+        image = self.image()
+        assert self._engine is not None
         spec = ContainerSpec(
             image=image.image,
             command=image.command,
             labels=session_labels(self._session),
             mounts=(
                 *image.mounts,
-                Mount(volume=str(self._layers), at=LAYERS),
-                *(Mount(volume=str(root), at=ROOTS / name, read_only=True) for name, root in self._roots.items()),
+                *((self._mounts() if self._mounts else ()) or self._local_mounts()),
             ),
             capabilities=_CAPABILITIES,
             security_opt=("no-new-privileges",),
@@ -206,16 +217,19 @@ class Keeper:
 
 
 class KeptTree:
-    """A Tree that is read by this process where it may, by the keeper where it may not."""
+    """A Tree that is read by this process where it may, by the keeper where it may not. `local` False:
+    it lies on the engine's machine.
+    """
 
-    def __init__(self, top: Path, keeper: Keeper) -> None:
-        self._local = LocalTree(top)
+    def __init__(self, top: Path, keeper: Keeper, *, local: bool = True) -> None:
+        self._local: Tree = LocalTree(top) if local else _Elsewhere()
         self._top = top
         self._keeper = keeper
 
     def close(self) -> None:
         """Give the descriptor back; the keeper stays."""
-        self._local.close()
+        if isinstance(self._local, LocalTree):
+            self._local.close()
 
     def scan(self, path: bytes) -> list[Entry]:
         """What a directory holds, sorted by name."""
@@ -232,8 +246,10 @@ class KeptTree:
             pass
         try:
             _, data = self._keeper.request("stat", path=self._place(path))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return None
+            raise
         return _entry(path, json.loads(data))
 
     def chunks(self, path: bytes, limit: int | None = None) -> Iterator[bytes | int]:
@@ -289,6 +305,26 @@ class KeptTree:
                 piece = length if isinstance(piece, int) else piece[:length]
             yield piece
             offset += length
+
+
+class _Elsewhere:
+    """A Tree of which this process may read nothing."""
+
+    def scan(self, path: bytes) -> list[Entry]:
+        raise PermissionError(errno.EACCES, "elsewhere", path)
+
+    def stat(self, path: bytes) -> Entry | None:
+        raise PermissionError(errno.EACCES, "elsewhere", path)
+
+    def chunks(self, path: bytes, limit: int | None = None) -> Iterator[bytes | int]:
+        raise PermissionError(errno.EACCES, "elsewhere", path)
+        yield limit or 0
+
+    def readlink(self, path: bytes) -> bytes:
+        raise PermissionError(errno.EACCES, "elsewhere", path)
+
+    def attributes(self, path: bytes) -> dict[str, bytes]:
+        raise PermissionError(errno.EACCES, "elsewhere", path)
 
 
 def _entry(path: bytes, row: list[Any]) -> Entry:

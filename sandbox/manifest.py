@@ -77,10 +77,12 @@ class Manifest:
         return Stamp(mode=mode, size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns, inode=inode)
 
     def beneath(self, path: bytes) -> Iterator[bytes]:
-        """All paths that were beneath a directory, in order."""
-        index = self._first(path + b"/")
-        while index < self.count and (name := self._record(index)[0]).startswith(path + b"/"):
-            yield name
+        """All paths that were beneath a directory (b"" the root), in order."""
+        prefix = path + b"/" if path else b""
+        index = self._first(prefix)
+        while index < self.count and (name := self._record(index)[0]).startswith(prefix):
+            if name != b".":
+                yield name
             index += 1
 
     def _first(self, path: bytes) -> int:

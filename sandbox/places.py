@@ -12,7 +12,9 @@ from sandbox.copies import copy_tree, remove_tree
 from sandbox.engine import Engine, session_labels
 from sandbox.errors import DiskFullError, WorkspaceError
 from sandbox.gitlinks import box_links
+from sandbox.keeper import LAYERS, KeeperImage
 from sandbox.layers import Layer, LayerTable, can_reflink, choose_rung, copy_attributes, overlay_options
+from sandbox.remote import fill_volume
 from sandbox.roots import Root
 from sandbox.skeleton import Skeleton
 from sandbox.spec import Mount, Owner, Rung
@@ -32,8 +34,12 @@ class Places:
         roots: tuple[Root, ...],
         own: tuple[Skeleton, ...],
         chown: Chown,
+        image: Callable[[], KeeperImage],
     ) -> None:
-        """`chown` gives a directory to another user where this process may not."""
+        """`chown` gives a directory to another user where this process may not. `image`: for the container
+        that fills volumes on another machine.
+        """
+        self._image = image
         self.directory = directory
         self.session = session
         self._owner = owner
@@ -101,6 +107,17 @@ class Places:
             if layer.rung is Rung.OVERLAY:
                 engine.volumes.remove(self.volume(layer))
 
+    def remove_remote(self, engine: Engine) -> None:
+        """Remove the volumes that hold layers on another machine."""
+        for layer in self.table.layers if self.table else ():
+            if layer.remote:
+                engine.volumes.remove(self.volume(layer))
+
+    def remote_mounts(self) -> tuple[Mount, ...]:
+        """The layers on another machine, as a keeper has them; empty where all are on this one."""
+        layers = self.table.layers if self.table else ()
+        return tuple(Mount(volume=self.volume(la), at=LAYERS / la.name / "copy") for la in layers if la.remote)
+
     def volume(self, layer: Layer) -> str:
         """The name of a layer's volume."""
         return f"fumehood-{self.session.replace('-', '')[:12]}-{layer.name}"
@@ -114,7 +131,23 @@ class Places:
                 engine.volumes.remove(name)
             options = overlay_options(self.path(layer))
             engine.volumes.create(name, options=options, labels=session_labels(self.session))
+        elif not (self.path(layer) / "filled").exists():
+            self._fill_remote(engine, layer)
         return Mount(volume=name, at=layer.at)
+
+    def _fill_remote(self, engine: Engine, layer: Layer) -> None:
+        source = layer.host or self.path(layer) / "lower"
+        inside = self.directory.resolve()
+        self.problems += fill_volume(
+            engine,
+            self._image(),
+            self.volume(layer),
+            source,
+            session=self.session,
+            owner=self._owner if layer.host is None else None,
+            skip=inside if inside.is_relative_to(source) else None,
+        )
+        (self.path(layer) / "filled").touch()
 
     def _new_root(self, root: Root, links: Mapping[str, bytes], *, local: bool, forced: Rung | None) -> Layer:
         rung, reason = choose_rung(root.host, self.directory, local=local, forced=forced)

@@ -5,6 +5,7 @@ Changes, diffs and applies are computed here; everything blocks.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from sandbox.plan import ApplyConflictError, Plan, Selection, make_plan
 from sandbox.spec import Rung
 from sandbox.store import Store
 from sandbox.trees import Entry, Tree, content
+from sandbox.walk import encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +70,24 @@ class Views:
             ]
         return sorted(found, key=lambda change: os.fsencode(change.path))
 
+    def note_remote(self, layer: Layer, file: Path) -> None:
+        """Write the manifest of a copy that only the keeper can read."""
+        with self._errors(), ExitStack() as stack:
+            tree = self._layer(layer, stack)
+            top = tree.stat(b"")
+            assert top is not None
+            entries = [replace(top, path=b"."), *_below(tree, b"")]
+        rows = sorted((e.path, e.mode, e.size, e.mtime_ns, e.ctime_ns, e.inode) for e in entries)
+        new = file.with_suffix(".new")
+        new.write_bytes(encode(rows, time.time_ns()))
+        new.replace(file)
+
     def touched_beneath(self, layer: Layer, closed: Iterable[bytes]) -> set[bytes]:
         """The paths of a whole copy that were changed beneath directories which only the keeper may read."""
         touched: set[bytes] = set()
         with self._errors(), ExitStack() as stack:
             manifest = stack.enter_context(closing(Manifest(self._places.path(layer) / "copy.manifest")))
-            copy = stack.enter_context(closing(KeptTree(self._places.top(layer), self._keeper)))
+            copy = self._layer(layer, stack)
             for directory in closed:
                 there = set()
                 for entry in _below(copy, directory):
@@ -161,10 +175,15 @@ class Views:
         return View(
             layer=layer,
             host=layer.host,
-            upper=stack.enter_context(closing(KeptTree(self._places.top(layer), self._keeper))),
+            upper=self._layer(layer, stack),
             lower=stack.enter_context(closing(KeptTree(layer.host, self._keeper))),
             bases=self._bases(layer, stack, store),
         )
+
+    def _layer(self, layer: Layer, stack: ExitStack) -> Tree:
+        """What was written in a place of the box."""
+        tree = KeptTree(self._places.top(layer), self._keeper, local=not layer.remote)
+        return stack.enter_context(closing(tree))
 
     def _bases(self, layer: Layer, stack: ExitStack, store: Store | None) -> Bases:
         table = self._places.table

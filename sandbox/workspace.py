@@ -79,7 +79,12 @@ class Workspace:
         self._walks: dict[str, asyncio.Task[None]] = {}
         layers = state / "layers"
         self._keeper = Keeper(
-            engine, keeper, session=session, layers=layers, roots={root.name: root.host for root in roots}
+            engine,
+            keeper,
+            session=session,
+            layers=layers,
+            roots={root.name: root.host for root in roots},
+            mounts=self._remote_mounts,
         )
         self._places = Places(
             layers,
@@ -88,6 +93,7 @@ class Workspace:
             roots=roots,
             own=own_places(name=identity[0], email=identity[1], files=home_files),
             chown=self._keeper.chown,
+            image=self._keeper.image,
         )
         self._views = Views(self._places, self._keeper, store=state / "store" / "log", held=held or HeldBack.load())
 
@@ -257,12 +263,17 @@ class Workspace:
         (marks of the kernel that belong to root need the keeper).
         """
         await self.release()
+        if self._engine is not None:
+            await asyncio.to_thread(self._places.remove_remote, self._engine)
         try:
             await asyncio.to_thread(self._remove_layers)
             await asyncio.to_thread(remove_tree, self._state / "store")
         finally:
             await asyncio.to_thread(self._keeper.close)
         self._places.table = None
+
+    def _remote_mounts(self) -> tuple[Mount, ...]:
+        return self._places.remote_mounts()
 
     def _remove_layers(self) -> None:
         for path in remove_tree(self._places.directory):
@@ -283,6 +294,8 @@ class Workspace:
 
     async def _touched(self, layer: Layer) -> list[bytes]:
         """The paths of a whole copy that were changed since it was made."""
+        if layer.remote:
+            return sorted(await asyncio.to_thread(self._views.touched_beneath, layer, [b""]))
         top, file = self._places.top(layer), self._places.path(layer) / "copy.manifest"
         found = await find_touched(top, file)
         paths = {path for letter, path in found if letter != _UNREADABLE and path != b"."}
@@ -295,8 +308,12 @@ class Workspace:
         """Write down what each whole copy held at first: the session's changes show against it."""
         for layer in self.layers:
             place = self._places.path(layer)
-            if layer.rung is not Rung.OVERLAY and not layer.remote and not (place / "copy.manifest").exists():
+            if layer.rung is Rung.OVERLAY or (place / "copy.manifest").exists():
+                continue
+            if not layer.remote:
                 await write_manifest(place / "copy", place / "copy.manifest")
+            elif layer.host is not None:
+                await asyncio.to_thread(self._views.note_remote, layer, place / "copy.manifest")
 
     async def _walked(self) -> None:
         """Wait for manifests that are being written."""

@@ -16,7 +16,7 @@ import pytest
 
 from sandbox.changes import Base, Change, Kind
 from sandbox.disk import DiskWatch
-from sandbox.engine import Engine, ImageInfo
+from sandbox.engine import Engine, ImageInfo, connect
 from sandbox.errors import DiskFullError, WorkspaceError
 from sandbox.plan import ApplyConflictError, Selection
 from sandbox.spec import Limits, Rung
@@ -533,3 +533,59 @@ async def test_box_that_was_stopped_says_why_to_every_call(bench: Bench, repo: P
             with pytest.raises(DiskFullError, match="used up"):
                 await call
         await inside.discard()
+
+
+# Carries connections on a loopback port to a unix socket, in a process of its own.
+FORWARD = """
+import socket, sys, threading
+def carry(source, target):
+    try:
+        while data := source.recv(1 << 16): target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+    except OSError: pass
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+while True:
+    near, _ = listener.accept()
+    far = socket.socket(socket.AF_UNIX)
+    far.connect(sys.argv[1])
+    for ends in ((near, far), (far, near)): threading.Thread(target=carry, args=ends, daemon=True).start()
+"""
+
+
+@pytest.fixture
+def far_engine(engine: Engine) -> Iterator[Engine]:
+    """The same engine, reached over TCP: as far as we can tell it is on another machine."""
+    path = engine.endpoint.removeprefix("unix://")
+    with subprocess.Popen([sys.executable, "-c", FORWARD, path], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        connected = connect({"DOCKER_HOST": f"tcp://127.0.0.1:{process.stdout.readline().strip()}"})
+        yield connected
+        connected.close()
+        process.kill()
+
+
+async def test_engine_on_another_machine_gets_a_copy_over_its_api(
+    far_engine: Engine, base_image: ImageInfo, toolbox: Toolbox, repo: Path, place: Path
+) -> None:
+    bench = Bench(far_engine, base_image, toolbox)
+    (repo / "dangling").symlink_to("/nowhere")
+    before = read(repo)
+    async with bench.session(repo, place / "state") as inside:
+        assert list(inside.workspace.rungs.values()) == ["copy"]
+        assert "does not see this machine's files" in inside.workspace.notes[0]
+        assert await seen(inside) == without_git(before)
+        await inside.run('test -z "$(git status --porcelain | grep -v dangling)"; stat -c %a ~ /tmp; cat ~/.gitconfig')
+        await inside.run(EDITS + "mkdir closed; echo s > closed/secret; chmod 0 closed")
+        await inside.run("chmod 700 closed")
+        box = await seen(inside)
+        assert read(repo) == before
+        await inside.workspace.apply()
+        assert without_git(read(repo)) == box
+        assert told(await inside.workspace.changes()) == []
+    async with bench.session(repo, place / "state", name=inside.name) as again:
+        await again.run("echo again > again; test -e moved/b")
+        assert told(await again.workspace.changes()) == [("added", "again")]
+        await again.discard()
+    for things in (far_engine.volumes.list, far_engine.containers.list):
+        assert things(f"fumehood.session={inside.name}") == []

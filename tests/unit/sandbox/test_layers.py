@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
+import tarfile
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -11,6 +13,7 @@ from sandbox.copies import copy_tree, remove_tree
 from sandbox.disk import DiskWatch, usage_of
 from sandbox.errors import StoreError, WorkspaceError
 from sandbox.layers import Layer, LayerTable, choose_rung, copy_attributes, overlay_options
+from sandbox.remote import tar_pieces
 from sandbox.skeleton import gitconfig, own_places
 from sandbox.spec import Limits, Owner, Rung
 from tests.support.layers_by_hand import build, read, whiteout
@@ -149,3 +152,22 @@ def test_home_holds_an_identity_and_nothing_else(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "t").stat().st_mode) == 0o1777
     assert own_places(name="", email="")[0].files == {}
     assert gitconfig("a\\b", "c@d") == b'[user]\n\tname = "a\\\\b"\n\temail = "c@d"\n'
+
+
+def test_tar_for_another_machine_holds_the_tree_and_says_what_it_could_not(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    build(
+        source, {"f": (0o751, b"x" * 3000), "l": "nowhere", "d": {"n\udcff\n": (0o600, b""), "s": {"x": (0o644, b"")}}}
+    )
+    os.utime(source / "f", ns=(5, 1_600_000_000_123_456_789))
+    failures: list[str] = []
+    pieces = tar_pieces(source, failures, owner=Owner(uid=7, gid=8), skip=source / "d/s")
+    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces)), errors="surrogateescape") as tar:
+        assert {(member.uid, member.gid) for member in tar} == {(7, 8)}
+        assert tar.getnames()[0] == "."
+        tar.extractall(target, filter="data")
+    assert failures == []
+    assert abs((target / "f").stat().st_mtime_ns - 1_600_000_000_123_456_789) < 1000
+    assert read(target) == {"f": (0o751, b"x" * 3000), "l": "nowhere", "d": {"n\udcff\n": (0o600, b"")}}

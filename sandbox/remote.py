@@ -1,0 +1,106 @@
+"""Layers in volumes of an engine on another machine: filled by a tar that goes over the engine's API.
+
+Everything that follows (changes, diff, apply) reads such a layer through the keeper.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from sandbox.containers import ContainerSpec, session_labels
+from sandbox.engine import Engine
+from sandbox.keeper import KeeperImage
+from sandbox.spec import Mount, Owner
+
+_PLACE = PurePosixPath("/layer")
+_CHUNK = 1 << 20
+
+
+def fill_volume(
+    engine: Engine,
+    image: KeeperImage,
+    volume: str,
+    source: Path,
+    *,
+    session: str,
+    owner: Owner | None,
+    skip: Path | None,
+) -> tuple[str, ...]:
+    """Make a volume with a copy of `source`, owners kept (or all `owner`'s). Returns a line for each thing
+    that could not be copied. Attributes do not go along. Raises what an engine raises.
+    """
+    engine.volumes.remove(volume)
+    engine.volumes.create(volume, options={}, labels=session_labels(session))
+    spec = ContainerSpec(
+        image=image.image,
+        command=image.command,
+        labels=session_labels(session),
+        mounts=(*image.mounts, Mount(volume=volume, at=_PLACE)),
+        read_only=False,
+    )
+    container = engine.containers.create(spec)
+    failures: list[str] = []
+    try:
+        engine.containers.put_archive(container, str(_PLACE), tar_pieces(source, failures, owner=owner, skip=skip))
+    finally:
+        engine.containers.remove(container)
+    return tuple(failures)
+
+
+def tar_pieces(source: Path, failures: list[str], *, owner: Owner | None, skip: Path | None) -> Iterator[bytes]:
+    """A tar of all beneath `source` ("." is itself), piece by piece. No link is followed."""
+    for path in _walk(source, skip):
+        name = "./" + str(path.relative_to(source)) if path != source else "."
+        try:
+            yield from _entry(path, name, owner)
+        except OSError as error:
+            failures.append(f"{name}: {error.strerror}")
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _walk(top: Path, skip: Path | None) -> Iterator[Path]:
+    yield top
+    left = [top]
+    while left:
+        directory = left.pop()
+        try:
+            with os.scandir(directory) as entries:
+                names = sorted(entries, key=lambda entry: entry.name)
+        except OSError:
+            continue
+        for entry in names:
+            path = directory / entry.name
+            if path != skip:
+                yield path
+                if entry.is_dir(follow_symlinks=False):
+                    left.append(path)
+
+
+def _entry(path: Path, name: str, owner: Owner | None) -> Iterator[bytes]:
+    """Header and content of one path; nothing for a socket or a device."""
+    seen = path.lstat()
+    info = tarfile.TarInfo(name)
+    info.mode, info.mtime = stat.S_IMODE(seen.st_mode), int(seen.st_mtime)
+    info.pax_headers = {"mtime": f"{seen.st_mtime_ns // 10**9}.{seen.st_mtime_ns % 10**9:09d}"}
+    info.uid, info.gid = (owner.uid, owner.gid) if owner else (seen.st_uid, seen.st_gid)
+    types = {stat.S_IFLNK: tarfile.SYMTYPE, stat.S_IFDIR: tarfile.DIRTYPE, stat.S_IFIFO: tarfile.FIFOTYPE}
+    if stat.S_ISREG(seen.st_mode):
+        opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(opened, "rb") as file:
+            info.size = os.fstat(opened).st_size
+            yield info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+            left = info.size
+            while left:
+                # A file that shrank meanwhile is filled up: its header has gone out already.
+                piece = file.read(min(_CHUNK, left)) or bytes(min(_CHUNK, left))
+                left -= len(piece)
+                yield piece
+            yield bytes(-info.size % tarfile.BLOCKSIZE)
+    elif kind := types.get(stat.S_IFMT(seen.st_mode)):
+        info.type = kind
+        info.linkname = str(path.readlink()) if kind == tarfile.SYMTYPE else ""
+        yield info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
