@@ -177,8 +177,6 @@ class Pipe(asyncio.Protocol):
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.connect_accepted_socket(lambda: pipe, sock)
-        counts = {kind: grant.limit for kind, grant in pipe._grants.items()}
-        pipe.control(encode({"t": "hello", "wire": WIRE, "features": [], "grants": counts}))
         try:
             async with asyncio.timeout(timeout):
                 await pipe._greeting
@@ -347,6 +345,9 @@ class Pipe(asyncio.Protocol):
         if header["wire"] != WIRE:
             raise WireError(f"the box speaks version {header['wire']} of the wire, this program {WIRE}")
         self.features = frozenset(header["features"])
+        # not before: writing to a box that failed to start would lose what it said of the reason
+        counts = {kind: grant.limit for kind, grant in self._grants.items()}
+        self.control(encode({"t": "hello", "wire": WIRE, "features": [], "grants": counts}))
         self._greeting.set_result(None)
 
     def _accept(self, header: dict[str, Any], payload: bytes) -> None:
