@@ -9,12 +9,15 @@ reference, version 2023-06-01.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import email.utils
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
@@ -23,16 +26,17 @@ from runner.errors import (
     BrokenStreamError,
     InvalidRequestError,
     ModelError,
-    OverloadedError,
     PromptTooLongError,
 )
 from runner.models.base import Delta, Request
-from runner.models.connection import CutError, StalledError, TransportError, UntrustedError, boot_clock
+from runner.models.deadlines import Deadlines, Watch, boot_clock
 from runner.models.messages_reply import Reply, error_of, parse_json
 from runner.models.messages_request import Options, encode, request_body
 from runner.models.sse import ServerEvent, SseDecoder, SseError
-from runner.models.transport import Deadlines, HttpClient
-from runner.models.transport import Reply as HttpReply
+
+if TYPE_CHECKING:
+    from runner.models.transport import HttpClient
+    from runner.models.transport import Reply as HttpReply
 
 BASE_URL = "https://api.anthropic.com"
 VERSION = "2023-06-01"
@@ -128,19 +132,35 @@ class AnthropicModel:
         self.name = name
         self._settings = settings
         self._url = f"{settings.base_url}/v1/messages"
-        self._http = HttpClient(environ=environ, deadlines=settings.deadlines, clock=clock, tick=tick)
+        self._environ = environ
+        self._watch = Watch(clock=clock, tick=tick)
+        self._http: HttpClient | None = None
+        self._opening = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"AnthropicModel({self.name!r})"
 
     async def warm(self) -> None:
-        """Connects ahead of the first request. Never raises."""
-        with contextlib.suppress(TransportError, ValueError):
-            await self._http.warm(self._url)
+        """Imports the HTTP client and connects ahead of the first request. Never raises."""
+        with contextlib.suppress(ModelError):
+            await (await self._client()).warm()
 
     async def close(self) -> None:
-        """Lets idle connections go."""
-        await self._http.close()
+        """Lets the connections go."""
+        if self._http is not None:
+            await self._http.close()
+
+    async def _client(self) -> HttpClient:
+        async with self._opening:
+            if self._http is None:
+                self._http = await asyncio.to_thread(self._open)
+            return self._http
+
+    def _open(self) -> HttpClient:
+        made: HttpClient = import_module("runner.models.transport").HttpClient(
+            self._url, environ=self._environ, deadlines=self._settings.deadlines, watch=self._watch
+        )
+        return made
 
     async def stream(self, request: Request) -> AsyncGenerator[Delta]:
         """One attempt. Raises AuthenticationError before any request where there is no key."""
@@ -149,7 +169,11 @@ class AnthropicModel:
         content = encode(body)
         if len(content) > BODY_LIMIT:
             raise PromptTooLongError(f"the request has {len(content) >> 20} MiB; the API takes {BODY_LIMIT >> 20}")
-        http = await self._post(headers, content)
+        try:
+            http = await (await self._client()).post(headers, content)
+        except ModelError as error:
+            self._scrub(error)
+            raise
         reply = Reply(request=http.headers.get("request-id", ""))
         try:
             async with contextlib.aclosing(self._deltas(http, reply)) as deltas:
@@ -161,7 +185,7 @@ class AnthropicModel:
             raise
         finally:
             if not reply.finished:
-                http.abort()
+                await http.abort()
 
     async def _deltas(self, http: HttpReply, reply: Reply) -> AsyncGenerator[Delta]:
         """Finished comes last, when the connection has been given back."""
@@ -183,29 +207,14 @@ class AnthropicModel:
     async def _events(self, http: HttpReply) -> AsyncGenerator[ServerEvent]:
         decoder = SseDecoder()
         try:
-            async with contextlib.aclosing(http.chunks(self._settings.deadlines.idle)) as chunks:
+            async with contextlib.aclosing(http.chunks()) as chunks:
                 async for chunk in chunks:
                     for event in decoder.feed(chunk):
                         yield event
             for event in decoder.close():
                 yield event
-        except (SseError, TransportError) as error:
+        except (SseError, BrokenStreamError) as error:
             raise BrokenStreamError(f"the reply broke off: {error}") from error
-
-    async def _post(self, headers: dict[str, str], content: bytes) -> HttpReply:
-        try:
-            return await self._http.post(self._url, headers, content)
-        except ValueError as error:
-            failure: ModelError = InvalidRequestError(str(error))
-            cause: Exception = error
-        except UntrustedError as error:
-            failure, cause = ModelError(f"{error} (NODE_EXTRA_CA_CERTS names further authorities)"), error
-        except (CutError, StalledError) as error:
-            failure, cause = BrokenStreamError(str(error)), error
-        except TransportError as error:
-            failure, cause = OverloadedError(str(error)), error
-        self._scrub(failure)
-        raise failure from cause
 
     def _headers(self, betas: tuple[str, ...]) -> dict[str, str]:
         settings = self._settings
@@ -232,7 +241,7 @@ class AnthropicModel:
         if 300 <= http.status < 400:
             text = f"the provider redirects elsewhere (HTTP {http.status}), where no key is sent"
             return InvalidRequestError(text, status=http.status, request=request)
-        body = await http.read(ERROR_LIMIT, self._settings.deadlines.idle)
+        body = await http.read(ERROR_LIMIT)
         kind, message = "", ""
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             error = parse_json(body)["error"]

@@ -31,7 +31,7 @@ from runner.errors import (
 )
 from runner.models.anthropic import AnthropicModel, settings_from
 from runner.models.base import BlockDone, Delta, Finished, Request, Started, TextPart, ToolSpec
-from runner.models.connection import boot_clock
+from runner.models.deadlines import boot_clock
 from runner.models.script import ScriptedReply
 from tests.support import model_server
 from tests.support.model_server import JSON, SSE, ModelServer, WireReply, error, wire_reply
@@ -188,6 +188,22 @@ async def test_one_connection_serves_a_whole_session_and_is_made_ahead() -> None
     assert all(result == results[0] for result in results)
 
 
+async def test_the_connection_that_is_made_ahead_is_told_no_secret() -> None:
+    async with ModelServer([REPLY]) as server:
+        async with claude(server, ANTHROPIC_CUSTOM_HEADERS="x-team: blue-0123456789") as model:
+            await model.warm()
+        (received,) = server.ahead
+    assert (received.method, received.target, received.body) == ("HEAD", "/v1/messages", b"")
+    assert received.headers == {"host": server_host(received.headers)}
+
+
+async def test_a_cookie_is_not_kept() -> None:
+    async with ModelServer([said(headers=SSE | {"set-cookie": "a=b"}), REPLY]) as server, claude(server) as model:
+        await play(model)
+        await play(model)
+        assert "cookie" not in server.requests[1].headers
+
+
 async def test_requests_side_by_side_have_a_connection_each() -> None:
     async with ModelServer([said(delay=0.05), said(delay=0.05)]) as server, claude(server) as model:
         await asyncio.gather(play(model), play(model))
@@ -323,6 +339,13 @@ async def test_a_provider_that_is_not_there_is_an_overload_that_may_pass() -> No
                 await play(model)
 
 
+async def test_an_address_with_a_password_keeps_it_to_itself() -> None:
+    async with claude("http://me:secret@no-such-host.invalid") as model:
+        with pytest.raises(OverloadedError) as caught:
+            await play(model)
+    assert "secret" not in f"{caught.value} {caught.value!r} {caught.value.__cause__!r} {model!r}"
+
+
 async def test_a_host_without_a_name_is_an_overload_that_may_pass() -> None:
     async with claude("http://no-such-host.invalid") as model:
         with pytest.raises(OverloadedError, match=r"no-such-host\.invalid"):
@@ -456,6 +479,7 @@ class Tunnel:
         self.asked: list[str] = []
         self.writers: list[asyncio.StreamWriter] = []
         self.port = 0
+        self.spoils: Callable[[], object] = bool
         self._refuse = refuse
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -472,7 +496,7 @@ class Tunnel:
 
     async def carry(self, source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
         while data := await source.read(4096):
-            to.write(data)
+            to.write(b"\x17\x03\x03\x00\x20" + b"?" * 32 if self.spoils() else data)
         to.close()
 
 
@@ -548,8 +572,19 @@ async def test_https_goes_through_a_proxys_tunnel_end_to_end(authority: tuple[ss
         assert "proxy-authorization" not in server.requests[0].headers
     (asked,) = proxy.asked
     assert asked.startswith(f"CONNECT localhost:{server_port(server)} HTTP/1.1\r\n")
-    assert "proxy-authorization: Basic bWU6cGFzcw==\r\n" in asked
+    assert "proxy-authorization: basic bwu6cgfzcw==\r\n" in asked.lower()
     assert KEY not in asked
+
+
+async def test_a_tls_record_that_was_damaged_on_its_way_is_a_broken_stream(
+    authority: tuple[ssl.SSLContext, Path],
+) -> None:
+    async with ModelServer([REPLY, REPLY], tls=authority[0]) as server, tunnel() as proxy:
+        proxy.spoils = lambda: server.requests
+        through = {"HTTPS_PROXY": f"http://127.0.0.1:{proxy.port}", "NODE_EXTRA_CA_CERTS": str(authority[1])}
+        async with claude(server, **through) as model:
+            with pytest.raises(BrokenStreamError, match="the connection broke"):
+                await play(model)
 
 
 def server_port(server: ModelServer) -> int:

@@ -76,4 +76,4 @@ def test_a_session_pays_only_for_the_provider_that_it_names() -> None:
     asked = "from runner.models.registry import resolve_model; resolve_model('opus', {})"
     assert "yaml" not in imported_by(asked)
     priced = "from runner.models.prices import cost_of; cost_of('claude-opus-5', {})"
-    assert not imported_by(priced) & {"h11", "pydantic", "asyncio"}
+    assert not imported_by(priced) & {"httpx2", "pydantic", "asyncio"}

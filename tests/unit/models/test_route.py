@@ -5,29 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from runner.models.route import Endpoint, Route, route_to, tls_context
+from runner.models.route import proxy_for, tls_context
 
-API = Endpoint(host="api.example.com", port=443, secure=True)
-PROXY = Endpoint(host="proxy.local", port=3128, secure=False)
+PROXY = "http://proxy.local:3128"
 
 
 def test_without_a_proxy_the_address_is_dialled() -> None:
-    assert route_to("https://api.example.com/v1/messages?a=b", {}) == Route(endpoint=API, target="/v1/messages?a=b")
+    assert proxy_for("https://api.example.com/v1/messages?a=b", {}) is None
 
 
-def test_https_goes_through_a_tunnel_whose_connect_carries_the_password() -> None:
-    route = route_to("https://api.example.com/v1", {"HTTPS_PROXY": "http://me:p%40ss@proxy.local:3128"})
-    assert route == Route(
-        endpoint=API, target="/v1", proxy=PROXY, proxy_headers={"proxy-authorization": "Basic bWU6cEBzcw=="}
-    )
-    assert route.tunnel
-    assert "bWU6" not in repr(route)
-    assert route.name == "api.example.com through the proxy proxy.local:3128"
-
-
-def test_plain_http_names_the_whole_address_to_the_proxy() -> None:
-    route = route_to("http://10.0.0.5:8080/v1/messages", {"http_proxy": "proxy.local:3128"})
-    assert (route.target, route.proxy, route.tunnel) == ("http://10.0.0.5:8080/v1/messages", PROXY, False)
+def test_a_proxy_keeps_its_password_and_needs_no_scheme() -> None:
+    secure = {"HTTPS_PROXY": "http://me:p%40ss@proxy.local:3128"}
+    assert proxy_for("https://api.example.com/v1", secure) == "http://me:p%40ss@proxy.local:3128"
+    assert proxy_for("http://10.0.0.5:8080/v1/messages", {"http_proxy": "proxy.local:3128"}) == PROXY
 
 
 @pytest.mark.parametrize(
@@ -40,7 +30,7 @@ def test_plain_http_names_the_whole_address_to_the_proxy() -> None:
     ],
 )
 def test_the_proxy_is_that_of_the_scheme(environ: dict[str, str], used: bool) -> None:
-    assert route_to("https://api.example.com/", environ).proxy == (PROXY if used else None)
+    assert proxy_for("https://api.example.com/", environ) == (PROXY if used else None)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +53,8 @@ def test_the_proxy_is_that_of_the_scheme(environ: dict[str, str], used: bool) ->
     ],
 )
 def test_no_proxy_excepts_hosts_domains_ports_and_networks(url: str, rules: str, direct: bool) -> None:
-    route = route_to(url, {"HTTPS_PROXY": "http://proxy.local:3128", "NO_PROXY": rules})
-    assert (route.proxy is None) == direct
+    proxy = proxy_for(url, {"HTTPS_PROXY": PROXY, "NO_PROXY": rules})
+    assert proxy == (None if direct else PROXY)
 
 
 @pytest.mark.parametrize(
@@ -77,23 +67,13 @@ def test_no_proxy_excepts_hosts_domains_ports_and_networks(url: str, rules: str,
         ("https://[::1", {}),
         ("https://x", {"HTTPS_PROXY": "socks5://me:secret@proxy"}),
         ("https://x", {"HTTPS_PROXY": "http://me:secret@proxy:port"}),
+        ("https://me:secret@x/a b", {}),
     ],
 )
 def test_an_address_that_cannot_be_used_is_refused_without_its_password(url: str, environ: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="of the model provider") as raised:
-        route_to(url, environ)
+        proxy_for(url, environ)
     assert "secret" not in str(raised.value)
-
-
-def test_an_address_with_a_password_keeps_it_to_itself() -> None:
-    route = route_to("https://me:secret@api.example.com/v1", {})
-    assert "secret" not in repr(route) + route.name + route.endpoint.authority
-
-
-def test_the_host_header_names_the_port_only_where_it_is_unusual() -> None:
-    assert Endpoint(host="::1", port=8080, secure=False).authority == "[::1]:8080"
-    assert Endpoint(host="a", port=80, secure=False).authority == "a"
-    assert Endpoint(host="a", port=80, secure=True).authority == "a:80"
 
 
 def test_certificates_that_cannot_be_read_are_named(tmp_path: Path) -> None:
