@@ -8,14 +8,13 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from runner import __version__
-from runner.errors import ModelError
 from runner.sessions.specs import BOX_HOME, Notify, box_cwd, home_of, new_spec, policy_of, resume_spec, silent
 from runner.sessions.store import Lock, Store, Stored, state_home
 from runner.spec import SessionSpec
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from runner.journal import Journal
     from runner.loop.context import Context
     from runner.loop.session import Session
-    from runner.models.base import Delta, ModelClient, Request
+    from runner.models.base import ModelClient
     from runner.sessions.access import Access
     from runner.sessions.cleaning import Removed
     from runner.sessions.desk import Desk
@@ -132,7 +131,9 @@ class _Rig:
         await asyncio.to_thread(_import_loop)  # in which the engine answers
         session = await self._stack.enter_async_context(self._session(model, approver))
         await self._stack.enter_async_context(self._owner(session))
-        await self.housing.ready()
+        ground = await self.housing.ready()
+        pinned = replace(self.spec, image_digest=ground.image.id, toolbox_digest=ground.toolbox.digest)
+        self.store.save(pinned)  # a session goes on in the image that it began in
         self._keeping = asyncio.create_task(self._keep_bases(session))
         self._tasks.append(asyncio.create_task(self._remove_dead()))
         return session
@@ -270,7 +271,8 @@ def _lay_ground(spec: SessionSpec, environ: Mapping[str, str], cache: Path, prog
     """Engine, image and toolbox; some milliseconds when all are there. Runs in a thread."""
     engine = import_module("sandbox.engine").connect(environ)
     try:
-        image = import_module("sandbox.images").ensure_image(
+        kept = engine.images.find(spec.image_digest) if spec.image_digest else None
+        image = kept or import_module("sandbox.images").ensure_image(
             engine, spec.image, packages=spec.packages, cache=cache, progress=progress
         )
         toolbox = import_module("sandbox.toolbox").ensure_toolbox(engine, base=image, cache=cache, progress=progress)
@@ -310,7 +312,9 @@ async def reach(
         async with import_module("runner.sessions.client").Client(lock) as client:
             yield client
     elif box:
-        async with own(stored.spec, environ=environ, model=_NoModel(), progress=progress) as running:
+        async with own(
+            stored.spec, environ=environ, model=import_module("runner.sessions.rest").NoModel(), progress=progress
+        ) as running:
             yield running.access
     else:
         with lock:
@@ -377,23 +381,6 @@ def build_image(
     finally:
         engine.close()
     return image
-
-
-class _NoModel:
-    """For commands that need the box and no model."""
-
-    name = "none"
-
-    async def stream(self, request: Request) -> AsyncIterator[Delta]:
-        """Nothing asks here."""
-        raise ModelError(f"this command asks no model ({request.model})")
-        yield
-
-    async def warm(self) -> None:
-        """Nothing to warm."""
-
-    async def close(self) -> None:
-        """Nothing to close."""
 
 
 def _import_loop() -> None:

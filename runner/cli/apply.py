@@ -59,7 +59,8 @@ def _print(report: dict[str, Any]) -> None:
     for row in report["applied"]:
         out(f"{_SIGNS.get(row['action'], '?')} {one_line(row['path'])}\n")
     for row in report["refs"]:
-        out(f"new commits are at {one_line(row['name'])}\n")
+        moved = f"{row['old'][:12] or 'nothing'} to {row['new'][:12] or 'nothing'}"
+        out(f"git: {one_line(row['ref'])} went from {moved} in the box; commits stay there\n")
     for title, key in (("held back", "held_back"), ("left out", "dropped"), ("look at", "pointed_out")):
         for row in report[key]:
             out(f"{title}: {one_line(row['path'])} ({one_line(row['why'])})\n")

@@ -71,7 +71,8 @@ class Desk:
         if done and not selection.dry:
             self._record(Applied(paths=done[:APPLIED_PATHS], count=len(done)))
         remarks = {name: [asdict(item) for item in getattr(report, name)] for name in _REMARKS}
-        return {"applied": done, "dry": report.dry, "refs": [], **remarks}
+        refs = [asdict(move) for move in await workspace.commits()]
+        return {"applied": done, "dry": report.dry, "refs": refs, **remarks}
 
     async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> Process:
         """See Access."""

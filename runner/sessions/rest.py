@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
-from runner.errors import UsageError
+from runner.errors import ModelError, UsageError
 from runner.events import Recorded
 from runner.journal import Journal
+from runner.models.base import Delta, Request
 from runner.sessions.cleaning import evict
 from runner.sessions.housing import Ground, owner_of, roots_of
 from runner.sessions.specs import silent
@@ -71,3 +72,20 @@ def _keeper(engine: Engine, environ: Mapping[str, str]) -> KeeperImage:
     return Ground(
         engine=engine, image=image, toolbox=ensure_toolbox(engine, base=image, cache=cache, progress=silent)
     ).keeper()
+
+
+class NoModel:
+    """For commands that need the box and no model."""
+
+    name = "none"
+
+    async def stream(self, request: Request) -> AsyncIterator[Delta]:
+        """Nothing asks here."""
+        raise ModelError(f"this command asks no model ({request.model})")
+        yield
+
+    async def warm(self) -> None:
+        """Nothing to warm."""
+
+    async def close(self) -> None:
+        """Nothing to close."""

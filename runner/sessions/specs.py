@@ -85,6 +85,8 @@ def resume_spec(
     store = Store(state_home(environ))
     spec = store.choose(session, Path(cwd).resolve()).spec
     given = _with_model({**(fields or {}), **more}, environ)
+    if {"image", "packages"} & given.keys():
+        given.setdefault("image_digest", "")
     return _checked(replace(spec, limits=TurnLimits(**(turn or {})), box=replace(spec.box, **(box or {})), **given))
 
 
@@ -102,8 +104,8 @@ def _with_model(given: dict[str, Any], environ: Mapping[str, str]) -> dict[str, 
 
 
 def _checked(spec: SessionSpec) -> SessionSpec:
-    """What would fail late is refused early: rules, packages, an image's name."""
-    policy_of(spec)
+    """What would fail late is refused early: rules and packages."""
+    spec = replace(spec, policy_digest=policy_of(spec).digest)
     if spec.packages:
         import_module("sandbox.recipe").load_recipe("base", packages=spec.packages)  # it reads YAML: 50 ms
     return spec

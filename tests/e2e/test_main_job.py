@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.engine import Engine, ImageInfo
 from tests.e2e.conftest import Bench, bash, tree_digest
 
 pytestmark = [pytest.mark.box, pytest.mark.timeout(240)]
@@ -206,3 +207,20 @@ def test_a_file_that_both_sides_changed_is_a_conflict_even_when_the_host_came_fi
     assert "calc.py" in repository.run("apply", check=53).stderr
     patch = repository.run("diff").stdout
     assert "-    return a - b\n+    return a + b\n" in patch, "the diff is against the base, which was kept"
+
+
+def test_a_session_goes_on_in_the_image_it_began_in(repository: Bench, engine: Engine, base_image: ImageInfo) -> None:
+    name = "fumehood-test/kept:one"
+    engine.images.tag(base_image.id, repository="fumehood-test/kept", tag="one")
+    try:
+        repository.run(
+            "-p", "--image", name, "--model", repository.script({"tools": [bash("true")]}, {"text": "ok"}), "x"
+        )
+    finally:
+        engine.images.remove(name)
+    more = repository.script({"tools": [bash("echo here")]}, {"text": "ok", "expect": "here"})
+    repository.run("-p", "-c", "--model", more, "y")
+    (session,) = repository.sessions()
+    started = [r["body"] for r in repository.records(session["session"]) if r["type"] == "BoxStarted"]
+    assert [body["image"] for body in started] == [base_image.id] * 2
+    assert name in repository.run("-p", "-c", "--image", name, "--model", more, "z", check=45).stderr

@@ -6,7 +6,7 @@ import asyncio
 import os
 import stat
 from collections.abc import AsyncIterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 import pytest
@@ -21,7 +21,8 @@ from runner.sessions.client import Client, event_from_json
 from runner.sessions.owner import Owner, event_to_json
 from runner.sessions.store import Lock
 from sandbox.errors import DiskFullError
-from sandbox.spec import Process, Pty
+from sandbox.local import LocalBox
+from sandbox.spec import Command, Exited, Process, Pty, Stderr, Stdout
 
 LONG = b"\xff line\n" * 300_000
 
@@ -31,6 +32,7 @@ class Changes:
 
     def __init__(self) -> None:
         self.selected: list[Selection] = []
+        self.box: LocalBox | None = None
 
     async def changes(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         return [{"path": path} for path in paths]
@@ -51,7 +53,8 @@ class Changes:
         return {"written": ["a.txt"]}
 
     async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> Process:
-        raise NotImplementedError
+        assert self.box is not None
+        return await self.box.exec(Command(argv=argv, cwd=PurePosixPath("/"), stdin=True, pty=pty))
 
 
 class Talk:
@@ -132,6 +135,61 @@ async def test_operations_go_in_and_events_come_out_in_order(rig: Rig) -> None:
         assert await anext(late) == second
         await late.aclose()
     assert rig.talk.submitted == [Prompt.text("go on"), Interrupt()]
+
+
+async def collect(process: Process) -> tuple[bytes, bytes, Exited]:
+    out, err = b"", b""
+    async for item in process:
+        match item:
+            case Stdout(data=data):
+                out += data
+            case Stderr(data=data):
+                err += data
+            case Exited():
+                return out, err, item
+    raise AssertionError("no Exited")
+
+
+async def test_a_command_of_a_client_has_input_output_and_an_exit_code(rig: Rig, tmp_path: Path) -> None:
+    async with LocalBox(tmp_path) as box, Client(rig.lock) as client:
+        rig.access.box = box
+        process = await client.shell(("/bin/sh", "-c", "wc -c; echo oops >&2; exit 3"), None)
+        for _ in range(5):
+            await process.write_stdin(b"x" * 60_000)
+        await process.write_stdin(None)
+        out, err, exited = await collect(process)
+        assert (out.strip(), err, exited.code) == (b"300000", b"oops\n", 3)
+
+
+async def test_a_clients_terminal_follows_its_size_and_its_keys(rig: Rig, tmp_path: Path) -> None:
+    async with LocalBox(tmp_path) as box, Client(rig.lock) as client:
+        rig.access.box = box
+        process = await client.shell(("/bin/sh", "-c", "read line; stty size; sleep 60"), Pty(rows=20, columns=70))
+        await process.resize(Pty(rows=33, columns=99))
+        await process.write_stdin(b"go\n")
+        seen = b""
+        async for item in process:
+            match item:
+                case Stdout(data=data):
+                    seen += data
+                    if b"33 99" in seen:
+                        await process.write_stdin(b"\x03")
+                case Exited(code=code):
+                    assert code in (-2, 130)
+
+
+async def test_a_client_that_goes_away_takes_its_command_along(rig: Rig, tmp_path: Path) -> None:
+    async with LocalBox(tmp_path) as box:
+        rig.access.box = box
+        async with Client(rig.lock) as client:
+            process = await client.shell(("/bin/sh", "-c", f"echo $$ > {tmp_path}/pid; echo up; sleep 60"), None)
+            async for item in process:
+                if isinstance(item, Stdout):
+                    break
+        pid = int((tmp_path / "pid").read_text())
+        async with asyncio.timeout(20):
+            while Path(f"/proc/{pid}").exists():  # noqa: ASYNC110, ASYNC240  # another process's
+                await asyncio.sleep(0.02)
 
 
 async def test_many_clients_are_served_side_by_side(rig: Rig) -> None:
