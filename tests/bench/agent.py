@@ -94,7 +94,7 @@ def per_turn(tool: str, repository: Path, home: Path, turns: int = 30) -> Run:
     """A script of `turns` calls of one tool; the gaps without the first (the box starts in it)."""
     given = {
         "Bash": {"command": "true"},
-        "Read": {"file_path": str(repository / "small.txt")},
+        "Read": {"file_path": "small.txt"},
     }[tool]
     run = run_agent([ToolCall(name=tool, input=given) for _ in range(turns)], repository, home)
     return Run(first=run.first, gaps=run.gaps[1:], peak=run.peak)

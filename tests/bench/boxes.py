@@ -33,8 +33,8 @@ def lay(home: Path) -> Ground:
 
 
 @asynccontextmanager
-async def housed(repository: Path, home: Path) -> AsyncIterator[Housing]:
-    """A session's housing over `repository`, not begun; gone afterwards with its layers."""
+async def housed(repository: Path, home: Path) -> AsyncIterator[tuple[Housing, PurePosixPath]]:
+    """A session's housing over `repository`, not begun, and its place in the box; gone afterwards with its layers."""
     environ = dict(os.environ) | {"FUMEHOOD_HOME": str(home)}
     spec = new_spec(repository, environ=environ, model="scripted:none")
     store = Store(state_home(environ))
@@ -53,7 +53,7 @@ async def housed(repository: Path, home: Path) -> AsyncIterator[Housing]:
         environment={},
     )
     try:
-        yield housing
+        yield housing, box_cwd(spec)
     finally:
         workspace = housing.workspace
         await housing.close()
@@ -75,11 +75,11 @@ def start(repository: Path, home: Path) -> float:
 
 
 async def _start(repository: Path, home: Path) -> float:
-    async with housed(repository, home) as housing:
+    async with housed(repository, home) as (housing, cwd):
         await housing.ready()
         began = time.perf_counter()
         box = await housing.box()
-        if await bash(box, PurePosixPath(repository)):
+        if await bash(box, cwd):
             raise RuntimeError("the first command failed")
         return (time.perf_counter() - began) * 1000
 
@@ -90,8 +90,8 @@ def latency(repository: Path, home: Path, times: int = 300) -> tuple[float, floa
 
 
 async def _latency(repository: Path, home: Path, times: int) -> tuple[float, float]:
-    async with housed(repository, home) as housing:
-        box, cwd = await housing.box(), PurePosixPath(repository)
+    async with housed(repository, home) as (housing, cwd):
+        box = await housing.box()
         reads, runs = [], []
         for _ in range(times):
             began = time.perf_counter()
@@ -122,8 +122,8 @@ def side_by_side(repository: Path, home: Path, *, sessions: int = 8, seconds: fl
 
 
 async def _work(repository: Path, home: Path, seconds: float) -> None:
-    async with housed(repository, home) as housing:
-        box, cwd = await housing.box(), PurePosixPath(repository)
+    async with housed(repository, home) as (housing, cwd):
+        box = await housing.box()
         await bash(box, cwd)
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)

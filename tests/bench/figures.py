@@ -62,13 +62,14 @@ def median(values: Sequence[float]) -> float:
 def show(figures: Sequence[Figure], *, to: Path | None = None, console: Console | None = None) -> None:
     """Print the table; write the same as JSON to `to`."""
     console = console or Console()
-    table = Table("figure", "measured", "floor", "ratio", "wanted", "", "others", title="fumehood bench")
+    table = Table("figure", "measured", "floor", "ratio", "wanted", "", title="fumehood bench", caption_justify="left")
     for f in figures:
         sign = "≥" if f.at_least else "≤"
         wanted = f"{sign} {f.wanted:.3g}" + (" x" if f.floor is not None else f" {f.unit}")
-        floor = "" if f.floor is None else f"{f.floor:.4g} {f.unit} ({f.floor_name})"
+        floor = "" if f.floor is None else f"{f.floor:.4g} {f.unit}: {f.floor_name}"
         ratio = "" if f.floor is None else f"{f.judged:.3g}"
-        table.add_row(f.name, f"{f.value:.4g} {f.unit}", floor, ratio, wanted, "met" if f.met else "NOT MET", f.others)
+        table.add_row(f.name, f"{f.value:.4g} {f.unit}", floor, ratio, wanted, "met" if f.met else "NOT MET")
+    table.caption = "\n".join(f"{f.name}: others {f.others}" for f in figures if f.others)
     console.print(table)
     if to:
         rows = [asdict(f) | {"ratio": f.judged, "met": f.met} for f in figures]
