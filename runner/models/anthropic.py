@@ -141,9 +141,9 @@ class AnthropicModel:
         return f"AnthropicModel({self.name!r})"
 
     async def warm(self) -> None:
-        """Imports the HTTP client and connects ahead of the first request. Never raises."""
+        """Imports and makes the HTTP client. Nothing is sent. Never raises."""
         with contextlib.suppress(ModelError):
-            await (await self._client()).warm()
+            await self._client()
 
     async def close(self) -> None:
         """Lets the connections go."""

@@ -116,7 +116,7 @@ class ModelClient(Model, Protocol):
     """A Model that holds a connection: what `resolve_model` returns. Whoever resolved it closes it."""
 
     async def warm(self) -> None:
-        """Connects ahead of the first request, so that it overlaps with other work. Never raises."""
+        """Does what can be done ahead of the first request, so that it overlaps with other work. Never raises."""
         ...
 
     async def close(self) -> None:

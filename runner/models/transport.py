@@ -2,7 +2,7 @@
 
 Of httpx2 the transport alone: it follows no redirect and keeps no cookie, so that nothing carries
 the key elsewhere. What stands here is what httpx2 leaves to its caller: deadlines that count sleep,
-another try when a kept connection turns out to be dead, and a connection made ahead. Measured on two
+another try when a kept connection turns out to be dead. Measured on two
 cores against a client of our own over h11: 0.1 s more from the process's start to the first request,
 0.5 ms more per turn; both stay within the product's figures. Imported in a thread (`AnthropicModel`).
 Knows nothing of messages, keys or retries.
@@ -28,7 +28,6 @@ from runner.models.route import check_url, proxy_for, tls_context
 KEEP_IDLE = 240.0  # seconds after which an unused connection is not trusted any more
 SLEPT = 30.0  # seconds of sleep that no connection is trusted to have survived
 DRAIN = 0.05  # seconds that the end of a reply may take to arrive after its last event
-AHEAD = 10.0  # seconds that the connection made ahead may take
 KEEP_ALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
 if hasattr(socket, "TCP_KEEPIDLE"):
     KEEP_ALIVE.append((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60))
@@ -126,20 +125,9 @@ class HttpClient:
         """Seconds that the machine has slept, from some beginning."""
         return self._watch.clock() - time.monotonic()
 
-    async def warm(self) -> None:
-        """Has a connection ready, by a HEAD that carries no key. Never raises."""
-        with contextlib.suppress(ModelError):
-            reply = await self._send("HEAD", {}, b"", AHEAD, self._watch.clock() + AHEAD)
-            await reply.read(1)
-            await reply.abort()
-
     async def post(self, headers: Mapping[str, str], body: bytes) -> Reply:
         """Sends and waits for the reply's head. Raises ModelError."""
-        return await self._send(
-            "POST", headers, body, self._deadlines.first_byte, self._watch.clock() + self._deadlines.total
-        )
-
-    async def _send(self, method: str, headers: Mapping[str, str], body: bytes, first: float, expires: float) -> Reply:
+        expires = self._watch.clock() + self._deadlines.total
         if self._asleep() - self._awake > SLEPT:
             stale, self._transport, self._awake = self._transport, self._pool(), self._asleep()
             await stale.aclose()
@@ -151,9 +139,9 @@ class HttpClient:
                 fresh = fresh or name == CONNECTING
 
             extensions = {"timeout": {"connect": self._deadlines.connect}, "trace": trace}
-            request = httpx2.Request(method, self._url, headers=headers, content=body, extensions=extensions)
+            request = httpx2.Request("POST", self._url, headers=headers, content=body, extensions=extensions)
             try:
-                async with self._watch.within("the provider's answer", first, expires):
+                async with self._watch.within("the provider's answer", self._deadlines.first_byte, expires):
                     response = await self._transport.handle_async_request(request)
                 return Reply(response, watch=self._watch, idle=self._deadlines.idle, expires=expires)
             except BROKEN as error:

@@ -178,23 +178,18 @@ async def test_the_model_is_the_requests_own_or_the_clients() -> None:
         assert [received.json["model"] for received in server.requests] == ["claude-sonnet-5", "other"]
 
 
-async def test_one_connection_serves_a_whole_session_and_is_made_ahead() -> None:
+async def test_one_connection_serves_a_whole_session() -> None:
     replies = [said(), said(chunk=7), said(framing="length"), said(compressed=True), said(interim=True)]
     async with ModelServer(replies) as server, claude(server) as model:
-        await model.warm()
-        assert server.connections == 1
         results = [await play(model) for _ in replies]
         assert server.connections == 1
     assert all(result == results[0] for result in results)
 
 
-async def test_the_connection_that_is_made_ahead_is_told_no_secret() -> None:
-    async with ModelServer([REPLY]) as server:
-        async with claude(server, ANTHROPIC_CUSTOM_HEADERS="x-team: blue-0123456789") as model:
-            await model.warm()
-        (received,) = server.ahead
-    assert (received.method, received.target, received.body) == ("HEAD", "/v1/messages", b"")
-    assert received.headers == {"host": server_host(received.headers)}
+async def test_nothing_is_sent_before_the_first_request() -> None:
+    async with ModelServer([REPLY]) as server, claude(server) as model:
+        await model.warm()
+        assert server.connections == 0
 
 
 async def test_a_cookie_is_not_kept() -> None:

@@ -1,7 +1,6 @@
 """A model provider on this machine, for tests and the bench: the Messages API's real wire format over HTTP.
 
-In a test: `async with ModelServer(replies) as server`, then `server.url` and `server.requests`
-(`server.ahead`: the HEADs of clients that connect ahead, which take no reply).
+In a test: `async with ModelServer(replies) as server`, then `server.url` and `server.requests`.
 As a process of its own: `python tests/support/model_server.py --script turns.yaml` prints its
 URL and serves until its standard input ends; `--sse FILE …` serves recorded streams instead,
 `--loop` begins anew after the last reply, `--requests FILE` keeps each request as a line of JSON.
@@ -126,7 +125,6 @@ class ModelServer:
     ) -> None:
         self._keep = keep
         self.requests: list[Received] = []
-        self.ahead: list[Received] = []
         self.connections = 0
         self._replies = iter(replies)
         self._tls = tls
@@ -220,10 +218,6 @@ class _Connection(asyncio.Protocol):
             del self._buffer[: end + 4 + size]
             method, target, _ = line.split(" ")
             received = Received(method=method, target=target, headers=headers, body=body, connection=self._number)
-            if method == "HEAD":  # a client connects ahead: no reply of the script's is used up
-                self._server.ahead.append(received)
-                self._transport.write(b"HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n")
-                continue
             self._server.receive(received)
             reply = self._server.next_reply()
             if reply.silent:
