@@ -170,6 +170,8 @@ class Places:
         remove_tree(place)
         place.mkdir(mode=0o700)
         own.write(place / "lower")
+        for path in (place / "lower").rglob("*"):
+            self._own_by(path, self._owner)
         rung, reason = choose_rung(place / "lower", self.directory, local=local, forced=forced)
         layer = Layer(name=own.name, at=own.at, host=None, rung=rung, reason=reason, remote=not local)
         self._fill(layer, place / "lower", self._owner)
@@ -215,6 +217,15 @@ class Places:
         self._plant(layer, source, partial)
         self._attributes(source, partial, owner or (self._owner if layer.host is None else None))
         partial.rename(target)
+
+    def _own_by(self, path: Path, owner: Owner) -> None:
+        """Give a path to the owner, by the keeper where this process may not."""
+        seen = path.stat()
+        if (seen.st_uid, seen.st_gid) != (owner.uid, owner.gid):
+            try:
+                os.chown(path, owner.uid, owner.gid)
+            except PermissionError:
+                self._chown(path, owner)
 
     def _attributes(self, source: Path, target: Path, owner: Owner | None) -> None:
         if not copy_attributes(source, target, owner=owner):

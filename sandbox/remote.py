@@ -45,16 +45,18 @@ def fill_volume(
     container = engine.containers.create(spec)
     failures: list[str] = []
     try:
-        engine.containers.put_archive(container, str(_PLACE), tar_pieces(source, failures, owner=owner, skip=skip))
+        engine.containers.put_archive(container, "/", tar_pieces(source, failures, owner=owner, skip=skip))
     finally:
         engine.containers.remove(container)
     return tuple(failures)
 
 
 def tar_pieces(source: Path, failures: list[str], *, owner: Owner | None, skip: Path | None) -> Iterator[bytes]:
-    """A tar of all beneath `source` ("." is itself), piece by piece. No link is followed."""
+    """A tar of `source`, named `layer`, and all beneath it, piece by piece. No link is followed. An engine
+    would leave the owner and mode of a directory called "." as they are.
+    """
     for path in _walk(source, skip):
-        name = "./" + str(path.relative_to(source)) if path != source else "."
+        name = str(PurePosixPath(_PLACE.name) / path.relative_to(source))
         try:
             yield from _entry(path, name, owner)
         except OSError as error:
