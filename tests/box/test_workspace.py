@@ -382,9 +382,9 @@ async def test_repository_of_another_user(bench: Bench, repo: Path, place: Path)
     try:
         async with bench.session(repo, place / "state") as inside:
             out = await inside.run(
-                "id -u; echo more >> file; umask 077; echo p > private; rm gone; stat -c %u . private"
+                "id -u; echo more >> file; umask 077; echo p > private; rm gone; stat -c %u . private ~/.gitconfig"
             )
-            assert out.split() == [str(other)] * 3
+            assert out.split() == [str(other)] * 4
             found = {item.change.path: item async for item in inside.workspace.diffs()}
             assert found["private"].patch.added == 1
             if os.geteuid() == 0:
