@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 EPOLLIN, EPOLLOUT = select.EPOLLIN, select.EPOLLOUT
 HOLD = 0.004  # a "started" waits so long for company: most commands end before
 SAMPLE = 1.0
-RETRY = 0.1
+RETRY = 0.05
 THREADS = 2
 INLINE_READ = 256 << 10
 WRITE_LIMIT = 64 << 20
@@ -131,6 +131,8 @@ class Server:
         self._greeted = False
         self._commands: dict[int, Command] = {}
         self._pending: dict[int, Command] = {}
+        self._waiting: dict[int, tuple[bytes, list[int]]] = {}
+        self._when_revived: list[Callable[[], None]] = []
         self._unclaimed: dict[int, int] = {}
         self._drains: list[int] = []
         self._grants: dict[str, int] = {}
@@ -408,8 +410,8 @@ class Server:
                 result, rows = self.files.resolve(request)
                 stream.done(result, _format(rows).encode("ascii"))
             case "kill_all":
+                self._when_revived.append(lambda: stream.done({}))
                 self.kill_all()
-                stream.done({})
             case "ping":
                 stream.done({})
             case _:
@@ -471,12 +473,30 @@ class Server:
     # Processes
 
     def submit(self, number: int, data: bytes, descriptors: list[int], command: Command) -> None:
-        """Give a job to the forker. Raises RefusedError."""
+        """Give a job to the forker, now or as soon as there is one again. Raises RefusedError."""
+        if self._forker.pid:
+            self._send_job(data, descriptors)
+        else:
+            self._waiting[number] = (data, [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0) for fd in descriptors])
+        self._pending[number] = command
+
+    def _send_job(self, data: bytes, descriptors: list[int]) -> None:
         try:
             job.send(self._forker.jobs, data, descriptors)
         except OSError as error:
             raise RefusedError(PathCode.NO_PROCESS, os.strerror(error.errno or errno.EIO)) from error
-        self._pending[number] = command
+
+    def _send_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for number, (data, descriptors) in waiting.items():
+            try:
+                if number in self._pending:
+                    self._send_job(data, descriptors)
+            except RefusedError:
+                self._pending.pop(number).on_refused("start", errno.EAGAIN)
+            finally:
+                for fd in descriptors:
+                    os.close(fd)
 
     def _on_answer(self) -> None:
         """The forker started a command, or could not."""
@@ -555,9 +575,9 @@ class Server:
         self._revive()
 
     def _revive(self) -> None:
-        """A new forker in a new namespace, for the one that died. What waited for it will not begin."""
-        for command in list(self._pending.values()):
-            command.on_refused("start", errno.ECHILD)
+        """A new forker in a new namespace, for the one that died. What it had been given will not begin."""
+        for number in self._pending.keys() - self._waiting.keys():
+            self._pending.pop(number).on_refused("start", errno.ECHILD)
         self.forget(self._forker.control.fileno())
         self.forget(self._forker.jobs.fileno())
         self._forker.close()
@@ -567,12 +587,16 @@ class Server:
         try:
             self._forker.start()
             self._forker.confirm()
-        except OSError as error:
-            os.write(2, b"forker: %b\n" % os.fsencode(str(error)))
+        except OSError:  # the dead still count against the limit of processes
+            processes.kill(self._forker.pid)
             self._forker.pid = 0
             self.later(self, RETRY, self._revive)
         else:
             self._watch_forker()
+            self._send_waiting()
+            for action in self._when_revived:
+                action()
+            self._when_revived.clear()
         finally:
             linux.set_fs_ids(settings.uid, settings.gid)
             linux.prctl(linux.PR_SET_DUMPABLE, 1)

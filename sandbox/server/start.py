@@ -76,7 +76,8 @@ class Forker:
         self.control: _socket.socket
 
     def start(self) -> None:
-        """Fork it. `confirm` completes what it needs from us."""
+        """Fork it. `confirm` completes what it needs from us. Raises OSError."""
+        self.pid = 0
         self.control, control = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         self.jobs, jobs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         settings = self._settings
