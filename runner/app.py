@@ -18,7 +18,7 @@ from runner import __version__
 from runner.sessions.specs import BOX_HOME, Notify, box_cwd, home_of, new_spec, policy_of, resume_spec, silent
 from runner.sessions.store import Lock, Store, Stored, state_home
 from runner.spec import SessionSpec
-from sandbox.errors import SandboxError
+from sandbox.errors import SandboxError, StoreError
 
 if TYPE_CHECKING:
     from runner.approval import Approver
@@ -330,11 +330,14 @@ async def reach(
 
 
 async def discard(stored: Stored, *, environ: Mapping[str, str]) -> None:
-    """Remove a session with all that it changed. Raises SessionBusyError, WorkspaceError."""
+    """Remove a session with all that it changed; one whose own records are damaged too. Raises
+    SessionBusyError, WorkspaceError, JournalError where something stays.
+    """
     store = Store(state_home(environ))
     with store.lock(stored.session):
-        async with import_module("runner.sessions.rest").at_rest(stored, environ) as (workspace, _):
-            await workspace.discard()
+        with suppress(StoreError):
+            async with import_module("runner.sessions.rest").at_rest(stored, environ) as (workspace, _):
+                await workspace.discard()
         store.forget(stored)
 
 

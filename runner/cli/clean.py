@@ -11,10 +11,13 @@ import typer
 from typer import Option
 
 from runner import app as runner_app
+from runner.cli.entry import report
 from runner.cli.selecting import confirm, open_store
 from runner.cli.sessions import show_size
+from runner.errors import FumehoodError
 from runner.sessions.store import State, beginning, disk_size
 from runner.ui.safe import one_line
+from sandbox.errors import SandboxError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -48,6 +51,12 @@ async def _clean(*, everything: bool, yes: bool) -> None:
     sys.stdout.flush()
     if not confirm(f"Discard these {len(resting)} sessions with all that they changed?", yes=yes):
         raise typer.Exit(1)
+    failed = 0
     for stored in resting:
-        await runner_app.discard(stored, environ=os.environ)
-    sys.stdout.write(f"discarded {len(resting)} sessions\n")
+        try:
+            await runner_app.discard(stored, environ=os.environ)
+        except (FumehoodError, SandboxError) as error:
+            failed = report(error)
+    sys.stdout.write(f"discarded {sum(not stored.directory.exists() for stored in resting)} sessions\n")
+    if failed:
+        raise typer.Exit(failed)

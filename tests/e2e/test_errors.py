@@ -137,6 +137,18 @@ def test_a_damaged_journal_is_said_and_not_written_to(repository: Bench, fix: st
     assert "calc.py" in repository.run("diff", "--stat").stdout
 
 
+def test_a_damaged_session_can_still_be_discarded_and_does_not_stop_clean(repository: Bench, fix: str) -> None:
+    home = Path(repository.environ["FUMEHOOD_HOME"]) / "sessions"
+    repository.run("-p", "--model", fix, "x")
+    repository.run("-p", "--model", repository.script({"text": "ok"}), "y")
+    for session in home.iterdir():
+        (session / "layers" / "layers.json").write_text('{"version": 99}')
+    repository.run("discard", "--yes")
+    assert len(list(home.iterdir())) == 1
+    assert "discarded 1 sessions" in repository.run("clean", "--all", "--yes").stdout
+    assert list(home.iterdir()) == []
+
+
 def test_nothing_on_the_screen_acts_on_the_terminal(repository: Bench) -> None:
     evil = "\x1b]52;c;eA==\x07\x1b[2J\x9b31m"
     model = repository.script(
