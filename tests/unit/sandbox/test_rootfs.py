@@ -60,7 +60,8 @@ def test_setuid_bits_capabilities_devices_and_names_of_owners_go(tmp_path: Path)
 def test_logs_caches_and_what_engines_add_are_left_out(tmp_path: Path) -> None:
     names = [
         ".dockerenv", "etc/hostname", "etc/resolv.conf", "etc/machine-id", "etc/passwd-", "var/log/dpkg.log",
-        "build/log", "var/cache/ldconfig/aux-cache", "var/lib/dpkg/status-old", "proc/1", "root/.cache", "usr/sbin/policy-rc.d",
+        "build/log", "var/cache/ldconfig/aux-cache", "var/lib/dpkg/status-old", "proc/1", "root/.cache",
+        "usr/sbin/policy-rc.d",
     ]  # fmt: skip
     kept = ["etc/passwd", "var/lib/dpkg/status", "usr/bin/build", "builder/x", "var/logs/x", "etc/hosts.allow"]
 
