@@ -271,6 +271,8 @@ def _lay_ground(spec: SessionSpec, environ: Mapping[str, str], cache: Path, prog
     """Engine, image and toolbox; some milliseconds when all are there. Runs in a thread."""
     engine = import_module("sandbox.engine").connect(environ)
     try:
+        if spec.runtime:
+            engine.require_runtime(spec.runtime)
         kept = engine.images.find(spec.image_digest) if spec.image_digest else None
         image = kept or import_module("sandbox.images").ensure_image(
             engine, spec.image, packages=spec.packages, cache=cache, progress=progress

@@ -10,9 +10,12 @@ from typing import Any, ClassVar
 
 
 class FumehoodError(Exception):
-    """Root of the controller's errors. `exit_code` is what the command line ends with."""
+    """Root of the controller's errors. `exit_code` is what the command line ends with; `hint`, where there
+    is one, is what the user can do.
+    """
 
     exit_code: ClassVar[int] = 1
+    hint: ClassVar[str] = ""
 
 
 class UsageError(FumehoodError):
@@ -70,18 +73,21 @@ class AuthenticationError(ModelError):
     """The provider refused the key (401, 403)."""
 
     exit_code = 21
+    hint = "see that ANTHROPIC_API_KEY holds a key that is valid there"
 
 
 class ModelNotFoundError(ModelError):
     """The provider knows no such model (404)."""
 
     exit_code = 22
+    hint = "name one that the provider has: --model, FUMEHOOD_MODEL"
 
 
 class PromptTooLongError(ModelError):
     """The conversation does not fit the model's window (400, 413)."""
 
     exit_code = 23
+    hint = "start a new session; what this one changed is kept"
 
 
 class InvalidRequestError(ModelError):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from sandbox.spec import Limits
 
 INTERVAL = 0.5
+REST = 5.0  # seconds between walks at least, where the host's free space tells nothing
+_REST_PER_WALK = 50.0  # and so many times what a walk took: watching costs two hundredths of a processor at most
 _LEAST_MOVE = 16 << 20
 
 
@@ -38,27 +41,39 @@ def usage_of(path: Path) -> int:
 
 class DiskWatch:
     """Looks every half second at the free space of the host and, where it shrank by enough for the
-    budget to be in question, at what the session takes. `on_full` is awaited once, with a sentence
-    that says which bound was reached; then the watch ends. A writer can overshoot by what it writes
-    in an interval and a walk.
+    budget to be in question, at what the session takes; now and then at that in any case, since others
+    may free what the session takes. `on_full` is awaited once, with a sentence that says which bound was
+    reached; then the watch ends. A writer can overshoot by what it writes in an interval and a walk.
     """
 
-    def __init__(self, path: Path, limits: Limits, on_full: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        limits: Limits,
+        on_full: Callable[[str], Awaitable[None]],
+        *,
+        free: Callable[[Path], int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._path = path
         self._limits = limits
         self._on_full = on_full
+        self._free = free or free_space
+        self._clock = clock
 
     async def run(self) -> None:
         """Watch until cancelled, or full."""
-        used, free_then = 0, None
+        used, free_then, due = 0, None, 0.0
         while True:
-            free = free_space(self._path)
+            free, now = self._free(self._path), self._clock()
             if free < self._limits.disk_floor:
                 await self._on_full(f"the host has only {free >> 20} MiB of free space left")
                 return
             room = max(self._limits.disk - used, 0)
-            if free_then is None or free_then - free > min(max(room // 2, _LEAST_MOVE), 1 << 30):
+            if free_then is None or now >= due or free_then - free > min(max(room // 2, _LEAST_MOVE), 1 << 30):
                 used = await asyncio.to_thread(usage_of, self._path)
+                ended = self._clock()
+                due = ended + max(REST, _REST_PER_WALK * (ended - now))
                 free_then = free
                 if used > self._limits.disk:
                     await self._on_full(f"the session's disk budget of {self._limits.disk >> 20} MiB is used up")

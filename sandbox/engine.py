@@ -224,6 +224,12 @@ class Engine:
             for _ in reply.chunks():
                 pass
 
+    def require_runtime(self, name: str) -> None:
+        """Raises EngineRefusedError where the engine has no OCI runtime of this name or path."""
+        names = self.info.runtimes
+        if names and name not in names and not name.startswith("/"):
+            raise EngineRefusedError(f"the engine has no runtime {name}", hint=f"it has: {', '.join(names)}")
+
     @property
     def on_this_machine(self) -> bool:
         """Reached by a unix socket; says nothing of a desktop product's hidden machine (see `info.local`)."""
@@ -300,7 +306,10 @@ def _connect(endpoint: str, environ: Mapping[str, str]) -> Engine:
         sdk = importlib.import_module("sandbox.sdk")  # lazy: 0.3 s, needed for these endpoints only
         transport = sdk.SdkTransport(endpoint, environ, version="1.41")
     else:
-        raise EngineMissingError(f"DOCKER_HOST={endpoint}: not unix://, tcp:// or ssh://")
+        raise EngineMissingError(
+            f"DOCKER_HOST={endpoint}: not unix://, tcp:// or ssh://",
+            hint="such as unix:///var/run/docker.sock; unset it for the usual ones",
+        )
     with transport.open("GET", "/_ping", timeout=10) as reply:
         b"".join(reply.chunks())
         api = _version(reply.headers.get("api-version", ""))

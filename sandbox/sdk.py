@@ -101,8 +101,12 @@ def client(endpoint: str, environ: Mapping[str, str], *, version: str, timeout: 
     """The SDK's low-level client; a fixed `version` saves its own round trip."""
     found = docker.utils.kwargs_from_env(environment=dict(environ))
     options: dict[str, Any] = {key: value for key, value in found.items() if key != "base_url"}
-    with _translated():
+    try:
         return APIClient(base_url=endpoint, version=version, timeout=int(timeout), **options)
+    except (requests.exceptions.RequestException, docker.errors.DockerException, OSError) as error:
+        raise EngineMissingError(
+            f"{endpoint} cannot be reached: {error}", hint="see that `docker version` works with this DOCKER_HOST"
+        ) from error
 
 
 def pull(endpoint: str, environ: Mapping[str, str], *, version: str, name: str) -> None:

@@ -112,7 +112,9 @@ def raise_for(status: int, body: bytes) -> None:
     message = message[:2000] or f"HTTP status {status}"
     match status:
         case 403:
-            raise EnginePermissionError(message)
+            raise EnginePermissionError(
+                f"the engine forbids it: {message}", hint="its authorization plugins decide; ask who runs the engine"
+            )
         case 404:
             raise NotFoundError(message)
         case 409:
@@ -221,7 +223,9 @@ class SocketReply:
         try:
             status = int(lines[0].split(" ", 2)[1])
         except (IndexError, ValueError) as error:
-            raise EngineLostError("what answers there is no container engine") from error
+            raise EngineMissingError(
+                "what answers there is no container engine", hint="set DOCKER_HOST to one, or unset it"
+            ) from error
         pairs = (line.partition(":") for line in lines[1:])
         return status, {name.strip().lower(): value.strip() for name, _, value in pairs}
 
@@ -316,6 +320,10 @@ class SocketTransport:
             family, address = socket.AF_UNIX, rest
         else:
             host, _, port = rest.strip("/").rpartition(":")
+            if not host or not port.isdigit():
+                raise EngineMissingError(
+                    f"DOCKER_HOST={self.endpoint} names no host and port", hint="such as tcp://host:2375"
+                )
             try:
                 sock = socket.create_connection((host.strip("[]"), int(port)), timeout=10)
             except (OSError, ValueError) as error:

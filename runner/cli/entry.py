@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from runner.errors import FumehoodError
-from sandbox.errors import SandboxError
+from sandbox.errors import DiskFullError, SandboxError, WorkspaceError
 
 COMMANDS = {
     "diff": "runner.cli.diff",
@@ -65,6 +66,8 @@ def report(error: BaseException) -> int:
     known = find_known(error)
     if known is None:
         culprit = _innermost(error)
+        known = _of_the_machine(culprit)
+    if known is None:
         say(f"internal error: {type(culprit).__name__}: {culprit} (FUMEHOOD_DEBUG=1 shows where)")
         return EXIT_INTERNAL
     say(str(known), hint=getattr(known, "hint", ""))
@@ -90,6 +93,28 @@ def find_known(error: BaseException) -> FumehoodError | SandboxError | None:
             if (known := find_known(inner)) is not None:
                 return known
     return None
+
+
+def _of_the_machine(error: BaseException) -> FumehoodError | SandboxError | None:
+    """What the user's own machine did, wherever it was noticed: no disk, no current directory."""
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "where sessions are kept"
+        return DiskFullError(
+            f"{place}: {error.strerror}", hint="make room there, or name another place in FUMEHOOD_HOME"
+        )
+    if isinstance(error, FileNotFoundError) and not _has_directory():
+        return WorkspaceError("the current directory is gone", hint="go to one that exists")
+    return None
+
+
+def _has_directory() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109  # Path.cwd says the same with an import more
+    except OSError:
+        return False
+    return True
 
 
 def _innermost(error: BaseException) -> BaseException:

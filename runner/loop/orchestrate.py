@@ -221,7 +221,7 @@ class Gate:
         if self.failure is not None:
             return tool_error(f"The box cannot be used: {text}")
         self.record(Failed(error=type(error).__name__, message=text, exit_code=error.exit_code, retrying=True))
-        again = " The box was started again: files are kept, processes are gone." if isinstance(error, LOST) else ""
+        again = " The next call gets a new one: files are kept, processes are gone." if isinstance(error, LOST) else ""
         return tool_error(f"{text}{again}")
 
     async def _pass(self, call: Call, shown: Shown) -> ToolResult:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from runner.events import BoxEnded, BoxStarted, Recorded
 from runner.spec import SessionSpec
 from sandbox.box import ContainerBox
-from sandbox.disk import DiskWatch
+from sandbox.disk import DiskWatch, free_space
 from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import DiskFullError, EngineRefusedError, SandboxError, WorkspaceError
 from sandbox.keeper import KeeperImage
@@ -89,6 +89,7 @@ class Housing:
         self._open: ContainerBox | None = None
         self._watch: asyncio.Task[None] | None = None
         self._ended = False
+        self._laid = False
         self.workspace: Workspace | None = None
 
     def begin(self) -> None:
@@ -99,7 +100,7 @@ class Housing:
     async def ready(self) -> Ground:
         """Engine, image and toolbox, once they are there. Raises SandboxError."""
         if self._ground is None:
-            self._ground = asyncio.create_task(asyncio.to_thread(self._lay), name="engine and image")
+            self._ground = asyncio.create_task(asyncio.to_thread(self._lay_with_room), name="engine and image")
         return await asyncio.shield(self._ground)
 
     async def box(self) -> Box:
@@ -131,8 +132,11 @@ class Housing:
         return self.workspace
 
     async def started(self) -> Workspace:
-        """The workspace, once its layers are made. Raises SandboxError."""
-        await self.box()
+        """The workspace, once its layers are made: they can be read where the box is gone for good, too.
+        Raises SandboxError.
+        """
+        if not self._laid:
+            await self.box()
         assert self.workspace is not None
         return self.workspace
 
@@ -151,6 +155,16 @@ class Housing:
         if self._ground is not None and not self._ground.cancelled() and self._ground.exception() is None:
             self._ground.result().engine.close()
 
+    def _lay_with_room(self) -> Ground:
+        """In a thread. On a disk that is full already nothing is begun."""
+        free, floor = free_space(self._directory), self._spec.box.disk_floor
+        if free < floor:
+            raise DiskFullError(
+                f"{self._directory.parent} has only {free >> 20} MiB of free space left",
+                hint=f"a session leaves {floor >> 20} MiB: make room there, or name another place in FUMEHOOD_HOME",
+            )
+        return self._lay()
+
     async def _start(self) -> Box:
         began = time.monotonic()
         ground = await self.ready()
@@ -160,7 +174,7 @@ class Housing:
             box = await self._enter(ground, mounts)
         except EngineRefusedError:
             box = await self._enter(ground, await workspace.fall())
-        self._open = box
+        self._open, self._laid = box, True
         self._record(
             BoxStarted(
                 container=box.container,

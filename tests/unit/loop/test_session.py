@@ -506,7 +506,7 @@ async def test_a_lost_box_is_started_again_once(stage: Stage) -> None:
     assert stage.bodies(BoxEnded) == [BoxEnded(reason="lost", detail="the pipe ended")]
     ends = stage.bodies(ToolFinished)
     assert [b.is_error for b in ends] == [True, False]
-    assert "started again" in str(ends[0].content)
+    assert "The next call gets a new one" in str(ends[0].content)
 
 
 async def test_a_lost_box_without_another_ends_the_turn(stage: Stage) -> None:

@@ -144,6 +144,24 @@ async def test_disk_watch_says_which_bound_was_reached(tmp_path: Path) -> None:
     assert said[1].startswith("the host has only ")
 
 
+async def test_disk_watch_is_not_misled_by_others_who_free_what_the_session_takes(tmp_path: Path) -> None:
+    said: list[str] = []
+    looks = 0
+
+    async def full(sentence: str) -> None:
+        said.append(sentence)
+
+    def free(path: Path) -> int:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            (path / "f").write_bytes(b"x" * (2 << 20))
+        return (10 + looks) << 30
+
+    await DiskWatch(tmp_path, Limits(disk=1 << 20), full, free=free, clock=lambda: looks * 10.0).run()
+    assert said == ["the session's disk budget of 1 MiB is used up"]
+
+
 def test_home_holds_an_identity_and_nothing_else(tmp_path: Path) -> None:
     home, tmp, vartmp = own_places(name='A "B"\n[core]', email="")
     assert home.files == {".gitconfig": b'[user]\n\tname = "A \\"B\\"[core]"\n'}
