@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from sandbox.server.serve import Server, Stream
+    from sandbox.server.channel import Stream
+    from sandbox.server.serve import Server
 
 EPOLLIN, EPOLLOUT = 1, 4
 SIGTERM, SIGKILL = 15, 9
@@ -36,7 +37,8 @@ class Command:
         self._stream = stream
         self._request = request
         self.pid = 0
-        self.number = server.number()
+        self._loop = server.loop
+        self.number = server.children.number()
         self._sessions: set[int] = set()
         self._began = time.monotonic()
         self._seconds = 0.0
@@ -61,17 +63,17 @@ class Command:
         theirs: list[int] = []
         try:
             data, self._report = job.build(self._request, server.environment, shell=server.shell, number=self.number)
-            server.submit(self.number, data, self._open(theirs), self)
+            server.children.submit(data, self._open(theirs), self)
         except BaseException:
             self._close()
             raise
         finally:
             for fd in theirs:
                 os.close(fd)
-        server.later(self, PATIENCE, self._on_silence)
+        self._loop.later(self, PATIENCE, self._on_silence)
         timeout = self._request.get("timeout")
         if timeout is not None:
-            server.later(self, float(timeout), self._on_timeout)
+            self._loop.later(self, float(timeout), self._on_timeout)
 
     def _open(self, theirs: list[int]) -> list[int]:
         """The child's standard input, output and error; our ends are noted here."""
@@ -142,7 +144,7 @@ class Command:
     def on_started(self, pid: int) -> None:
         """It runs. Its output is looked at when it ends, or when it did not end at once."""
         self.pid = pid
-        self._server.later(self, SOON, self._listen)
+        self._loop.later(self, SOON, self._listen)
         if not self._muted:
             self._stream.started(pid)
         if self._killed:
@@ -151,7 +153,7 @@ class Command:
 
     def _listen(self) -> None:
         for fd in self._outputs:
-            self._server.watch(fd, EPOLLIN, self._reader(fd))
+            self._loop.watch(fd, EPOLLIN, self._reader(fd))
 
     def on_refused(self, stage: str, number: int) -> None:
         """It could not be started."""
@@ -165,7 +167,7 @@ class Command:
     def _on_silence(self) -> None:
         """The forker should have answered long ago: somebody stopped the child it waits for."""
         if not self.pid and not self._closed:
-            self._server.expel_forker()
+            self._server.children.expel_forker()
 
     def _fail(self, code: str, detail: str) -> None:
         self._close()
@@ -184,7 +186,7 @@ class Command:
         processes.signal_family(self.pid, self._sessions, number)
         grace = OUTRUN if number == SIGKILL else float(self._request.get("grace", 2.0))
         self._kill_until = time.monotonic() + grace
-        self._server.later(self, RECHECK, self._on_killing if number == SIGKILL else self._on_dying)
+        self._loop.later(self, RECHECK, self._on_killing if number == SIGKILL else self._on_dying)
 
     def _on_timeout(self) -> None:
         self.end("timeout")
@@ -194,20 +196,20 @@ class Command:
         if self._survivors() == 0:
             self._settle()
         elif time.monotonic() < self._kill_until:
-            self._server.later(self, RECHECK, self._on_dying)
+            self._loop.later(self, RECHECK, self._on_dying)
         else:
             processes.signal_family(self.pid, self._sessions, SIGKILL)
             self._kill_until = time.monotonic() + OUTRUN
-            self._server.later(self, RECHECK, self._on_killing)
+            self._loop.later(self, RECHECK, self._on_killing)
 
     def _on_killing(self) -> None:
         """After SIGKILL: what forks faster than we kill takes everything else in the box with it."""
         if processes.signal_family(self.pid, self._sessions, SIGKILL) == 0:
             self._settle()
         elif time.monotonic() < self._kill_until:
-            self._server.later(self, RECHECK, self._on_killing)
+            self._loop.later(self, RECHECK, self._on_killing)
         else:
-            self._server.kill_all()
+            self._server.children.kill_all()
 
     def _survivors(self) -> int:
         rows = [row for row in processes.living() if row.pid != 1]
@@ -226,12 +228,12 @@ class Command:
         """It was reaped."""
         self._exit = os.waitstatus_to_exitcode(status)
         self._seconds = time.monotonic() - self._began
-        if not self._killed and self._exit in {-SIGKILL, 128 + SIGKILL} and self._server.out_of_memory():
+        if not self._killed and self._exit in {-SIGKILL, 128 + SIGKILL} and self._server.children.out_of_memory():
             self._killed = "memory"
         for fd in list(self._outputs):
             self._on_output(fd)
         if self._outputs:
-            self._server.later(self, LINGER, self._on_lingered)
+            self._loop.later(self, LINGER, self._on_lingered)
         self._settle()
 
     def _on_lingered(self) -> None:
@@ -264,14 +266,14 @@ class Command:
 
     def _close(self) -> None:
         self._closed = True
-        self._server.never(self)
+        self._loop.never(self)
         for fd in {*self._outputs, self._input, self._terminal} - {-1}:
-            self._server.close(fd)
+            self._loop.close(fd)
         self._outputs.clear()
         self._input = self._terminal = -1
         if self._capture is not None:
             self._capture.close()
-        self._server.ended(self)
+        self._server.children.ended(self)
 
     def _reported(self) -> str:
         """Where the shell ended, as it wrote down itself; "" when it did not."""
@@ -299,7 +301,7 @@ class Command:
                 return
             room = BLOCK if self._muted or self._hidden() else min(BLOCK, self._stream.credit)
             if room <= 0:
-                self._server.forget(fd)
+                self._loop.forget(fd)
                 return
             data = read_some(fd, room)
             if data:
@@ -310,7 +312,7 @@ class Command:
                 self._leave(fd, ended=data is not None)
                 return
         if fd in self._outputs:
-            self._server.watch(fd, EPOLLIN, self._reader(fd))
+            self._loop.watch(fd, EPOLLIN, self._reader(fd))
 
     def _hidden(self) -> bool:
         return self._capture is not None and self._capture.size >= self._capture.inline
@@ -328,11 +330,11 @@ class Command:
         """No more of this output. What processes in the background still write has to be read by somebody."""
         del self._outputs[fd]
         if fd == self._terminal:
-            self._server.forget(fd)
+            self._loop.forget(fd)
         elif ended:
-            self._server.close(fd)
+            self._loop.close(fd)
         else:
-            self._server.drain(fd)
+            self._loop.drain(fd)
         self._settle()
 
     def _feed(self) -> None:
@@ -343,9 +345,9 @@ class Command:
                 count = os.write(fd, self._typed[0])
             except BlockingIOError:
                 if fd == self._terminal:
-                    self._server.later(self, RECHECK, self._feed)
+                    self._loop.later(self, RECHECK, self._feed)
                 else:
-                    self._server.watch(fd, EPOLLOUT, lambda _: self._feed())
+                    self._loop.watch(fd, EPOLLOUT, lambda _: self._feed())
                 return
             except OSError:  # nobody reads it
                 count = len(self._typed[0])
@@ -355,9 +357,9 @@ class Command:
         if fd < 0:
             self._typed.clear()
         elif fd != self._terminal:
-            self._server.forget(fd)
+            self._loop.forget(fd)
             if self._input_ends:
-                self._server.close(fd)
+                self._loop.close(fd)
                 self._input = -1
         elif self._input_ends:
             self._input_ends = False
