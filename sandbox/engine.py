@@ -310,10 +310,13 @@ def _connect(endpoint: str, environ: Mapping[str, str]) -> Engine:
             f"DOCKER_HOST={endpoint}: not unix://, tcp:// or ssh://",
             hint="such as unix:///var/run/docker.sock; unset it for the usual ones",
         )
-    with transport.open("GET", "/_ping", timeout=10) as reply:
-        b"".join(reply.chunks())
-        api = _version(reply.headers.get("api-version", ""))
-        podman = "libpod-api-version" in reply.headers or "libpod" in reply.headers.get("server", "").lower()
+    try:
+        with transport.open("GET", "/_ping", timeout=10) as reply:
+            b"".join(reply.chunks())
+            api = _version(reply.headers.get("api-version", ""))
+            podman = "libpod-api-version" in reply.headers or "libpod" in reply.headers.get("server", "").lower()
+    except EngineLostError as error:  # it was never there
+        raise EngineMissingError(f"{endpoint}: {error}", hint="set DOCKER_HOST to an engine, or unset it") from error
     if api < OLDEST_API:
         raise EngineMissingError(
             f"the engine at {endpoint} is too old (API {api[0]}.{api[1]})", hint="Docker 20.10 or Podman 4"

@@ -223,9 +223,7 @@ class SocketReply:
         try:
             status = int(lines[0].split(" ", 2)[1])
         except (IndexError, ValueError) as error:
-            raise EngineMissingError(
-                "what answers there is no container engine", hint="set DOCKER_HOST to one, or unset it"
-            ) from error
+            raise EngineLostError("what answers there is no container engine") from error
         pairs = (line.partition(":") for line in lines[1:])
         return status, {name.strip().lower(): value.strip() for name, _, value in pairs}
 

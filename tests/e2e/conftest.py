@@ -8,13 +8,15 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+PATIENCE = 60.0
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -96,6 +98,11 @@ class Bench:
         self.started.append(process)
         return process
 
+    def layer(self, name: str) -> Path | None:
+        """A file of some session's layer over the directory, on the host, once it is there."""
+        found = Path(self.environ["FUMEHOOD_HOME"]).glob(f"sessions/*/layers/{self.place.name}/upper/{name}")
+        return next(found, None)
+
     def sessions(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = json.loads(self.run("sessions", "--json").stdout)
         return rows
@@ -104,6 +111,14 @@ class Bench:
         """The session's journal, line by line."""
         journal = Path(self.environ["FUMEHOOD_HOME"]) / "sessions" / session / "journal.jsonl"
         return [json.loads(line) for line in journal.read_text().splitlines()]
+
+
+def wait_for(what: Callable[[], object], name: str) -> None:
+    """Until it is so; a minute at most."""
+    limit = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < limit, f"waited in vain for {name}"
+        time.sleep(0.05)
 
 
 def bash(command: str) -> dict[str, Any]:

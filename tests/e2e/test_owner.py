@@ -13,23 +13,14 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sandbox.engine import Engine
-from tests.e2e.conftest import Bench, bash, tree_digest
+from tests.e2e.conftest import PATIENCE, Bench, bash, tree_digest, wait_for
 
 pytestmark = [pytest.mark.box, pytest.mark.timeout(240)]
-PATIENCE = 60.0
-
-
-def wait_for(what: Callable[[], object], name: str) -> None:
-    limit = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < limit, f"waited in vain for {name}"
-        time.sleep(0.05)
 
 
 def written(bench: Bench, session: str, name: str) -> Path:
