@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
+from sandbox.build import throw_away
+from sandbox.containers import ContainerSpec, session_labels
 from sandbox.engine import Engine, ImageInfo
-from sandbox.images import locked
 from sandbox.toolbox import TOOLBOX_ENVIRONMENT
 from tests.support.boxes import TMP, Boxes, run
 
@@ -33,21 +33,17 @@ Configured = Callable[..., ImageInfo]
 
 
 @pytest.fixture
-def configured(engine: Engine, busybox_image: ImageInfo, image_cache: Path) -> Iterator[Configured]:
+def configured(engine: Engine, busybox_image: ImageInfo) -> Iterator[Configured]:
     """Makes the busybox image anew, with lines of a Dockerfile."""
     made: list[str] = []
 
     def make(*changes: str) -> ImageInfo:
-        stem = f"busybox-{busybox_image.labels['fumehood.digest'][:12]}-"
-        with locked(image_cache / "images/lock"):
-            layer = next(path for path in (image_cache / "images").glob("*.tar.gz") if path.name.startswith(stem))
-            image = engine.images.load_tar(
-                [layer.read_bytes()],
-                repository="fumehood/hostile",
-                tag=secrets.token_hex(4),
-                labels={"fumehood": "1"},
-                changes=changes,
-            )
+        spec = ContainerSpec(image=busybox_image.id, command=("/bin/true",), labels=session_labels("tests"))
+        with throw_away(engine, spec) as container:
+            files = b"".join(engine.containers.get_archive(container, "/"))
+        image = engine.images.load_tar(
+            [files], repository="fumehood/hostile", tag=secrets.token_hex(4), labels={"fumehood": "1"}, changes=changes
+        )
         made.append(image.id)
         return image
 
@@ -60,7 +56,7 @@ async def test_image_cannot_make_our_server_load_or_say_anything(boxes: Boxes, c
     """LD_DEBUG alone would fill the pipe with the loader's words; a preloaded library would be the server."""
     image = configured(
         "ENV LD_DEBUG=all LD_PRELOAD=/opt/fumehood/lib/libsqlite3.so.0 LD_LIBRARY_PATH=/usr/lib LD_AUDIT=/x.so"
-        " GCONV_PATH=/usr LOCPATH=/usr GLIBC_TUNABLES=glibc.malloc.check=3 PYTHONINSPECT=1 PYTHONHOME=/usr"
+        " GCONV_PATH=/usr LOCPATH=/usr GLIBC_TUNABLES=glibc.malloc.check=3 PYTHONINSPECT=1 PYTHONHOME=/usr",
     )
 
     async with boxes.box(image=image.id) as box:
