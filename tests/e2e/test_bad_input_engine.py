@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,7 +60,7 @@ def answering(path: Path, answer: bytes) -> Iterator[None]:
         thread.join(10)
 
 
-def assert_refused(bench: Bench, code: int, says: str, *arguments: str, **environ: str) -> None:
+def assert_refused(bench: Bench, code: int, says: str, *arguments: str, **environ: Any) -> None:
     """One line and a hint on stderr, nothing on stdout, no session left; a result for programs."""
     model = bench.script({"text": "never"})
     for form in ((), ("-p",)):

@@ -172,6 +172,11 @@ class ModelServer:
         await self._server.wait_closed()
         await asyncio.sleep(0)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a slow reply is still on its way."""
+        return bool(self._tasks)
+
     def spawn(self, coroutine: Any) -> None:
         """Keeps a reply's task until the end."""
         task = asyncio.get_running_loop().create_task(coroutine)
