@@ -26,6 +26,7 @@ from sandbox.process import StreamProcess, rows_of
 from sandbox.seccomp import seccomp_json, supported
 from sandbox.spec import BoxSpec, Command, Content, Mount, Resolution, Stat
 from sandbox.toolbox import SERVER, TOOLBOX_ENVIRONMENT, TOOLBOX_PYTHON
+from sandbox.wire import FOR_COMMANDS
 
 MAIN = f"{SERVER}/sandbox/server/main.py"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -245,7 +246,13 @@ class ContainerBox:
             "TERM": "dumb",
         }
         mine["LOGNAME"] = mine["USER"]
-        return TOOLBOX_ENVIRONMENT | mine | dict(spec.environment)
+        wanted = mine | dict(spec.environment)
+        wanted[FOR_COMMANDS] = ":".join(TOOLBOX_ENVIRONMENT)
+        for name in TOOLBOX_ENVIRONMENT:  # meant for commands, not for the server's own loader
+            value = wanted.pop(name, "") or theirs.get(name, "")
+            if value:
+                wanted[f"{FOR_COMMANDS}_{name}"] = value
+        return wanted | TOOLBOX_ENVIRONMENT
 
     def _filter(self) -> tuple[str, ...]:
         """Our seccomp profile: as JSON to Docker, as a file's path to Podman. None for other runtimes than

@@ -126,6 +126,11 @@ class CommandContract:
         await box.write(place / "data", b"x", mode=0o644)
         assert await refused(box.exec(Command(argv=("./data",), cwd=place))) == PathCode.NOT_EXECUTABLE
 
+    async def test_arguments_beyond_all_bounds_are_refused(self, box: Box, place: PurePosixPath) -> None:
+        """Too large for the kernel, which allows 128 KiB for one and a few MiB for all."""
+        for argv in (("true", "x" * 200_000), ("true", *["x" * 100_000] * 30)):
+            assert await refused(box.exec(Command(argv=argv, cwd=place))) == PathCode.TOO_LARGE
+
     async def test_a_signal_is_a_negative_code(self, box: Box, place: PurePosixPath) -> None:
         """As in Popen."""
         _, _, end = await shell(box, place, "kill -SEGV $$")

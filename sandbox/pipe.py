@@ -175,17 +175,19 @@ class Pipe(asyncio.Protocol):
         """Shake hands over an engine's attach socket, which the pipe owns from now on. BoxStartError."""
         pipe = cls(grants)
         sock.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(lambda: pipe, sock)
         try:
             async with asyncio.timeout(timeout):
+                await asyncio.get_running_loop().connect_accepted_socket(lambda: pipe, sock)
                 await pipe._greeting
         except TimeoutError as error:
             pipe.close()
             raise BoxStartError(f"the box said nothing for {timeout:g} s{pipe.diagnostics}") from error
         except SandboxError as error:
-            pipe.close()
             raise BoxStartError(f"the box did not start: {error}") from error
+        except BaseException:
+            pipe.close()
+            sock.close()
+            raise
         return pipe
 
     @property

@@ -24,6 +24,9 @@ STREAMS = 1024
 STREAM_ID = 1 << 53
 TEXT = 4096 + 255
 
+# The box's variable that lists those which the server is to hand to commands only.
+FOR_COMMANDS = "FUMEHOOD_FOR_COMMANDS"
+
 STDIN = 0
 STDOUT = 1
 STDERR = 2

@@ -160,7 +160,7 @@ class Command:
         code = files.code_of(OSError(number, ""))
         if stage == "exec" and code == PathCode.DENIED:
             code = PathCode.NOT_EXECUTABLE
-        elif stage == "start":
+        elif stage == "start" and code != PathCode.TOO_LARGE:
             code = PathCode.CANCELLED if self._killed == "cancelled" else PathCode.NO_PROCESS
         self._fail(code, f"{stage}: {os.strerror(number)}")
 

@@ -38,6 +38,7 @@ _CODES = {
     errno.EDQUOT: PathCode.NO_SPACE,
     errno.EROFS: PathCode.READ_ONLY,
     errno.EFBIG: PathCode.TOO_LARGE,
+    errno.E2BIG: PathCode.TOO_LARGE,
     errno.ENAMETOOLONG: PathCode.INVALID,
     errno.EINVAL: PathCode.INVALID,
     errno.ENOEXEC: PathCode.NOT_EXECUTABLE,

@@ -10,7 +10,6 @@ is large. The answer is marshalled (number, pid, stage, errno); stage "" means t
 from __future__ import annotations
 
 import _socket
-import ctypes
 import errno
 import fcntl
 import gc
@@ -24,6 +23,8 @@ from sandbox.server.spawn import Spawner, row
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
+
+    from sandbox.server.spawn import Row
 
 TIOCSCTTY = 0x540E
 JOB_SIZE = 96 << 10
@@ -95,14 +96,27 @@ class Forker:
         self._gid = gid
         self._spawn = Spawner()
         self._jobs = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, _JOBS)
-        self._environment = dict(os.environb)
-        self._score = ctypes.create_string_buffer(OOM_SCORE)
-        self._score_path = ctypes.create_string_buffer(b"/proc/self/oom_score_adj")
+        arena = self._spawn.arena
+        self._environment = {name: arena.text(name + b"=" + value) for name, value in os.environb.items()}
+        score, path = arena.text(OOM_SCORE), arena.text(b"/proc/self/oom_score_adj")
+        self._first = [
+            row(linux.SYS_SETSID),
+            # the lowest free descriptor is known: the one that is closed here
+            row(linux.SYS_CLOSE, _SPARE),
+            row(linux.SYS_OPENAT, -100, path, os.O_WRONLY | os.O_CLOEXEC),
+            row(linux.SYS_WRITE, _SPARE, score, len(OOM_SCORE)),
+        ]
+        self._then = [
+            row(linux.SYS_SETRESGID, gid, gid, gid),
+            row(linux.SYS_SETRESUID, uid, uid, uid),
+        ]
+        arena.keep()
 
     def serve(self) -> NoReturn:
         """Until the server is gone."""
         gc.disable()
         gc.freeze()
+        self._spawn.slim()
         while True:
             data, extra, _, _ = self._jobs.recvmsg(JOB_SIZE, _socket.CMSG_SPACE(4 * 4), _socket.MSG_CMSG_CLOEXEC)
             if not data:
@@ -121,68 +135,60 @@ class Forker:
         self, job: tuple[int, list[tuple[bytes, list[bytes]]], dict[bytes, bytes], bytes, bool], given: list[int]
     ) -> tuple[int, int, str, int]:
         number, candidates, added, cwd, terminal = job
-        environment = _pointers([k + b"=" + v for k, v in (self._environment | added).items()])
-        pid, stage, error = self._try(candidates, environment, cwd, given, terminal=terminal)
-        if stage == "exec" and error == errno.ENOEXEC:  # a script that does not say of what
-            scripts = [(b"/bin/sh", [b"sh", path, *argv[1:]]) for path, argv in candidates]
-            pid, stage, error = self._try(scripts, environment, cwd, given, terminal=terminal)
+        arena = self._spawn.arena
+        arena.reset()
+        try:
+            environment = self._environment | {n: arena.text(n + b"=" + v) for n, v in added.items()}
+            variables = arena.vector(list(environment.values()))
+            pid, stage, error = self._try(candidates, variables, cwd, given, terminal=terminal)
+            if stage == "exec" and error == errno.ENOEXEC:  # a script that does not say of what
+                scripts = [(b"/bin/sh", [b"sh", path, *argv[1:]]) for path, argv in candidates]
+                pid, stage, error = self._try(scripts, variables, cwd, given, terminal=terminal)
+        except OSError as refused:
+            return number, 0, "start", refused.errno or errno.EIO
         return number, pid, stage, error
 
     def _try(
         self,
         candidates: list[tuple[bytes, list[bytes]]],
-        environment: ctypes.Array[ctypes.c_char_p],
+        variables: int,
         cwd: bytes,
         given: list[int],
         *,
         terminal: bool,
     ) -> tuple[int, str, int]:
         """(pid, stage, errno): the child's calls, in this order because each needs what the next takes away."""
-        folder = ctypes.create_string_buffer(cwd)
-        programs = [(ctypes.create_string_buffer(path), _pointers(argv)) for path, argv in candidates]
-        calls = [
-            row(linux.SYS_SETSID),
-            # the lowest free descriptor is known: the one that is closed here
-            row(linux.SYS_CLOSE, _SPARE),
-            row(linux.SYS_OPENAT, -100, ctypes.addressof(self._score_path), os.O_WRONLY | os.O_CLOEXEC),
-            row(linux.SYS_WRITE, _SPARE, ctypes.addressof(self._score), len(OOM_SCORE)),
-            row(linux.SYS_DUP3, given[0], 0, 0),
-            row(linux.SYS_DUP3, given[1], 1, 0),
-            row(linux.SYS_DUP3, given[2], 2, 0),
-            *([row(linux.SYS_IOCTL, 0, TIOCSCTTY, 0)] if terminal else []),
-            row(linux.SYS_SETRESGID, self._gid, self._gid, self._gid),
-            row(linux.SYS_SETRESUID, self._uid, self._uid, self._uid),
-            # the last step gave our memory's entries in /proc to uid 0, which may be the owner
-            row(linux.SYS_PRCTL, linux.PR_SET_DUMPABLE, int(self._uid == 0)),
-            row(linux.SYS_CHDIR, ctypes.addressof(folder)),
-        ]
-        entering = len(calls) - 1
-        for path, argv in programs:
-            arguments = (ctypes.addressof(path), ctypes.addressof(argv), ctypes.addressof(environment))
-            calls.append(row(linux.SYS_EXECVE, *arguments, passed_over=True))
-        for _ in range(RETRIES):
-            try:
-                pid, failed, error = self._spawn(calls)
-                break
-            except OSError as refused:  # the limit of processes
-                error = refused.errno or errno.EAGAIN
-                time.sleep(PAUSE)
-        else:
-            return 0, "start", error
-        linux.prctl(linux.PR_SET_DUMPABLE, 1)
-        if not error:
-            return pid, "", 0
+        arena = self._spawn.arena
+        calls = [*self._first, *(row(linux.SYS_DUP3, given[fd], fd, 0) for fd in range(3))]
+        if terminal:
+            calls.append(row(linux.SYS_IOCTL, 0, TIOCSCTTY, 0))
+        calls += self._then
+        entering = len(calls)
+        calls.append(row(linux.SYS_CHDIR, arena.text(cwd)))
+        argv: list[bytes] = []
+        vector = 0
+        for path, words in candidates:
+            if words is not argv:
+                argv, vector = words, arena.vector([arena.text(word) for word in words])
+            calls.append(row(linux.SYS_EXECVE, arena.text(path), vector, variables, passed_over=True))
+        pid, failed, error = self._make(calls)
         if failed > entering:
             return pid, "exec", _worst(self._spawn.results[entering + 1 :])
-        return pid, "cwd" if failed == entering else "start", error
+        if error:
+            return pid, "cwd" if failed == entering else "start", error
+        return pid, "", 0
+
+    def _make(self, calls: list[Row]) -> tuple[int, int, int]:
+        """Try again for a while where the box has no process left. Raises OSError."""
+        for _ in range(RETRIES):
+            try:
+                return self._spawn(calls)
+            except BlockingIOError:
+                time.sleep(PAUSE)
+        return self._spawn(calls)
 
 
 def _worst(results: list[int]) -> int:
     """The most telling errno of several attempts to execute."""
     telling = [-result for result in results if -result not in {errno.ENOENT, errno.ENOTDIR}]
     return telling[0] if telling else errno.ENOENT
-
-
-def _pointers(texts: list[bytes]) -> ctypes.Array[ctypes.c_char_p]:
-    """A NULL-terminated vector of strings."""
-    return (ctypes.c_char_p * (len(texts) + 1))(*texts, None)

@@ -53,6 +53,7 @@ _held = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock over 
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 _held.syscall.restype = ctypes.c_long
+_libc.pthread_self.restype = ctypes.c_ulong
 
 
 class _CapHeader(ctypes.Structure):
@@ -132,6 +133,16 @@ def system_call(number: int, *arguments: int) -> int:
 def protect(address: int, size: int, protection: int) -> None:
     """Change what may be done with pages of memory. Raises OSError."""
     _checked(_libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(size), protection), "mprotect")
+
+
+def advise(address: int, size: int, advice: int) -> None:
+    """Tell the kernel how pages of memory are used (madvise). Raises OSError."""
+    _checked(_libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), advice), "madvise")
+
+
+def thread_address() -> int:
+    """Where the C library keeps this thread's block."""
+    return int(_libc.pthread_self())
 
 
 def set_fs_ids(uid: int, gid: int) -> bool:

@@ -1,9 +1,11 @@
 """Starting a process as a list of system calls that the child makes before its last one, execve.
 
-On x86_64 the child is made by clone(CLONE_VM | CLONE_VFORK), as vfork(2) does: it borrows our memory and
-we sleep until it executes, so nothing is copied, which takes a tenth of the time of a fork from Python.
-Such a child may not run Python. So the loop over the list is these 108 bytes of machine code; elsewhere,
-and where such memory may not be executed, Python forks and makes the calls itself.
+A child forked from Python copies ten megabytes of interpreter to make a dozen calls, which takes longer
+than all that the command does. Here the child is made without the interpreter: all our memory but three
+small pieces is left out of it (MADV_DONTFORK), and the loop over the list is these 108 bytes of machine
+code. On other processors, and where such memory may not be executed, Python forks and makes the calls.
+
+List and texts lie in memory shared with the child, so that we can read how far it came.
 """
 
 from __future__ import annotations
@@ -15,12 +17,22 @@ import os
 
 from sandbox.server import linux
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Row: TypeAlias = tuple[int, int, int, int, int, int, int, int]
+
 # One row per call: number, five arguments, the result once made, and 1 where a failure is passed over.
 ROW = 8
 RESULT = 6
 PASSED_OVER = 7
+ROWS = 512
+ARENA = 8 << 20
+WORD = 8
 
-CLONE_VM, CLONE_VFORK = 0x100, 0x4000
+CLONE_VFORK = 0x4000
+MADV_DONTFORK = 10
 _PROTECTIONS = mmap.PROT_READ | mmap.PROT_WRITE, mmap.PROT_READ | mmap.PROT_EXEC
 _X86_64 = bytes.fromhex(
     "53"  # push rbx
@@ -28,7 +40,7 @@ _X86_64 = bytes.fromhex(
     "4989fc"  # mov r12, rdi        the rows
     "4889f3"  # mov rbx, rsi        how many
     "4889d7"  # mov rdi, rdx        clone's flags
-    "31f6"  # xor esi, esi          no stack of its own: the child never uses it
+    "31f6"  # xor esi, esi          no other stack: the child uses none
     "31d2"  # xor edx, edx
     "4531d2"  # xor r10d, r10d
     "4531c0"  # xor r8d, r8d
@@ -60,45 +72,97 @@ _X86_64 = bytes.fromhex(
 )
 
 
+class Arena:
+    """Memory shared with children: texts and vectors of them, by address. `reset` forgets what came after `keep`."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, ARENA, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        self._kept = self._used = ROWS * ROW * WORD
+
+    def text(self, text: bytes) -> int:
+        """Where a NUL-terminated copy lies. OSError(E2BIG) when there is no room."""
+        return self._put(text + b"\0")
+
+    def vector(self, addresses: list[int]) -> int:
+        """Where a NULL-terminated vector of addresses lies."""
+        self._used += -self._used % WORD
+        return self._put(b"".join(address.to_bytes(WORD, "little") for address in (*addresses, 0)))
+
+    def keep(self) -> None:
+        """What is there now stays."""
+        self._kept = self._used
+
+    def reset(self) -> None:
+        """Room for the next."""
+        self._used = self._kept
+
+    def rows(self, count: int) -> ctypes.Array[ctypes.c_long]:
+        """The list of calls, at the arena's start."""
+        return (ctypes.c_long * (count * ROW)).from_buffer(self._memory)
+
+    def _put(self, data: bytes) -> int:
+        at, end = self._used, self._used + len(data)
+        if end > ARENA:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+        self._memory[at:end] = data
+        self._used = end
+        return self.address + at
+
+
 class Spawner:
     """Makes children of our parent (so that process 1 reaps them). For a process of one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, native: bool = linux.X86) -> None:
+        self.arena = Arena()
         self.results: list[int] = []
-        self._code = _executable(_X86_64) if linux.X86 else None
-        self._run = ctypes.PYFUNCTYPE(ctypes.c_long, ctypes.c_long, ctypes.c_long, ctypes.c_long)(
-            ctypes.addressof(ctypes.c_char.from_buffer(self._code)) if self._code is not None else 0
-        )
+        self._code = _executable(_X86_64) if native else None
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._code)) if self._code is not None else 0
+        self._run = ctypes.PYFUNCTYPE(ctypes.c_long, ctypes.c_long, ctypes.c_long, ctypes.c_long)(self._address)
 
     @property
-    def borrows(self) -> bool:
-        """Whether children borrow our memory."""
+    def native(self) -> bool:
+        """Whether children do without Python."""
         return self._code is not None
 
-    def __call__(self, calls: list[tuple[int, int, int, int, int, int, int, int]]) -> tuple[int, int, int]:
-        """(pid, 0, 0) when the last call replaced the child's program. Else (pid, which row, its errno):
-        the child ends with 127. Raises OSError where none could be made. What the rows point to must live on.
+    def slim(self) -> None:
+        """Leave our memory out of children from now on: they need the code, the arena, the stack, and the
+        thread's block, at which the kernel looks when it switches tasks (rseq).
         """
-        size = len(calls) * ROW * 8
-        table = _shared(size) if self._code is None else bytearray(size)
-        rows = (ctypes.c_long * (len(calls) * ROW)).from_buffer(table)
+        if not self.native:
+            return
+        needed = [self._address, self.arena.address, linux.thread_address()]
+        with open("/proc/self/maps", "rb") as table:
+            lines = [line.split() for line in table]
+        for line in lines:
+            start, end = (int(number, 16) for number in line[0].split(b"-"))
+            special = len(line) > 5 and line[5].startswith(b"[") and line[5] != b"[heap]"
+            if not special and not any(start <= address < end for address in needed):
+                linux.advise(start, end - start, MADV_DONTFORK)
+
+    def __call__(self, calls: list[Row]) -> tuple[int, int, int]:
+        """(pid, 0, 0) when the last call replaced the child's program. Else (pid, which row, its errno): the
+        child ends with 127. Raises OSError where none could be made. What rows point to lies in the arena.
+        """
+        if len(calls) > ROWS:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+        rows = self.arena.rows(len(calls))
         rows[:] = [value for call in calls for value in call]
-        pid = self._borrow(rows, len(calls)) if self._code is not None else _fork(rows, len(calls))
+        if self.native:
+            flags = CLONE_VFORK | linux.CLONE_PARENT | linux.SIGCHLD
+            pid = int(self._run(self.arena.address, len(calls), flags))
+            if pid < 0:
+                raise OSError(-pid, os.strerror(-pid))
+        else:
+            pid = _fork(rows, len(calls))
         self.results = rows[RESULT::ROW]
         for number, (call, result) in enumerate(zip(calls, self.results, strict=True)):
             if result < 0 and (not call[PASSED_OVER] or number == len(calls) - 1):
                 return pid, number, -result
         return pid, 0, 0
 
-    def _borrow(self, rows: ctypes.Array[ctypes.c_long], count: int) -> int:
-        flags = CLONE_VM | CLONE_VFORK | linux.CLONE_PARENT | linux.SIGCHLD
-        pid = int(self._run(ctypes.addressof(rows), count, flags))
-        if pid < 0:
-            raise OSError(-pid, os.strerror(-pid))
-        return pid
 
-
-def row(number: int, *arguments: int, passed_over: bool = False) -> tuple[int, int, int, int, int, int, int, int]:
+def row(number: int, *arguments: int, passed_over: bool = False) -> Row:
     """A row of the list."""
     a, b, c, d, e = (*arguments, 0, 0, 0, 0, 0)[:5]
     return number, a, b, c, d, e, 0, int(passed_over)
@@ -113,10 +177,6 @@ def _executable(code: bytes) -> mmap.mmap | None:
     except OSError:
         return None
     return memory
-
-
-def _shared(size: int) -> mmap.mmap:
-    return mmap.mmap(-1, size, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
 
 
 def _fork(rows: ctypes.Array[ctypes.c_long], count: int) -> int:

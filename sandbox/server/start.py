@@ -46,6 +46,17 @@ class Settings:
         return self.uid == 0
 
 
+def restore_environment() -> None:
+    """FUMEHOOD_FOR_COMMANDS lists variables that would change our own start, ..._NAME is what was meant for
+    NAME. What the loader and the C library obey was blank for ourselves; commands have it as it was meant.
+    """
+    for name in os.environ.pop("FUMEHOOD_FOR_COMMANDS", "").split(":"):
+        os.environ.pop(name, "")
+        meant = os.environ.pop(f"FUMEHOOD_FOR_COMMANDS_{name}", "")
+        if meant:
+            os.environ[name] = meant
+
+
 def become_server(settings: Settings) -> None:
     """Change from root to the server's own id, keeping four capabilities (and what is handed on)."""
     linux.default_signals()
@@ -125,6 +136,7 @@ def main(arguments: list[str]) -> None:
     """Never returns."""
     settings = Settings(arguments)
     gc.disable()
+    restore_environment()
     become_server(settings)
     helper = Forker(settings)
     helper.start()

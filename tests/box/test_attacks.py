@@ -174,3 +174,77 @@ async def test_setuid_programs_and_files_give_nothing(box: ContainerBox) -> None
         box, "cp /usr/bin/id /tmp/id; chmod 6755 /tmp/id; /tmp/id -u; find / -xdev -perm /6000 2>/dev/null"
     )
     assert text.split() == [str(box.spec.owner.uid)]
+
+
+HAMMER = """
+import os, time
+won = set()
+until = time.monotonic() + 4
+server = os.stat("/proc/1").st_uid
+me = os.getpid()
+helpers = [int(n) for n in os.listdir("/proc") if n.isdigit() and os.stat("/proc/" + n).st_uid == server and n != "1"]
+print(helpers, flush=True)
+while time.monotonic() < until:
+    for pid in helpers:
+        for name in ("oom_score_adj", "coredump_filter", "autogroup", "mem", "environ"):
+            try:
+                fd = os.open(f"/proc/{pid}/{name}", os.O_RDWR if name != "environ" else os.O_RDONLY)
+                won.add(name)
+                if name == "oom_score_adj":
+                    os.write(fd, b"1000")
+                os.close(fd)
+            except OSError:
+                pass
+        for number in (0, 9, 19):
+            try:
+                os.kill(pid, number)
+                won.add(f"kill {number}")
+            except OSError:
+                pass
+print("won", sorted(won))
+"""
+
+
+async def test_no_moment_of_a_commands_start_opens_the_helper(box: ContainerBox) -> None:
+    """The child borrows the helper's memory until it executes; it is the owner's for the last step."""
+    hammer = asyncio.create_task(run(box, f"python3 - <<'END'\n{HAMMER}\nEND"))
+    await asyncio.sleep(0.3)
+    count = 0
+    while not hammer.done():
+        async with asyncio.timeout(20):
+            await run(box, "true")
+        count += 1
+    text, end = await hammer
+    assert end.code == 0, text
+    assert text.splitlines()[-1] == "won []"
+    assert count > 20
+    text, _ = await run(box, "for p in /proc/[0-9]*; do test -O $p || cat $p/oom_score_adj; done 2>/dev/null | sort -u")
+    assert text == "0\n"
+
+
+STOPPER = """
+import os, time
+until = time.monotonic() + 4
+while time.monotonic() < until:
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid() and int(name) != os.getppid():
+            try:
+                os.kill(int(name), 19)
+            except OSError:
+                pass
+"""
+
+
+@pytest.mark.slow
+async def test_stopping_every_new_process_holds_up_nobody_but_itself(box: ContainerBox) -> None:
+    """The owner's processes may stop each other; the server answers, and kill_all ends it."""
+    stopper = asyncio.create_task(run(box, f"exec python3 - <<'END'\n{STOPPER}\nEND"))
+    victims = [asyncio.create_task(run(box, "true")) for _ in range(20)]
+    for _ in range(20):
+        async with asyncio.timeout(5):
+            await box.ping()
+        await asyncio.sleep(0.05)
+    await box.kill_all()
+    await asyncio.gather(stopper, *victims, return_exceptions=True)
+    async with asyncio.timeout(10):
+        assert (await run(box, "echo over"))[0] == "over\n"
