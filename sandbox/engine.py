@@ -179,11 +179,14 @@ class Volumes:
             row = self._engine.get(f"/volumes/{name}")
         except NotFoundError:
             return None
-        return VolumeInfo(name=row["Name"], labels=row.get("Labels") or {})
+        # Podman takes the beginning of a name for the name where no other begins so
+        return VolumeInfo(name=row["Name"], labels=row.get("Labels") or {}) if row["Name"] == name else None
 
     def remove(self, name: str, *, missing_ok: bool = True) -> None:
         """Remove; ConflictError while a container uses it, NotFoundError unless `missing_ok`."""
         try:
+            if self._engine.kind == "podman" and self.find(name) is None:
+                raise NotFoundError(f"no volume {name}")  # noqa: TRY301
             self._engine.call("DELETE", f"/volumes/{name}")
         except NotFoundError:
             if not missing_ok:

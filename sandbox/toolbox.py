@@ -171,7 +171,7 @@ def _fill(engine: Engine, name: str, base: ImageInfo, archive: Path, server: dic
     """Fill a new volume, compile the server with the toolbox's own Python, and let `name` point to it.
     Returns the volume that won, where another process filled one at the same time.
     """
-    volume = f"{name}-{secrets.token_hex(4)}"
+    volume = f"fumehood-toolbox-{secrets.token_hex(4)}-{name.rpartition('-')[2]}"
     labels = {LABEL: "1", KIND_LABEL: name, MADE_LABEL: str(int(time.time()))}
     engine.volumes.create(volume, options={}, labels=labels)
     try:

@@ -213,7 +213,7 @@ def test_stale_toolboxes_go_but_never_one_in_use(
     engine: Engine, busybox_image: ImageInfo, toolbox: Toolbox, image_cache: Path, other_toolbox: str
 ) -> None:
     stale = ensure_toolbox(engine, base=busybox_image, cache=image_cache, progress=no_progress)
-    keep = toolbox.volume.rpartition("-")[0]
+    keep = f"fumehood-toolbox-{toolbox.digest[:12]}"
     spec = ContainerSpec(
         image=busybox_image.id,
         command=("/bin/true",),
