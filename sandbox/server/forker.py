@@ -31,6 +31,7 @@ JOB_SIZE = 96 << 10
 LARGEST_JOB = 16 << 20
 OOM_SCORE = b"500"
 RETRIES, PAUSE = 20, 0.05
+SLIM_AT = frozenset({0, 1, 16, 256, 4096})
 _CONTROL, _JOBS, _SPARE = 3, 4, 5
 _FIRST_FREE = 6
 
@@ -116,8 +117,11 @@ class Forker:
         """Until the server is gone."""
         gc.disable()
         gc.freeze()
-        self._spawn.slim()
+        count = 0
         while True:
+            if count in SLIM_AT:  # our own memory grows with the first jobs
+                self._spawn.slim()
+            count += 1
             data, extra, _, _ = self._jobs.recvmsg(JOB_SIZE, _socket.CMSG_SPACE(4 * 4), _socket.MSG_CMSG_CLOEXEC)
             if not data:
                 os._exit(0)

@@ -126,19 +126,24 @@ class Spawner:
         return self._code is not None
 
     def slim(self) -> None:
-        """Leave our memory out of children from now on: they need the code, the arena, the stack, and the
-        thread's block, at which the kernel looks when it switches tasks (rseq).
+        """Leave our memory out of children from now on: they need the code, the arena, and the thread's block,
+        at which the kernel looks when it switches tasks (rseq). To be repeated when our memory grew.
         """
         if not self.native:
             return
-        needed = [self._address, self.arena.address, linux.thread_address()]
+        thread = linux.thread_address() & -mmap.PAGESIZE
+        kept = [
+            (self._address, self._address + mmap.PAGESIZE),
+            (self.arena.address, self.arena.address + ARENA),
+            (thread - mmap.PAGESIZE, thread + 2 * mmap.PAGESIZE),
+        ]
         with open("/proc/self/maps", "rb") as table:
             lines = [line.split() for line in table]
         for line in lines:
             start, end = (int(number, 16) for number in line[0].split(b"-"))
-            special = len(line) > 5 and line[5].startswith(b"[") and line[5] != b"[heap]"
-            if not special and not any(start <= address < end for address in needed):
-                linux.advise(start, end - start, MADV_DONTFORK)
+            if len(line) < 6 or line[5][:1] != b"[" or line[5] in {b"[heap]", b"[stack]"}:
+                for first, last in without(start, end, kept):
+                    linux.advise(first, last - first, MADV_DONTFORK)
 
     def __call__(self, calls: list[Row]) -> tuple[int, int, int]:
         """(pid, 0, 0) when the last call replaced the child's program. Else (pid, which row, its errno): the
@@ -160,6 +165,19 @@ class Spawner:
             if result < 0 and (not call[PASSED_OVER] or number == len(calls) - 1):
                 return pid, number, -result
         return pid, 0, 0
+
+
+def without(start: int, end: int, kept: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """A range less some others."""
+    ranges = [(start, end)]
+    for low, high in kept:
+        ranges = [
+            piece
+            for first, last in ranges
+            for piece in ((first, min(last, low)), (max(first, high), last))
+            if piece[0] < piece[1]
+        ]
+    return ranges
 
 
 def row(number: int, *arguments: int, passed_over: bool = False) -> Row:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.server.spawn import without
+
 # The helper makes children of its parent: so one process more, which reaps them.
 SCRIPT = """
 import json, os, sys
@@ -77,3 +79,19 @@ def test_children_run_or_say_what_failed(how: str, tmp_path: Path) -> None:
     assert told["no directory"][1:] == [0, 2]
     assert told["no program"][1:] == [1, 2]
     assert told["here"] == str(Path.cwd())
+
+
+@pytest.mark.parametrize(
+    ("kept", "left"),
+    [
+        ([], [(10, 20)]),
+        ([(0, 5)], [(10, 20)]),
+        ([(0, 30)], []),
+        ([(12, 14)], [(10, 12), (14, 20)]),
+        ([(5, 12), (18, 25)], [(12, 18)]),
+        ([(12, 13), (15, 16)], [(10, 12), (13, 15), (16, 20)]),
+        ([(10, 20)], []),
+    ],
+)
+def test_ranges_less_others(kept: list[tuple[int, int]], left: list[tuple[int, int]]) -> None:
+    assert without(10, 20, kept) == left
