@@ -28,6 +28,7 @@ EXIT_TERMINATED = 143
 
 def run_command_line(arguments: Sequence[str]) -> int:
     """Run `fumehood ARGUMENTS`; returns the exit code. Only a first argument names a command."""
+    _open_streams()
     try:
         if arguments and arguments[0] in COMMANDS:
             return _run(COMMANDS[arguments[0]], arguments[1:], f"fumehood {arguments[0]}")
@@ -43,6 +44,17 @@ def run_command_line(arguments: Sequence[str]) -> int:
         if os.environ.get("FUMEHOOD_DEBUG"):
             raise
         return report(error)
+
+
+def _open_streams() -> None:
+    """A standard stream that the caller closed (`>&-`) leads nowhere; no file of ours takes its number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
 def _run(module: str, arguments: Sequence[str], name: str) -> int:
@@ -100,10 +112,9 @@ def _of_the_machine(error: BaseException) -> FumehoodError | SandboxError | None
     if not isinstance(error, OSError):
         return None
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "where sessions are kept"
-        return DiskFullError(
-            f"{place}: {error.strerror}", hint="make room there, or name another place in FUMEHOOD_HOME"
-        )
+        place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        hint = "make room where this output goes and where sessions are kept (FUMEHOOD_HOME)"
+        return DiskFullError(f"{place}{error.strerror}", hint=hint)
     if isinstance(error, FileNotFoundError) and not _has_directory():
         return WorkspaceError("the current directory is gone", hint="go to one that exists")
     return None

@@ -72,6 +72,7 @@ def test_a_command_that_ignores_every_signal_is_killed_with_its_children(bench: 
     assert text_of(bench, left) == "0"
 
 
+@pytest.mark.slow
 def test_a_fork_bomb_ends_with_its_command(bench: Bench) -> None:
     bomb = {"name": "Bash", "input": {"command": ":(){ :|:& };:; sleep 300", "timeout": 3000}}
     end, left = play(bench, bomb, bash("ps -e | wc -l"), arguments=("--pids", "200"))
