@@ -134,13 +134,17 @@ def _foreign_image(engine: Engine, name: str, packages: tuple[str, ...], progres
         raise ImageMissingError(f"{name!r} is not the name of an image", hint="such as `base` or `debian:12`")
     if found := engine.images.find(name):
         return found
+    missing = ImageMissingError(
+        f"the engine has no image {name}, and no registry gives it",
+        hint="`fumehood images list` shows what is there; `base` is made where it is missing",
+    )
     if not registry_gives(engine, name, certain=True):
-        raise ImageMissingError(
-            f"the engine has no image {name}, and no registry gives it",
-            hint="`fumehood images list` shows what is there; `base` is made where it is missing",
-        )
+        raise missing
     progress(f"pulling {name}")
-    return engine.images.pull(name)
+    try:
+        return engine.images.pull(name)
+    except ImageMissingError as error:
+        raise missing from error
 
 
 def _keep(recipe: Recipe, made: Made, stem: Path, architecture: str) -> ImageRecord:

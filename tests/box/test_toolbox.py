@@ -39,6 +39,7 @@ def run(engine: Engine, image: ImageInfo, toolbox: Toolbox, code: str, prepare: 
         labels=session_labels("tests"),
         mounts=(toolbox.mount,),
         environment=TOOLBOX_ENVIRONMENT,
+        capabilities=("DAC_OVERRIDE",),  # Podman's / is not its owner's to write
         read_only=False,
     )
     with throw_away(engine, spec) as container:
