@@ -42,12 +42,6 @@ class JournalError(FumehoodError):
     exit_code = 5
 
 
-class ConflictError(FumehoodError):
-    """An apply would overwrite what changed on the host since the session began."""
-
-    exit_code = 6
-
-
 class ModelError(FumehoodError):
     """Root of what a model provider can do to us. `status`: its HTTP status, None where none came;
     `request`: its id of the request; `partial`: the blocks that were finished before it happened.

@@ -59,7 +59,7 @@ class Access(Protocol):
         ...
 
     async def apply(self, selection: Selection) -> dict[str, Any]:
-        """Bring changes over to the host. Raises ConflictError, with nothing written."""
+        """Bring changes over to the host. Raises ApplyConflictError, with nothing written."""
         ...
 
     async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> Process:
