@@ -98,8 +98,9 @@ class ContainerSpec:
         """The request body of the Docker API's container create."""
         return {
             "Image": self.image,
-            "Entrypoint": [],
-            "Cmd": list(self.command),
+            # for Podman an empty entrypoint means the image's own
+            "Entrypoint": list(self.command[:1]),
+            "Cmd": list(self.command[1:]),
             "Labels": dict(self.labels),
             "Env": [f"{key}={value}" for key, value in self.environment.items()],
             "User": self.user,
