@@ -100,7 +100,8 @@ def server_files() -> dict[str, bytes]:
         files[f"sandbox/server/{path.name}"] = path.read_bytes()
         if path.stem != "__init__":
             files[path.name] = path.read_bytes()
-    files["sandbox/server/report.sh"] = (SOURCES / "server/report.sh").read_bytes()
+    for path in sorted((SOURCES / "server").glob("*.sh")):
+        files[f"sandbox/server/{path.name}"] = path.read_bytes()
     return files
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 INLINE_READ = 256 << 10
 WRITE_LIMIT = 64 << 20
+SUDO = "/usr/local/bin/sudo"
 SHELLS = (b"/bin/bash", b"/usr/bin/bash", b"/usr/local/bin/bash")
 
 _parse = JSONDecoder().decode
@@ -70,6 +71,8 @@ class Server:
         linux.prctl(linux.PR_SET_DUMPABLE, 1)  # changing ids turned it off, and gave /proc/1 to uid 0
         self._workers.begin()
         self._make_reports()
+        if self._settings.system:
+            self._make_sudo()
         self._channel.begin()
         self.children.begin(signals)
         gc.collect()
@@ -86,6 +89,17 @@ class Server:
         try:
             os.mkdir(job.REPORTS, 0o700)
         except OSError:  # then shells do not tell where they end
+            return
+
+    @staticmethod
+    def _make_sudo() -> None:
+        """A shim before whatever the image has: no-new-privileges leaves a real one nothing to do."""
+        shim = f"{os.path.dirname(__file__)}/sudo.sh"
+        try:
+            with open(shim, "rb") as source, open(SUDO, "xb") as target:
+                target.write(source.read())
+                os.fchmod(target.fileno(), 0o755)
+        except OSError:  # there is one, or no such directory
             return
 
     @staticmethod

@@ -79,7 +79,7 @@ def probed_without_hardening(boxes: Boxes) -> dict[str, str]:
     engine = boxes.engine
     spec = ContainerSpec(
         image=boxes.image.id,
-        command=("sh", "-c", 'python3 -c "$0"; exit', PROBE.read_text()),
+        command=("sh", "-c", 'python3 -c "$0" control; exit', PROBE.read_text()),
         labels=session_labels("c0ffee00-tests"),
         capabilities=("CHOWN", "DAC_OVERRIDE", "SETUID", "SETGID", "KILL", "MKNOD", "NET_RAW", "SYS_CHROOT"),
         security_opt=("seccomp=unconfined",),
