@@ -54,10 +54,11 @@ def configured(engine: Engine, busybox_image: ImageInfo) -> Iterator[Configured]
 
 async def test_image_cannot_make_our_server_load_or_say_anything(boxes: Boxes, configured: Configured) -> None:
     """LD_DEBUG alone would fill the pipe with the loader's words; a preloaded library would be the server."""
-    image = configured(
-        "ENV LD_DEBUG=all LD_PRELOAD=/opt/fumehood/lib/libsqlite3.so.0 LD_LIBRARY_PATH=/usr/lib LD_AUDIT=/x.so"
-        " GCONV_PATH=/usr LOCPATH=/usr GLIBC_TUNABLES=glibc.malloc.check=3 PYTHONINSPECT=1 PYTHONHOME=/usr",
+    hostile = (
+        "LD_DEBUG=all LD_PRELOAD=/opt/fumehood/lib/libsqlite3.so.0 LD_LIBRARY_PATH=/usr/lib LD_AUDIT=/x.so "
+        "GCONV_PATH=/usr LOCPATH=/usr GLIBC_TUNABLES=glibc.malloc.check=3 PYTHONINSPECT=1 PYTHONHOME=/usr"
     )
+    image = configured(*(f"ENV {setting}" for setting in hostile.split()))
 
     async with boxes.box(image=image.id) as box:
         assert (await box.read(TMP.parent / "etc/passwd")).data.startswith(b"box:")

@@ -214,8 +214,8 @@ def test_a_containers_body_says_all_of_its_hardening() -> None:
     body = spec.body()
     host = body["HostConfig"]
     assert (body["Entrypoint"], body["Cmd"], body["User"], body["Healthcheck"]) == (
-        [],
-        ["a", "b"],
+        ["a"],
+        ["b"],
         "0:0",
         {"Test": ["NONE"]},
     )
