@@ -87,9 +87,13 @@ class LocalBox:
             shell = os.fsencode(shutil.which("bash") or "/bin/sh")
             argv, added = job.reporting(shell, argv[0], os.fsencode(report), environment.get(b"BASH_ENV", b""))
             environment |= added
+        elif (
+            "/" not in command.argv[0] and shutil.which(command.argv[0], path=os.fsdecode(environment[b"PATH"])) is None
+        ):
+            raise PathError(PathCode.NOT_FOUND, command.argv[0][:200])
         process = LocalProcess(command, report, self._running.discard)
         try:
-            process.start(argv, environment)
+            process.start(argv, environment, program or command.argv[0])
         except OSError as error:
             code = PathCode.NOT_EXECUTABLE if isinstance(error, PermissionError) else code_of(error)
             raise PathError(code, command.argv[0][:200], detail=error.strerror or "") from error
@@ -172,7 +176,7 @@ class LocalProcess:
         self._size = 0
         self._capture = _capture(command)
 
-    def start(self, argv: list[bytes], environment: Mapping[bytes, bytes]) -> None:
+    def start(self, argv: list[bytes], environment: Mapping[bytes, bytes], program: str) -> None:
         """Start the child and the reading of its output. Raises OSError."""
         command = self._command
         outputs: list[tuple[int, type[Stdout | Stderr]]] = []
@@ -196,6 +200,7 @@ class LocalProcess:
         try:
             self._process = subprocess.Popen(
                 argv,
+                executable=program,
                 cwd=command.cwd,
                 env=environment,
                 stdin=given[0],
