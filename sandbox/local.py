@@ -87,9 +87,8 @@ class LocalBox:
             shell = os.fsencode(shutil.which("bash") or "/bin/sh")
             argv, added = job.reporting(shell, argv[0], os.fsencode(report), environment.get(b"BASH_ENV", b""))
             environment |= added
-        elif (
-            "/" not in command.argv[0] and shutil.which(command.argv[0], path=os.fsdecode(environment[b"PATH"])) is None
-        ):
+        program = shutil.which(os.fsdecode(argv[0]), path=os.fsdecode(environment[b"PATH"])) or ""
+        if not program and b"/" not in argv[0]:
             raise PathError(PathCode.NOT_FOUND, command.argv[0][:200])
         process = LocalProcess(command, report, self._running.discard)
         try:
