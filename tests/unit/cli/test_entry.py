@@ -13,7 +13,7 @@ import pytest
 
 from runner import __version__
 from runner.cli.entry import COMMANDS, find_known, report
-from runner.errors import ConflictError, UsageError
+from runner.errors import JournalError, UsageError
 from runner.sessions.store import Store
 from runner.spec import RootRef, SessionSpec
 from sandbox.errors import EngineMissingError
@@ -159,7 +159,7 @@ def test_an_error_of_ours_is_found_inside_groups(capsys: pytest.CaptureFixture[s
     assert report(group) == 41
     assert capsys.readouterr().err == "fumehood: no container engine answers\n  install ␛[31mone\n"
     assert find_known(UsageError("u")) is not None
-    assert report(ConflictError("c")) == 6
+    assert report(JournalError("c")) == 5
 
 
 def test_an_internal_error_is_one_line_and_not_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:

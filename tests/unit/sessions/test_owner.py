@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import pytest
 
-from runner.errors import ConflictError, SessionBusyError
+from runner.errors import SessionBusyError
 from runner.events import Event, PromptGiven, TextDelta
 from runner.journal import MemoryJournal
 from runner.loop.operations import Interrupt, Operation, Prompt
@@ -22,6 +22,7 @@ from runner.sessions.owner import Owner, event_to_json
 from runner.sessions.store import Lock
 from sandbox.errors import DiskFullError
 from sandbox.local import LocalBox
+from sandbox.plan import ApplyConflictError, Remark
 from sandbox.spec import Command, Exited, Process, Pty, Stderr, Stdout
 
 LONG = b"\xff line\n" * 300_000
@@ -49,7 +50,7 @@ class Changes:
     async def apply(self, selection: Selection) -> dict[str, Any]:
         self.selected.append(selection)
         if not selection.force:
-            raise ConflictError("a.txt changed on the host")
+            raise ApplyConflictError([Remark(root="root0", path="a.txt", why="changed on the host")])
         return {"written": ["a.txt"]}
 
     async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> Process:
@@ -115,7 +116,7 @@ async def test_a_client_gets_the_owners_answers(rig: Rig) -> None:
 
 async def test_the_owners_errors_keep_class_words_and_hint(rig: Rig) -> None:
     async with Client(rig.lock) as client:
-        with pytest.raises(ConflictError, match=r"a\.txt changed"):
+        with pytest.raises(ApplyConflictError, match=r"a\.txt: changed"):
             await client.apply(Selection())
         with pytest.raises(DiskFullError, match="no room") as caught:
             _ = [piece async for piece in client.stat()]
