@@ -79,7 +79,7 @@ class Channel:
     def _on_input(self, _: int) -> None:
         """Raises EOFError when the controller is gone, WireError when it speaks nonsense."""
         try:
-            data = os.read(0, WINDOW)
+            data = os.read(0, PAYLOAD)
         except BlockingIOError:
             return
         if not data:
@@ -148,6 +148,7 @@ class Stream:
 
     def _close(self) -> None:
         self.closed = True
+        self.command = None  # which knows us: nobody collects cycles here
         self._channel.streams.pop(self.id, None)
 
     def consumed(self, count: int) -> None:

@@ -246,3 +246,22 @@ async def test_many_commands_leave_no_descriptor_and_no_zombie(box: ContainerBox
     zombies, _, table, reports = text.split()
     assert (zombies, reports) == ("0", "0")
     assert int(table) <= 64
+
+
+@pytest.mark.slow
+async def test_the_server_does_not_grow_with_the_number_of_commands(box: ContainerBox) -> None:
+    """Nothing collects cycles in it: so there must be none."""
+
+    async def size() -> int:
+        text, _ = await run(box, "grep VmRSS /proc/1/status")
+        return int(text.split()[1])
+
+    async def many(count: int) -> None:
+        for _ in range(count):
+            await run(box, "echo x")
+            await box.read(PurePosixPath("/etc/passwd"))
+
+    await many(500)
+    before = await size()
+    await many(3000)
+    assert await size() - before < 1024, "in kB"
