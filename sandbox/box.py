@@ -52,6 +52,7 @@ READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysr
 SHM = 256 << 20
 RUN = 64 << 20
 SMALLEST_TMPFS = 16 << 20
+PROCESSES = 32768
 # What the server's hello must hold, and what it means where it does not.
 WANTED = {
     "userns": "no user namespaces: commands run beside the server, told apart by uid only",
@@ -140,6 +141,7 @@ class ContainerBox:
     def _start(self) -> socket.socket:
         """Create, attach, start; in a thread. The socket carries the pipe."""
         containers = self._engine.containers
+        self._check_runtime()
         spec = self.container_spec()
         try:
             self.container = containers.create(spec)
@@ -154,6 +156,15 @@ class ContainerBox:
             sock.close()
             raise
         return sock
+
+    def _check_runtime(self) -> None:
+        """Podman passes over a runtime that it is asked for by this interface: better none than another one."""
+        engine, runtime = self._engine, self.spec.runtime
+        if runtime and engine.kind == "podman" and engine.info.default_runtime != runtime:
+            raise EngineRefusedError(
+                f"Podman would not use the runtime {runtime}",
+                hint=f"start its service with `podman --runtime {runtime}`",
+            )
 
     def _remove(self) -> None:
         if self.container:
@@ -190,7 +201,7 @@ class ContainerBox:
             mounts=mounts,
             tmpfs=self._tmpfs({str(mount.at) for mount in mounts}, image.volumes),
             capabilities=capabilities,
-            security_opt=("no-new-privileges", *(self._filter() if filtered else ("seccomp=unconfined",))),
+            security_opt=self._security(filtered=filtered),
             masked_paths=MASKED_PATHS,
             readonly_paths=READONLY_PATHS,
             ulimits={"nofile": limits.nofile, "core": 0, "fsize": limits.file_size} | self._processes(),
@@ -205,8 +216,10 @@ class ContainerBox:
         )
 
     def _processes(self) -> dict[str, int]:
-        """Podman asks for a million processes unless told, which not every host may grant: as many as we may."""
-        return {"nproc": getrlimit(RLIMIT_NPROC)[1]} if self._engine.kind == "podman" else {}
+        """Podman asks for a million processes unless told, which not every host may grant: as many as we may, or
+        fewer, for its service may less. What bounds the box is the limit of its cgroup.
+        """
+        return {"nproc": min(getrlimit(RLIMIT_NPROC)[1], PROCESSES)} if self._engine.kind == "podman" else {}
 
     def _mounts(self, image: str) -> tuple[Mount, ...]:
         spec = self.spec
@@ -253,6 +266,12 @@ class ContainerBox:
             if value:
                 wanted[f"{FOR_COMMANDS}_{name}"] = value
         return wanted | TOOLBOX_ENVIRONMENT
+
+    def _security(self, *, filtered: bool) -> tuple[str, ...]:
+        options = ("no-new-privileges", *(self._filter() if filtered else ("seccomp=unconfined",)))
+        if self._engine.kind == "podman":  # passes over the field that Docker has for it
+            options += (f"mask={':'.join(MASKED_PATHS)}",)
+        return options
 
     def _filter(self) -> tuple[str, ...]:
         """Our seccomp profile: as JSON to Docker, as a file's path to Podman. None for other runtimes than

@@ -111,6 +111,8 @@ def raise_for(status: int, body: bytes) -> None:
         message = body.decode("utf-8", "replace").strip()
     message = message[:2000] or f"HTTP status {status}"
     match status:
+        case _ if "no such container" in message or "no such volume" in message:  # Podman may say so with a 500
+            raise NotFoundError(message)
         case 403:
             raise EnginePermissionError(
                 f"the engine forbids it: {message}", hint="its authorization plugins decide; ask who runs the engine"

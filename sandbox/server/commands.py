@@ -62,7 +62,9 @@ class Command:
         server = self._server
         theirs: list[int] = []
         try:
-            data, self._report = job.build(self._request, server.environment, shell=server.shell, number=self.number)
+            data, self._report = job.build(
+                self._request, server.environment, shell=server.shell, reports=server.reports, number=self.number
+            )
             server.children.submit(data, self._open(theirs), self)
         except BaseException:
             self._close()

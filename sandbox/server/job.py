@@ -21,22 +21,24 @@ TIOCSPTLCK = 0x40045431
 TIOCGPTN = 0x80045430
 SMALL_JOB = 64 << 10
 SEARCHED = b"/usr/local/bin:/usr/bin:/bin"
-# Where shells write down the directory that they end in; on the box's own tmpfs.
-REPORTS = b"/run/fumehood"
+# Where shells write down the directory that they end in: the first that can be made, on the box's own tmpfs.
+REPORTS = (b"/run/fumehood", b"/dev/shm/.fumehood")
 REPORTER = os.fsencode(__file__.rsplit("/", 1)[0] + "/report.sh")
 
 
 def build(
-    request: dict[str, Any], environment: dict[bytes, bytes], *, shell: bytes, number: int
+    request: dict[str, Any], environment: dict[bytes, bytes], *, shell: bytes, reports: bytes, number: int
 ) -> tuple[bytes, bytes]:
-    """(the job, the path of its report or b""). `environment`: the box's own, which the forker has too."""
+    """(the job, the path of its report or b""). `environment`: the box's own, which the forker has too.
+    `reports`: the directory for those.
+    """
     argv = [text_of(text) for text in request["argv"]]
     if not argv or not argv[0]:
         raise RefusedError(PathCode.INVALID, "no command")
     added = {text_of(name): text_of(value) for name, value in request.get("env", {}).items()}
     report = b""
     if request.get("shell"):
-        report = b"%b/%d" % (REPORTS, number)
+        report = b"%b/%d" % (reports, number)
         theirs = added.get(b"BASH_ENV") or environment.get(b"BASH_ENV", b"")
         argv, more = reporting(shell, argv[0], report, theirs)
         added |= more
@@ -77,6 +79,17 @@ def send(jobs: _socket.socket, data: bytes, descriptors: list[int]) -> None:
     finally:
         if memory >= 0:
             os.close(memory)
+
+
+def make_reports() -> bytes:
+    """The directory for reports, made as the owner; where none can be made shells do not tell where they end."""
+    for place in REPORTS:
+        try:
+            os.mkdir(place, 0o700)
+        except OSError:
+            continue
+        return place
+    return REPORTS[0]
 
 
 def text_of(text: object) -> bytes:

@@ -44,6 +44,7 @@ class Server:
         self.children = Children(self.loop, settings, forker)
         self.files = files.Files()
         self.environment = {os.fsencode(k): os.fsencode(v) for k, v in os.environ.items()}
+        self.reports = b""
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
     @property
@@ -70,7 +71,7 @@ class Server:
         mine = linux.set_fs_ids(self._settings.uid, self._settings.gid)
         linux.prctl(linux.PR_SET_DUMPABLE, 1)  # changing ids turned it off, and gave /proc/1 to uid 0
         self._workers.begin()
-        self._make_reports()
+        self.reports = job.make_reports()
         if self._settings.system:
             self._make_sudo()
         self._channel.begin()
@@ -83,13 +84,6 @@ class Server:
         features += ["bash"] if self.shell in SHELLS else []
         features += ["seccomp"] if self._filtered() else []
         self._channel.control(encode({"t": "hello", "wire": WIRE, "features": features}))
-
-    @staticmethod
-    def _make_reports() -> None:
-        try:
-            os.mkdir(job.REPORTS, 0o700)
-        except OSError:  # then shells do not tell where they end
-            return
 
     @staticmethod
     def _make_sudo() -> None:

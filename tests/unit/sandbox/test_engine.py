@@ -143,6 +143,13 @@ def test_errors_are_translated(fake: FakeEngine, engine: Engine, status: int, ki
         engine.containers.start("abc")
 
 
+def test_what_is_gone_is_not_found_whatever_the_status(fake: FakeEngine, engine: Engine) -> None:
+    message = "container abc does not exist in database: no such container"
+    fake.answers["GET /v1.41/containers/abc/json"] = answer(500, {"message": message})
+    with pytest.raises(NotFoundError):
+        engine.containers.inspect("abc")
+
+
 @pytest.mark.parametrize(
     "broken",
     [
