@@ -10,6 +10,7 @@ import secrets
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -53,6 +54,7 @@ SHM = 256 << 20
 RUN = 64 << 20
 SMALLEST_TMPFS = 16 << 20
 PROCESSES = 32768
+REMOVALS, REMOVAL_PAUSE = 5, 0.2
 # What the server's hello must hold, and what it means where it does not.
 WANTED = {
     "userns": "no user namespaces: commands run beside the server, told apart by uid only",
@@ -167,9 +169,13 @@ class ContainerBox:
             )
 
     def _remove(self) -> None:
-        if self.container:
-            with suppress(SandboxError):
+        """In a thread. An engine that is at the end of the container itself may refuse at first."""
+        for _ in range(REMOVALS if self.container else 0):
+            try:
                 self._engine.containers.remove(self.container)
+                break
+            except SandboxError:
+                time.sleep(REMOVAL_PAUSE)
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
