@@ -96,7 +96,7 @@ async def test_a_box_that_is_killed_is_started_again_with_its_files(
                 await asyncio.to_thread(engine.containers.remove, own.id)
         first, second = bodies(session, ToolFinished)
         assert first.is_error
-        assert "started again" in first.content
+        assert "gets a new one" in first.content
         assert second.content == "kept"
         assert len(bodies(session, BoxStarted)) == 2
         assert [b.reason for b in bodies(session, BoxEnded)] == ["lost"]
