@@ -337,10 +337,18 @@ async def discard(stored: Stored, *, environ: Mapping[str, str]) -> None:
     """
     store = Store(state_home(environ))
     with store.lock(stored.session):
-        with suppress(StoreError):
-            async with import_module("runner.sessions.rest").at_rest(stored, environ) as (workspace, _):
-                await workspace.discard()
+        try:
+            await _discard_layers(stored, environ)
+        except StoreError:  # what it noted of its layers is damaged: all that lies there goes unread
+            (stored.directory / "layers" / "layers.json").unlink(missing_ok=True)
+            with suppress(StoreError):
+                await _discard_layers(stored, environ)
         store.forget(stored)
+
+
+async def _discard_layers(stored: Stored, environ: Mapping[str, str]) -> None:
+    async with import_module("runner.sessions.rest").at_rest(stored, environ) as (workspace, _):
+        await workspace.discard()
 
 
 def _connect(environ: Mapping[str, str]) -> Engine:
