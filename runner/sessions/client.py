@@ -74,14 +74,18 @@ class Client:
 
     def diff(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         """See Access."""
-        return self._pieces("diff", paths)
+        return self._pieces("diff", {"paths": paths})
 
     def stat(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         """See Access."""
-        return self._pieces("stat", paths)
+        return self._pieces("stat", {"paths": paths})
 
-    async def _pieces(self, name: str, paths: tuple[str, ...]) -> AsyncIterator[bytes]:
-        async for header, data in self._stream(*await self._begin(name, {"paths": paths})):
+    def patch(self, selection: Selection) -> AsyncIterator[bytes]:
+        """See Access."""
+        return self._pieces("patch", selection.to_json())
+
+    async def _pieces(self, name: str, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
+        async for header, data in self._stream(*await self._begin(name, arguments)):
             if header["kind"] == "data":
                 yield data
 
@@ -89,6 +93,16 @@ class Client:
         """See Access."""
         report: dict[str, Any] = await self._ask("apply", selection.to_json())
         return report
+
+    async def undo_apply(self) -> dict[str, Any]:
+        """See Access."""
+        report: dict[str, Any] = await self._ask("undo_apply", {})
+        return report
+
+    async def hunks(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+        """See Access."""
+        found: list[dict[str, Any]] = await self._ask("hunks", {"paths": paths})
+        return found
 
     async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> RemoteProcess:
         """See Access."""

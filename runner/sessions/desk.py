@@ -12,6 +12,7 @@ from runner.errors import UsageError
 from runner.events import Applied, Recorded
 from runner.sessions.access import Selection
 from sandbox.diff import FileDiff, format_stat
+from sandbox.hunks import to_hunks
 from sandbox.plan import Selection as Chosen
 from sandbox.spec import Command, Process, Pty
 from sandbox.workspace import Workspace
@@ -61,11 +62,7 @@ class Desk:
     async def apply(self, selection: Selection) -> dict[str, Any]:
         """See Access."""
         workspace = await self._workspace()
-        named = _pairs(workspace, selection.paths) + _pairs(workspace, selection.include)
-        if not selection.paths:
-            named = tuple((root.name, "") for root in workspace.roots) + named
-        everything = not (selection.paths or selection.include)
-        chosen = Chosen(paths=None if everything else named, held=selection.held, force=selection.force)
+        chosen = _chosen(workspace, selection)
         report = await workspace.apply(chosen, dry=selection.dry)
         done = [{"root": item.root, "path": item.path, "action": item.action.value} for item in report.applied]
         if done and not selection.dry:
@@ -73,6 +70,26 @@ class Desk:
         remarks = {name: [asdict(item) for item in getattr(report, name)] for name in _REMARKS}
         refs = [asdict(move) for move in await workspace.commits()]
         return {"applied": done, "dry": report.dry, "refs": refs, **remarks}
+
+    async def undo_apply(self) -> dict[str, Any]:
+        """See Access."""
+        workspace = await self._workspace()
+        done = [
+            {"root": item.root, "path": item.path, "action": item.action.value} for item in await workspace.undo_apply()
+        ]
+        if done:
+            self._record(Applied(paths=done[:APPLIED_PATHS], count=len(done), undone=True))
+        return {"applied": done, "undone": True}
+
+    async def patch(self, selection: Selection) -> AsyncIterator[bytes]:
+        """See Access."""
+        workspace = await self._workspace()
+        async for piece in workspace.patch(_chosen(workspace, selection)):
+            yield piece
+
+    async def hunks(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+        """See Access."""
+        return [found async for item in self._diffs(paths) if (found := to_hunks(item))]
 
     async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> Process:
         """See Access."""
@@ -88,7 +105,24 @@ class Desk:
         return await self._run(command)
 
 
-_REMARKS = ("held_back", "dropped", "pointed_out", "conflicts")
+_REMARKS = ("held_back", "dropped", "pointed_out", "merged", "kept", "conflicts")
+
+
+def _chosen(workspace: Workspace, selection: Selection) -> Chosen:
+    named = _pairs(workspace, selection.paths) + _pairs(workspace, selection.include)
+    if not selection.paths:
+        named = tuple((root.name, "") for root in workspace.roots) + named
+    everything = not (selection.paths or selection.include)
+    hunks = {_pairs(workspace, (path,))[0]: frozenset(numbers) for path, numbers in selection.hunks}
+    return Chosen(
+        paths=None if everything else named,
+        held=selection.held,
+        force=selection.force,
+        ours=selection.ours,
+        merge=selection.merge,
+        markers=selection.markers,
+        hunks=hunks,
+    )
 
 
 def _pairs(workspace: Workspace, paths: tuple[str, ...]) -> tuple[tuple[str, str], ...]:

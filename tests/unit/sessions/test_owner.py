@@ -53,6 +53,15 @@ class Changes:
             raise ApplyConflictError([Remark(root="root0", path="a.txt", why="changed on the host")])
         return {"written": ["a.txt"]}
 
+    async def undo_apply(self) -> dict[str, Any]:
+        return {"undone": True}
+
+    async def hunks(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+        return [{"hunks_of": path} for path in paths]
+
+    async def patch(self, selection: Selection) -> AsyncIterator[bytes]:
+        yield f"patch of {selection.paths}\n".encode()
+
     async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> Process:
         assert self.box is not None
         return await self.box.exec(Command(argv=argv, cwd=PurePosixPath("/"), stdin=True, pty=pty))
@@ -109,7 +118,18 @@ async def test_a_client_gets_the_owners_answers(rig: Rig) -> None:
     async with Client(rig.lock) as client:
         assert await client.changes(("a", "b\udcff")) == [{"path": "a"}, {"path": "b\udcff"}]
         assert b"".join([piece async for piece in client.diff(("x",))]) == b"diff of ('x',)\n" + LONG + b"end\n"
-        wanted = Selection(paths=("a.txt",), include=("/r/.envrc",), held=True, force=True, dry=True)
+        assert await client.undo_apply() == {"undone": True}
+        assert await client.hunks(("a",)) == [{"hunks_of": "a"}]
+        assert b"".join([piece async for piece in client.patch(Selection(paths=("b",)))]) == b"patch of ('b',)\n"
+        wanted = Selection(
+            paths=("a.txt",),
+            include=("/r/.envrc",),
+            held=True,
+            force=True,
+            merge=True,
+            hunks=(("/r/a", (0, 2)),),
+            dry=True,
+        )
         assert await client.apply(wanted) == {"written": ["a.txt"]}
     assert rig.access.selected == [wanted]
 
