@@ -17,7 +17,8 @@ class Selection:
     none: all. A path that is held back is taken when it is named in `paths` or `include`, or with `held`.
     Where the host's changed too: `force` takes the box's version, `ours` leaves the host's, `merge` joins
     their lines, with `markers` conflict markers and all. `hunks`: (path, numbers from 0) of runs of changed
-    lines, where not the whole file is wanted. `dry`: only say what would be done.
+    lines, where not the whole file is wanted; `seen`: (path, sha256 of the text) of changes that were chosen
+    by sight, and are refused when they are others now. `dry`: only say what would be done.
     """
 
     paths: tuple[str, ...] = ()
@@ -28,6 +29,7 @@ class Selection:
     merge: bool = False
     markers: bool = False
     hunks: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    seen: tuple[tuple[str, str], ...] = ()
     dry: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -46,6 +48,7 @@ class Selection:
             merge=bool(data["merge"]),
             markers=bool(data["markers"]),
             hunks=tuple((str(path), tuple(int(number) for number in numbers)) for path, numbers in data["hunks"]),
+            seen=tuple((str(path), str(digest)) for path, digest in data["seen"]),
             dry=bool(data["dry"]),
         )
 

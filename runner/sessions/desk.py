@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from runner.errors import UsageError
+from runner.errors import ConflictError, UsageError
 from runner.events import Applied, Recorded
 from runner.sessions.access import Selection
 from sandbox.diff import FileDiff, format_stat
@@ -63,6 +64,7 @@ class Desk:
         """See Access."""
         workspace = await self._workspace()
         chosen = _chosen(workspace, selection)
+        await self._still_as_seen(selection)
         report = await workspace.apply(chosen, dry=selection.dry)
         done = [{"root": item.root, "path": item.path, "action": item.action.value} for item in report.applied]
         if done and not selection.dry:
@@ -89,7 +91,23 @@ class Desk:
 
     async def hunks(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         """See Access."""
-        return [found async for item in self._diffs(paths) if (found := to_hunks(item))]
+        workspace = await self._workspace()
+        hosts = {root.name: root.host for root in workspace.roots}
+        return [
+            {**found, "file": str(hosts[item.change.root] / item.change.path)}
+            async for item in self._diffs(paths)
+            if (found := to_hunks(item))
+        ]
+
+    async def _still_as_seen(self, selection: Selection) -> None:
+        """A box that works on may have changed what the user chose from."""
+        if not selection.seen:
+            return
+        rows = await self.hunks(tuple(path for path, _ in selection.seen))
+        now = {row["file"]: sha256(row["text"].encode("utf-8", "surrogateescape")).hexdigest() for row in rows}
+        for path, digest in selection.seen:
+            if now.get(path) != digest:
+                raise ConflictError(f"{path} changed in the box while you chose; choose again")
 
     async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> Process:
         """See Access."""
