@@ -248,16 +248,7 @@ def _patched(base: bytes, delta: bytes) -> bytes:
         order = delta[at]
         at += 1
         if order & 0x80:
-            offset = size = 0
-            for bit in range(7):
-                if order & 1 << bit:
-                    value = _byte(delta, at, end)
-                    at += 1
-                    if bit < 4:
-                        offset |= value << 8 * bit
-                    else:
-                        size |= value << 8 * (bit - 4)
-            size = size or 0x10000
+            offset, size, at = _copy(delta, order, at)
             if offset + size > len(base):
                 raise PackError("the box sent a damaged delta")
             out += base[offset : offset + size]
@@ -271,6 +262,17 @@ def _patched(base: bytes, delta: bytes) -> bytes:
     if len(out) != after:
         raise PackError("the box sent a damaged delta")
     return bytes(out)
+
+
+def _copy(delta: bytes, order: int, at: int) -> tuple[int, int, int]:
+    """What a copy order says: offset, size, and where the next order stands."""
+    values = [0] * 7
+    for bit in range(7):
+        if order & 1 << bit:
+            values[bit] = _byte(delta, at, len(delta))
+            at += 1
+    offset = int.from_bytes(bytes(values[:4]), "little")
+    return offset, int.from_bytes(bytes(values[4:]), "little") or 0x10000, at
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import mmap
 import os
 import re
@@ -228,8 +227,3 @@ def _told(what: str) -> Iterator[None]:
         if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
             raise BranchError(f"{what} is there already, or is being made", hint="choose another name") from error
         raise BranchError(f"{what} cannot be written in the repository: {error.strerror}") from error
-
-
-def digest_width(algorithm: str) -> int:
-    """Bytes of an object id."""
-    return hashlib.new(algorithm, usedforsecurity=False).digest_size

@@ -50,18 +50,21 @@ def apply(  # noqa: PLR0917  # the command line is this long
     as_patch: Annotated[
         Path | None, Option("--as-patch", metavar="FILE", help="Write a patch for git apply instead (- is stdout).")
     ] = None,
+    as_branch: Annotated[
+        str, Option("--as-branch", metavar="NAME", help="Make a new branch of the box's commits instead.")
+    ] = "",
+    message: Annotated[
+        str, Option("--message", "-m", help="With --as-branch: for the commit of what is not committed.")
+    ] = "",
     undo: Annotated[bool, Option("--undo", help="Take the latest apply back.")] = False,
     dry: Annotated[bool, Option("--dry-run", "-n", help="Only say what would be done.")] = False,
     as_json: Annotated[bool, Option("--json", help="The report as one JSON object.")] = False,
 ) -> None:
     """Bring the session's changes over to your directory: all of what is chosen, or nothing."""
     session, paths = split_session(arguments or [])
-    if merge + theirs + ours > 1:
-        raise UsageError("choose one of --3way, --theirs and --ours")
-    if markers and not merge:
-        raise UsageError("--markers goes with --3way")
-    if bool(hunks) + bool(hunk) + (as_patch is not None) + undo > 1:
-        raise UsageError("choose one of --hunks, --hunk, --as-patch and --undo")
+    _check_resolving(merge=merge, theirs=theirs, ours=ours, markers=markers)
+    if bool(hunks) + bool(hunk) + (as_patch is not None) + bool(as_branch) + undo > 1:
+        raise UsageError("choose one of --hunks, --hunk, --as-patch, --as-branch and --undo")
     selection = Selection(
         paths=absolute(paths),
         include=absolute(tuple(include or ())),
@@ -72,6 +75,11 @@ def apply(  # noqa: PLR0917  # the command line is this long
         markers=markers,
         dry=dry,
     )
+    if as_branch:
+        if paths or dry:
+            raise UsageError("--as-branch takes all that is committed or can be")
+        _say_branch(asyncio.run(_branch(session, as_branch, message)), as_json=as_json)
+        return
     if as_patch is not None:
         report = _write_patch(session, selection, as_patch)
     elif undo:
@@ -84,6 +92,13 @@ def apply(  # noqa: PLR0917  # the command line is this long
         sys.stdout.write(json.dumps(report, indent=1) + "\n")
     elif str(as_patch) != "-":
         _print(report, done=_DONE["patch" if as_patch else "undo" if undo else "apply"])
+
+
+def _check_resolving(*, merge: bool, theirs: bool, ours: bool, markers: bool) -> None:
+    if merge + theirs + ours > 1:
+        raise UsageError("choose one of --3way, --theirs and --ours")
+    if markers and not merge:
+        raise UsageError("--markers goes with --3way")
 
 
 async def _apply(session: str | None, selection: Selection, *, words: tuple[str, ...], asks: bool) -> dict[str, Any]:
@@ -114,6 +129,21 @@ def _ask(rows: list[dict[str, Any]]) -> Picked:
         return sys.stdin.readline()
 
     return pick(rows, ask=ask, show=out.write, colour=wants_colour(os.environ, terminal=out.isatty()))
+
+
+async def _branch(session: str | None, name: str, message: str) -> dict[str, Any]:
+    async with runner_app.reach(session, cwd=Path.cwd(), environ=os.environ, box=True, writes=True) as access:
+        return await access.branch(name, message or f"Work of a fumehood session\n\nBranch {name}\n")
+
+
+def _say_branch(made: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(made, indent=1) + "\n")
+        return
+    sys.stdout.write(
+        f"branch {one_line(made['branch'])} at {made['commit'][:12]}, {made['objects']} new objects\n"
+        f"kept by {one_line(made['ref'])} too; no other branch was touched\n"
+    )
 
 
 async def _undo(session: str | None) -> dict[str, Any]:

@@ -83,6 +83,12 @@ class Access(Protocol):
         """What `apply` would take, as a patch that git takes whole, binary files included."""
         ...
 
+    async def branch(self, name: str, message: str) -> dict[str, Any]:
+        """The box's commits, and one more of what is not committed there, as a new branch of the host's
+        repository. Needs the box. Raises BranchError, PackError, UsageError, with no ref made.
+        """
+        ...
+
     async def hunks(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         """Changes with their runs of changed lines, to choose from: see `sandbox.hunks`."""
         ...

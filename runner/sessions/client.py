@@ -99,6 +99,11 @@ class Client:
         report: dict[str, Any] = await self._ask("undo_apply", {})
         return report
 
+    async def branch(self, name: str, message: str) -> dict[str, Any]:
+        """See Access."""
+        report: dict[str, Any] = await self._ask("branch", {"name": name, "message": message})
+        return report
+
     async def hunks(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         """See Access."""
         found: list[dict[str, Any]] = await self._ask("hunks", {"paths": paths})

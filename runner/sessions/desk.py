@@ -12,6 +12,7 @@ from typing import Any
 from runner.errors import ConflictError, UsageError
 from runner.events import Applied, Recorded
 from runner.sessions.access import Selection
+from runner.sessions.branches import Carry, make_branch
 from sandbox.diff import FileDiff, format_stat
 from sandbox.hunks import to_hunks
 from sandbox.plan import Selection as Chosen
@@ -24,7 +25,7 @@ APPLIED_PATHS = 500
 
 class Desk:
     """`workspace` gives it with its layers made; `run` starts the user's own commands in the box and
-    records them (None: there is no box to be had); `record` journals.
+    records them (None: there is no box to be had), `carry` our own fixed ones; `record` journals.
     """
 
     def __init__(
@@ -34,11 +35,15 @@ class Desk:
         record: Callable[[Recorded], object],
         run: Callable[[Command], Awaitable[Process]] | None,
         cwd: PurePosixPath,
+        carry: Carry | None = None,
+        session: str = "",
     ) -> None:
         self._workspace = workspace
         self._record = record
         self._run = run
         self._cwd = cwd
+        self._carry = carry
+        self._session = session
 
     async def changes(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         """See Access."""
@@ -88,6 +93,15 @@ class Desk:
         workspace = await self._workspace()
         async for piece in workspace.patch(_chosen(workspace, selection)):
             yield piece
+
+    async def branch(self, name: str, message: str) -> dict[str, Any]:
+        """See Access."""
+        if self._carry is None:
+            raise UsageError("this session has no box")
+        root = (await self._workspace()).roots[0]
+        made = await make_branch(self._carry, root, name=name, message=message, session=self._session)
+        self._record(Applied(paths=[made], count=1))
+        return made
 
     async def hunks(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         """See Access."""

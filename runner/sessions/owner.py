@@ -150,7 +150,7 @@ class _Connection:
 
     async def _call(self, number: int, name: str, arguments: dict[str, Any]) -> Any:
         match name:
-            case "changes" | "hunks" | "apply" | "undo_apply":
+            case "changes" | "hunks" | "apply" | "undo_apply" | "branch":
                 return await self._report(name, arguments)
             case "patch":
                 async for data in self._access.patch(Selection.from_json(arguments)):
@@ -181,6 +181,8 @@ class _Connection:
                 return await self._access.apply(Selection.from_json(arguments))
             case "undo_apply":
                 return await self._access.undo_apply()
+            case "branch":
+                return await self._access.branch(str(arguments["name"]), str(arguments["message"]))
             case "hunks":
                 return await self._access.hunks(tuple(arguments["paths"]))
             case _:

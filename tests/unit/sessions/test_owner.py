@@ -56,6 +56,9 @@ class Changes:
     async def undo_apply(self) -> dict[str, Any]:
         return {"undone": True}
 
+    async def branch(self, name: str, message: str) -> dict[str, Any]:
+        return {"branch": name, "message": message}
+
     async def hunks(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         return [{"hunks_of": path} for path in paths]
 
@@ -119,6 +122,7 @@ async def test_a_client_gets_the_owners_answers(rig: Rig) -> None:
         assert await client.changes(("a", "b\udcff")) == [{"path": "a"}, {"path": "b\udcff"}]
         assert b"".join([piece async for piece in client.diff(("x",))]) == b"diff of ('x',)\n" + LONG + b"end\n"
         assert await client.undo_apply() == {"undone": True}
+        assert await client.branch("n", "m") == {"branch": "n", "message": "m"}
         assert await client.hunks(("a",)) == [{"hunks_of": "a"}]
         assert b"".join([piece async for piece in client.patch(Selection(paths=("b",)))]) == b"patch of ('b',)\n"
         wanted = Selection(
