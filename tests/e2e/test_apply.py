@@ -114,7 +114,7 @@ def test_a_patch_holds_all_of_it_and_git_takes_it(lines: Bench, tmp_path: Path) 
 
 
 def test_commits_of_the_box_become_a_new_branch_and_nothing_else_moves(lines: Bench) -> None:
-    more = bash("git add bin && git commit -qm 'in the box'")
+    more = bash("git add bin && git -c user.name=b -c user.email=b@example.org commit -qm 'in the box'")
     lines.run("-p", "-c", "--model", lines.script({"tools": [more]}, {"text": "ok"}), "y")
     refs, before = git(lines.place, "show-ref"), tree_digest(lines.place)
     made = json.loads(lines.run("apply", "--as-branch", "agent/work", "-m", "the rest", "--json").stdout)

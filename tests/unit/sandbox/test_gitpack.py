@@ -184,7 +184,8 @@ def tree(*rows: tuple[bytes, bytes]) -> bytes:
     "data",
     [
         b"", b"PACK", make_pack(entry(3, b"x"))[:-1] + b"\0", make_pack(entry(3, b"x"), count=2),
-        make_pack(entry(3, b"x"), entry(3, b"x")), make_pack(entry(3, b"x", size=2)), make_pack(entry(3, b"xy", size=1)),
+        make_pack(entry(3, b"x"), entry(3, b"x")), make_pack(entry(3, b"x", size=2)),
+        make_pack(entry(3, b"xy", size=1)),
         make_pack(entry(5, b"x")), make_pack(entry(0, b"x")), make_pack(entry(7, b"\1\1\1x", base=bytes(20))),
         make_pack(entry(6, b"\1\1\1x", base=b"\x7f")), make_pack(entry(3, b"x", size=1 << 40)),
         make_pack(entry(1, b"no tree\n")), make_pack(entry(1, b"tree zz\n\n")), make_pack(entry(2, b"100644 cut")),
@@ -212,7 +213,8 @@ def test_delta_that_reads_outside_of_its_base_is_refused() -> None:
     ):
         with pytest.raises(PackError):
             read_pack(make_pack(base, entry(6, delta, base=bytes([len(base)]))), algorithm="sha1")
-    whole = read_pack(make_pack(base, entry(6, b"\4\5\x90\4\1!", base=bytes([len(base)]))), algorithm="sha1")
+    own = entry(6, b"\4\5\x90\4\1!", base=bytes([len(base)]))
+    whole = read_pack(make_pack(base, own), algorithm="sha1")
     assert hashlib.sha1(b"blob 5\0base!").digest() in whole.objects
 
 
