@@ -9,12 +9,13 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from runner.errors import ConflictError, UsageError
+from runner.errors import UsageError
 from runner.events import Applied, Recorded
 from runner.sessions.access import Selection
 from runner.sessions.branches import Carry, make_branch
 from sandbox.diff import FileDiff, format_stat
 from sandbox.hunks import to_hunks
+from sandbox.plan import PlanError
 from sandbox.plan import Selection as Chosen
 from sandbox.spec import Command, Process, Pty
 from sandbox.workspace import Workspace
@@ -121,7 +122,7 @@ class Desk:
         now = {row["file"]: sha256(row["text"].encode("utf-8", "surrogateescape")).hexdigest() for row in rows}
         for path, digest in selection.seen:
             if now.get(path) != digest:
-                raise ConflictError(f"{path} changed in the box while you chose; choose again")
+                raise PlanError(f"{path} changed in the box while you chose", hint="choose again")
 
     async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> Process:
         """See Access."""

@@ -49,6 +49,13 @@ AFTER: Shape = {
 }
 
 
+# Every step is a case; one in four of them without --slow.
+STEPS = pytest.mark.parametrize(
+    "first", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2, 3))], ids=str
+)
+STRIDE = 4
+
+
 class Work:
     """The applies of a stage, opened as a session does."""
 
@@ -128,9 +135,10 @@ def fresh(tmp: Path, number: int) -> Stage:
     return stage
 
 
-def test_apply_killed_at_any_step_is_all_or_nothing(tmp_path: Path) -> None:
+@STEPS
+def test_apply_killed_at_any_step_is_all_or_nothing(tmp_path: Path, first: int) -> None:
     ends = set()
-    number = 0
+    number = first
     while True:
         stage = fresh(tmp_path, number)
         before = times(stage.root)
@@ -150,14 +158,15 @@ def test_apply_killed_at_any_step_is_all_or_nothing(tmp_path: Path) -> None:
         assert read(stage.root) == AFTER
         ends.add(shape == AFTER)
         shutil.rmtree(stage.base)
-        number += 1
+        number += STRIDE
     assert ends == {True, False}
     assert number > 30
 
 
-def test_undo_killed_at_any_step_is_all_or_nothing(tmp_path: Path) -> None:
+@STEPS
+def test_undo_killed_at_any_step_is_all_or_nothing(tmp_path: Path, first: int) -> None:
     ends = set()
-    number = 0
+    number = first
     while True:
         stage = fresh(tmp_path, number)
         before = times(stage.root)
@@ -175,7 +184,7 @@ def test_undo_killed_at_any_step_is_all_or_nothing(tmp_path: Path) -> None:
         Work(stage).apply()
         assert read(stage.root) == AFTER
         shutil.rmtree(stage.base)
-        number += 1
+        number += STRIDE
     assert ends == {True, False}
     assert number > 20
 
@@ -192,12 +201,13 @@ def test_recovery_that_is_killed_itself_is_recovered(tmp_path: Path) -> None:
             shutil.rmtree(stage.base)
 
 
-def test_file_systems_without_exchange_do_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@STEPS
+def test_file_systems_without_exchange_do_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int) -> None:
     def cannot(*_: object) -> None:
         raise OSError(22, "no exchange here")
 
     monkeypatch.setattr(confined, "exchange_beneath", cannot)
-    number = 0
+    number = first
     while True:
         stage = fresh(tmp_path, number)
         if not killed_at(number, stage, Work.apply):
@@ -205,7 +215,7 @@ def test_file_systems_without_exchange_do_as_well(tmp_path: Path, monkeypatch: p
         Work(stage).recover()
         assert read(stage.root) in (BEFORE, AFTER), number
         shutil.rmtree(stage.base)
-        number += 1
+        number += STRIDE
     assert Work(stage).undo()
     assert read(stage.root) == BEFORE
 
@@ -307,7 +317,7 @@ nodes = st.recursive(st.one_of(files, files, links), lambda inner: st.dictionari
 shapes: st.SearchStrategy[Shape] = st.dictionaries(names, nodes, max_size=4)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(before=shapes, after=shapes, opaque=st.booleans())
 def test_apply_then_undo_is_identity(
     before: Shape, after: Shape, opaque: bool, tmp_path_factory: pytest.TempPathFactory
@@ -321,7 +331,7 @@ def test_apply_then_undo_is_identity(
     assert (read(stage.root), times(stage.root)) == (before, was)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data(), before=shapes, after=shapes)
 def test_nothing_outside_the_root_is_ever_written_whatever_links_lie_in_the_way(
     data: st.DataObject, before: Shape, after: Shape, tmp_path_factory: pytest.TempPathFactory

@@ -228,7 +228,7 @@ def test_pack_that_lacks_or_adds_something_is_not_connected(tmp_path: Path) -> N
         connected(read_pack(make_pack(entry(3, b"x")), algorithm="sha1"), tip, lambda _: True)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_damage_is_ever_another_error_or_a_wrong_object(data: st.DataObject, tmp_path: Path) -> None:
     where = tmp_path / "repo"

@@ -46,7 +46,7 @@ def edits(draw: st.DrawFn, *, ending: bytes = b"\n") -> tuple[bytes, bytes, byte
     return texts[0], texts[1], texts[2]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(texts=edits())
 def test_merges_as_git_merge_file_does(
     texts: tuple[bytes, bytes, bytes], tmp_path_factory: pytest.TempPathFactory
@@ -56,7 +56,7 @@ def test_merges_as_git_merge_file_does(
     assert (found.text, found.conflicts) == (text, conflicts)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(texts=edits())
 def test_one_side_alone_and_the_same_on_both_are_clean(texts: tuple[bytes, bytes, bytes]) -> None:
     base, host, _ = texts
@@ -68,7 +68,7 @@ def test_one_side_alone_and_the_same_on_both_are_clean(texts: tuple[bytes, bytes
 lines = st.lists(st.sampled_from([b"a\n", b"b\n", b"\n", b"c\r\n", b"end"]), max_size=8).map(b"".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(base=lines, host=lines, box=lines)
 def test_swapping_the_sides_changes_no_clean_merge(base: bytes, host: bytes, box: bytes) -> None:
     one, other = merge(base, host, box), merge(base, box, host)
