@@ -24,8 +24,14 @@ from runner.sessions.channel import (
     short_path,
 )
 from runner.sessions.store import Lock
+from sandbox.apply import UndoRefusedError
+from sandbox.gitpack import PackError
+from sandbox.hostgit import BranchError
+from sandbox.plan import ApplyConflictError, PlanError
 from sandbox.spec import Exited, Output, Pty, Stderr, Stdout
 
+# Only classes that are imported can be told from an exit code again (`channel.error_from_json`).
+REMADE = (ApplyConflictError, UndoRefusedError, PlanError, PackError, BranchError)
 CONNECT_TIMEOUT = 10.0
 STARTING_PAUSE = 0.05
 

@@ -17,10 +17,10 @@ from runner.journal import MemoryJournal
 from runner.loop.operations import Interrupt, Operation, Prompt
 from runner.sessions.access import Selection
 from runner.sessions.channel import short_path, socket_path
-from runner.sessions.client import Client, event_from_json
+from runner.sessions.client import REMADE, Client, event_from_json
 from runner.sessions.owner import Owner, event_to_json
 from runner.sessions.store import Lock
-from sandbox.errors import DiskFullError
+from sandbox.errors import DiskFullError, SandboxError
 from sandbox.local import LocalBox
 from sandbox.plan import ApplyConflictError, Remark
 from sandbox.spec import Command, Exited, Process, Pty, Stderr, Stdout
@@ -136,6 +136,22 @@ async def test_a_client_gets_the_owners_answers(rig: Rig) -> None:
         )
         assert await client.apply(wanted) == {"written": ["a.txt"]}
     assert rig.access.selected == [wanted]
+
+
+@pytest.mark.parametrize("kind", REMADE, ids=lambda kind: kind.__name__)
+async def test_what_stands_against_an_apply_keeps_its_exit_code(
+    rig: Rig, kind: type[SandboxError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails() -> dict[str, Any]:
+        error = kind.__new__(kind)
+        SandboxError.__init__(error, "it stands against it", hint="see")
+        raise error
+
+    monkeypatch.setattr(rig.access, "undo_apply", fails)
+    async with Client(rig.lock) as client:
+        with pytest.raises(kind, match="stands against") as caught:
+            await client.undo_apply()
+    assert (type(caught.value), caught.value.exit_code) == (kind, kind.exit_code)
 
 
 async def test_the_owners_errors_keep_class_words_and_hint(rig: Rig) -> None:
