@@ -221,6 +221,9 @@ class Transaction:
         WorkspaceError where a part can be neither.
         """
         marks = self._state.marks
+        if "taken" not in marks:
+            self._state.results.clear()
+            self._open_made()
         if "taken" in marks:
             self._clean()
             return self.results
@@ -271,15 +274,20 @@ class Transaction:
 
     def _forward_or_back(self) -> tuple[Result, ...]:
         try:
+            closing = [row for row in self._state.rows if row.action is Action.CHMOD and row.expect is None]
             for row in self._state.rows:
+                if row not in closing:
+                    with told(row.root, row.path):
+                        self._take(row)
+            self._flush()
+            self._note_results()
+            for row in closing:
                 with told(row.root, row.path):
                     self._take(row)
-            self._flush()
         except (ApplyConflictError, WorkspaceError, DiskFullError):
             self._mark("back")
             self._back()
             raise
-        self._note_results()
         self._mark("taken")
         self._clean()
         return self.results
@@ -440,6 +448,15 @@ class Transaction:
         finally:
             os.close(opened)
 
+    def _open_made(self) -> None:
+        """Directories that we made may be closed by their final modes already: open them for what is left."""
+        for row in self._state.rows:
+            if row.action is Action.MKDIR and "ready" in self._state.marks:
+                with contextlib.suppress(OSError):
+                    now = self._stat(row)
+                    if now is not None and now.is_directory:
+                        self._set_mode(replace(row, mode=stat.S_IRWXU, mtime_ns=0))
+
     def _remake(self, row: _Row) -> None:
         """A directory that was there before."""
         top, kept = self._tops[row.root], self._state.kept[row.root, os.fsdecode(row.path)]
@@ -513,11 +530,17 @@ class Transaction:
         """What we leave. Where a new file was changed meanwhile, what it was: so it counts as changed."""
         found: dict[tuple[str, bytes], Stamp | None] = {}
         for row in self._state.rows:
+            if row.action is Action.CHMOD and row.expect is None:
+                continue
             now = self._stat(row)
             stamp = None if now is None else now.stamp
             if row.action in _STAGED and not _alike(now, self._state.staged[row.temporary]):
                 stamp = self._state.staged[row.temporary]
             found[row.root, row.path] = stamp
+        for row in self._state.rows:  # a directory's own mode is set last: it may close what it holds
+            was = found.get((row.root, row.path))
+            if row.action is Action.CHMOD and row.expect is None and was is not None:
+                found[row.root, row.path] = replace(was, mode=stat.S_IFMT(was.mode) | row.mode)
         for (root, path), stamp in found.items():
             body = None if stamp is None else stamp_json(stamp)
             self._note({"type": "result", "root": root, "path": os.fsdecode(path), "stamp": body})

@@ -220,6 +220,32 @@ def test_file_systems_without_exchange_do_as_well(tmp_path: Path, monkeypatch: p
     assert read(stage.root) == BEFORE
 
 
+@STEPS
+def test_directories_that_close_themselves_are_recovered_too(tmp_path: Path, first: int) -> None:
+    number = first
+    while True:
+        base = tmp_path / str(number)
+        base.mkdir()
+        stage = Stage(base, {"a": (0o644, b"1")})
+        stage.change({"a": (0o644, b"2"), "closed": {"deep": {"f": (0o600, b"x")}}})
+        (stage.upper / "closed" / "deep").chmod(0o500)
+        (stage.upper / "closed").chmod(0o500)
+        killed = killed_at(number, stage, Work.apply)
+        Work(stage).recover()
+        if (stage.root / "closed").exists():
+            assert [(stage.root / name).stat().st_mode & 0o777 for name in ("closed", "closed/deep")] == [0o500, 0o500]
+            assert (stage.root / "a").read_bytes() == b"2"
+        else:
+            assert read(stage.root) == {"a": (0o644, b"1")}
+        for top in (stage.root, stage.upper):
+            for path in ("closed", "closed/deep"):
+                if (top / path).exists():
+                    (top / path).chmod(0o700)
+        if not killed:
+            break
+        number += STRIDE
+
+
 def test_host_that_changes_in_the_middle_takes_everything_back(tmp_path: Path) -> None:
     stage = fresh(tmp_path, 0)
 
