@@ -162,7 +162,12 @@ class _Rig:
     def desk(self, session: Session) -> Desk:
         """What commands may do here."""
         made: Desk = import_module("runner.sessions.desk").Desk(
-            workspace=self.housing.started, record=session.record, run=session.gate.user_command, cwd=self.cwd
+            workspace=self.housing.started,
+            record=session.record,
+            run=session.gate.user_command,
+            cwd=self.cwd,
+            carry=session.gate.carry,
+            session=self.spec.session,
         )
         return made
 

@@ -288,10 +288,13 @@ class Forked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """Changes went over to the host. Not undone by undo."""
+    """Changes went over to the host; `undone`: the latest such came back by `apply --undo`. Nothing that
+    `undo` of the session touches.
+    """
 
     paths: list[Json]
     count: int
+    undone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,33 +1,29 @@
-"""Writing a plan onto a root of the host: staged beside its targets first, checked again, then put in
-place by renames. No link is followed, nothing of the repository is run.
-
-What the host loses (overwritten or deleted contents) is kept in the store, and each step is noted
-there: an apply that was cut off can simply be run again.
+"""From a plan to a transaction on the host, from a finished one back (`undo`), and to the end of one that
+was interrupted (`recover`). No link is followed, nothing of the repository is run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from sandbox import confined
-from sandbox.bases import CAPTURE_FILE, Bases, filled
+from sandbox.bases import Bases
+from sandbox.changes import Base
 from sandbox.disk import free_space
-from sandbox.errors import DiskFullError, StoreError, WorkspaceError
+from sandbox.errors import DiskFullError, WorkspaceError
+from sandbox.kept import Kept, pour, set_owner
+from sandbox.manifest import Stamp
 from sandbox.plan import Action, ApplyConflictError, Plan, Remark, Step
 from sandbox.store import Store
-from sandbox.trees import LocalTree, Tree
+from sandbox.transaction import PERMISSIONS, Order, Result, Transaction, fill_kept, nothing, stamp_json
+from sandbox.trees import Entry, LocalTree, Tree
 
-_PERMISSIONS = 0o777
 _SPARE = 16 << 20
-_FEW = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,289 +37,384 @@ class Applied:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppliedReport:
-    """What an apply did, and what it left out: `held_back` until named, `dropped` always. `pointed_out`
-    was applied and deserves a look. `dry`: nothing was written.
+    """What an apply did, and what it left out: `held_back` until named, `dropped` always, `kept` where the
+    host's own stays (--ours). `pointed_out` was applied and deserves a look; `merged` holds both sides'
+    changes. `dry`: nothing was written.
     """
 
     applied: tuple[Applied, ...] = ()
     held_back: tuple[Remark, ...] = ()
     dropped: tuple[Remark, ...] = ()
     pointed_out: tuple[Remark, ...] = ()
+    merged: tuple[Remark, ...] = ()
+    kept: tuple[Remark, ...] = ()
     conflicts: tuple[Remark, ...] = ()
     dry: bool = False
 
 
-class Applier:
-    """Carries out the plan of one root: `stage`, `check`, `commit`, in this order. A context manager:
-    what was staged and not put in place is removed at the end.
+class UndoRefusedError(ApplyConflictError):
+    """The host changed since what is to be taken back. Nothing was written."""
+
+    exit_code = 54
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """The plan of one root, and what it reads from."""
+
+    top: Path
+    plan: Plan
+    upper: Tree
+    bases: Bases
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered:
+    """An interrupted apply or undo that was brought to its end. `done`: it went through; else all is as
+    it was before.
     """
 
-    def __init__(self, root: Path, plan: Plan, *, upper: Tree, bases: Bases, store: Store, session: str) -> None:
-        self._root = root
-        self._plan = plan
-        self._upper = upper
-        self._bases = bases
-        self._store = store
-        self._prefix = f".fumehood-{session[:8]}-".encode()
-        self._host = LocalTree(root)
-        self._top = confined.open_root(root)
-        self._staged: dict[bytes, bytes] = {}
-        self._number = 0
+    kind: str
+    done: bool
+    paths: int
+
+
+class Applies:
+    """The applies of one session, by number, in `directory` (made when first needed). `tops`: root name → place."""
+
+    def __init__(
+        self,
+        directory: Path,
+        tops: Mapping[str, Path],
+        *,
+        session: str,
+        reached: Callable[[str], None] = nothing,
+    ) -> None:
+        self._directory = directory
+        self._tops = tops
+        self._session = session
+        self._reached = reached
+
+    def begin(self, parts: Sequence[Part]) -> Apply:
+        """Ready an apply of these plans. Close it."""
+        return Apply(self._new(), parts)
+
+    def undo(self, bases: Mapping[str, Bases]) -> tuple[Applied, ...]:
+        """Take the latest apply back: contents, modes and times as the host had them. () when there is none.
+        Raises UndoRefusedError naming what the host changed since; WorkspaceError, DiskFullError.
+        """
+        last = max(self._directory.glob("*.done"), default=None)
+        if last is None:
+            return ()
+        with Store(last, writable=False) as log, self._new() as transaction:
+            record = _Record.read(log)
+            try:
+                orders = _reverse(record, log, self._tops)
+                header = {"kind": "undo", "undoes": last.name}
+                transaction.stage(orders, header)
+                transaction.check()
+                results = transaction.commit()
+            except BaseException as error:
+                if isinstance(error, Exception):
+                    transaction.abandon()
+                raise
+            self._end_undo(transaction, record, results, bases)
+        made = {(order.root, order.path) for order in orders if order.action is Action.MKDIR}
+        return tuple(
+            Applied(root=order.root, path=os.fsdecode(order.path), action=order.action)
+            for order in orders
+            if order.action is not Action.CHMOD or (order.root, order.path) not in made
+        )
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether something waits for `recover`. Costs one look into a directory."""
+        return any(self._directory.glob("*.open"))
+
+    def recover(self, bases: Mapping[str, Bases]) -> list[Recovered]:
+        """Bring what was interrupted to an end. Raises WorkspaceError where a part of it cannot be."""
+        found = []
+        for file in sorted(self._directory.glob("*.open")):
+            with Transaction(file, self._tops, session=self._session, reached=self._reached) as transaction:
+                kind = str(transaction.header.get("kind", "apply"))
+                results = transaction.recover()
+                if results is None:
+                    transaction.abandon()
+                elif kind == "undo":
+                    original = self._directory / str(transaction.header["undoes"])
+                    if original.exists():
+                        with Store(original, writable=False) as log:
+                            self._end_undo(transaction, _Record.read(log), results, bases)
+                    else:
+                        transaction.abandon()
+                else:
+                    end_apply(transaction, results, bases)
+                found.append(Recovered(kind=kind, done=results is not None, paths=len(results or ())))
+        return found
+
+    def _end_undo(
+        self, transaction: Transaction, record: _Record, results: Sequence[Result], bases: Mapping[str, Bases]
+    ) -> None:
+        transaction.restore_around(record.around, record.around_after)
+        marks = {(row["root"], row["path"]): row for row in record.header.get("bases", ())}
+        for result in results:
+            row = marks.get((result.root, result.path), {})
+            bases[result.root].taken_back(result.path, result.stamp, row)
+        for each in bases.values():
+            each.sync()
+        self._reached("forget")
+        self._pass_on(str(transaction.header["undoes"]), record, results)
+        (self._directory / str(transaction.header["undoes"])).unlink(missing_ok=True)
+        transaction.abandon()
+
+    def _pass_on(self, undone: str, record: _Record, results: Sequence[Result]) -> None:
+        """What stands there again is what an earlier apply left, in a new file: so that one can be undone too."""
+        now = {(result.root, result.path): result.stamp for result in results}
+        for file in self._directory.glob("*.done"):
+            if file.name >= undone:
+                continue
+            with Store(file, writable=True) as log:
+                for key, stamp in _Record.read(log).results.items():
+                    new = now.get(key)
+                    if new is not None and stamp is not None and record.expected.get(key) == stamp:
+                        log.note({"type": "result", "root": key[0], "path": key[1], "stamp": stamp_json(new)})
+                log.sync()
+
+    def _new(self) -> Transaction:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        numbers = [int(file.stem) for file in self._directory.iterdir() if file.stem.isdigit()]
+        file = self._directory / f"{max(numbers, default=0) + 1:06d}.open"
+        return Transaction(file, self._tops, session=self._session, reached=self._reached)
+
+
+class Apply:
+    """Carries out plans: `stage`, `check`, `commit`, in this order. A context manager: without a commit
+    nothing of it is left.
+    """
+
+    def __init__(self, transaction: Transaction, parts: Sequence[Part]) -> None:
+        self._transaction = transaction
+        self._parts = {part.bases.root: part for part in parts}
+        self._steps = [(name, step) for name, part in self._parts.items() for step in part.plan.steps]
+        self._done = False
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for temporary in self._staged.values():
-            with contextlib.suppress(OSError):
-                confined.unlink_beneath(self._top, temporary)
-        os.close(self._top)
-        self._host.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not self._done and (error is None or isinstance(error, Exception)):
+            self._transaction.abandon()
+        self._transaction.close()
 
     def stage(self) -> None:
-        """Write every new content beside its target (above it, where that directory is yet to be made).
-        Raises DiskFullError, WorkspaceError; nothing is visible yet but our own temporary names.
-        """
-        need = sum(s.change.new.size for s in self._plan.steps if s.action is Action.WRITE and s.change.new)
-        if need + _SPARE > free_space(self._root) and self._dense(need) > free_space(self._root):
-            raise DiskFullError(f"{self._root} has no space for {need >> 20} MiB of changes")
-        places = {step.path: self._nearest(step.path) for step in self._plan.steps if step.action in _STAGED}
-        self._sweep(set(places.values()))
-        self._keep_old()
-        self._store.note({"type": "apply", "state": "begin", "root": str(self._root), "places": _names(places)})
-        self._store.sync()
-        for step in self._plan.steps:
-            if step.action in _STAGED:
-                with self._told(step):
-                    self._stage(step, places[step.path], sync=len(places) <= _FEW)
-        if len(places) > _FEW:
-            confined.sync_file_system(self._top)
+        """Raises DiskFullError, WorkspaceError; nothing is visible yet but our own temporary names."""
+        for part in self._parts.values():
+            _need_space(part)
+        orders: list[Order] = []
+        removed: set[tuple[str, bytes]] = set()
+        made: list[Order] = []
+        for name, step in self._steps:
+            gone = (name, step.path) in removed
+            orders.append(self._order(name, step, gone=gone))
+            if step.action in (Action.DELETE, Action.RMDIR):
+                removed.add((name, step.path))
+            if step.action is Action.MKDIR:
+                assert step.change.new is not None
+                mode = step.change.new.mode & PERMISSIONS
+                made.append(Order(root=name, path=step.path, action=Action.CHMOD, expect=None, mode=mode))
+        self._transaction.stage([*orders, *reversed(made)], {"kind": "apply", "bases": self._known()})
 
     def check(self) -> None:
         """Raise ApplyConflictError when the host changed any of the paths since the plan was made."""
-        moved = [
-            Remark(root=step.change.root, path=step.change.path, why="changed on the host just now")
-            for step in self._plan.steps
-            if not self._as_expected(step)
-        ]
-        if moved:
-            raise ApplyConflictError(moved)
+        self._transaction.check()
 
     def commit(self) -> tuple[Applied, ...]:
-        """Take the steps. Raises ApplyConflictError or WorkspaceError in the middle only where the host
-        changes under our hands; what was done then stands, and is noted.
-        """
-        done: list[Applied] = []
-        touched: set[bytes] = set()
-        removed: set[bytes] = set()
-        made: list[Step] = []
-        for step in self._plan.steps:
-            with self._told(step):
-                if step.path not in removed:
-                    self._still(step, len(done))
-                self._take(step)
-            if step.action in (Action.DELETE, Action.RMDIR):
-                removed.add(step.path)
-            if step.action is Action.MKDIR:
-                made.append(step)
-            done.append(Applied(root=step.change.root, path=step.change.path, action=step.action))
-            touched.add(step.path.rpartition(b"/")[0])
-            self._bases.applied(step.change.path, self._host.stat(step.path))
-        for directory in touched:
-            self._flush(directory)
-        for step in reversed(made):
-            with self._told(step):
-                self._set_mode(step.path, step)
-                self._bases.applied(step.change.path, self._host.stat(step.path))
-        self._store.note({"type": "apply", "state": "end", "root": str(self._root)})
-        self._store.sync()
-        return tuple(done)
+        """All steps or, when this raises (ApplyConflictError, WorkspaceError, DiskFullError), none."""
+        results = self._transaction.commit()
+        end_apply(self._transaction, results, {name: part.bases for name, part in self._parts.items()})
+        self._done = True
+        return tuple(Applied(root=name, path=step.change.path, action=step.action) for name, step in self._steps)
 
-    def _take(self, step: Step) -> None:
-        match step.action:
-            case Action.DELETE:
-                confined.unlink_beneath(self._top, step.path)
-            case Action.RMDIR:
-                confined.rmdir_beneath(self._top, step.path)
-            case Action.MKDIR:
-                self._make_directory(step)
-            case Action.CHMOD:
-                self._set_mode(step.path, step)
-            case Action.WRITE | Action.LINK:
-                confined.rename_beneath(
-                    self._top, self._staged[step.path], step.path, replace=self._host.stat(step.path) is not None
-                )
-                del self._staged[step.path]
+    def _known(self) -> list[dict[str, Any]]:
+        """What was known of each path's base, for an undo; and which content of the box was taken in."""
+        rows = []
+        for name, step in self._steps:
+            row: dict[str, Any] = {"root": name, "path": step.change.path, "base": step.change.base.value}
+            row["drifted"] = step.change.drifted
+            if step.change.base is Base.STORED:
+                row |= self._parts[name].bases.kept_json(step.change.path)
+            if step.taken is not None:
+                row["merged"] = self._parts[name].bases.put(step.taken)
+                row["mode"] = step.change.new.mode if step.change.new else 0
+            rows.append(row)
+        return rows
 
-    def _stage(self, step: Step, place: bytes, *, sync: bool) -> None:
-        entry = step.change.new
-        assert entry is not None
-        self._number += 1
-        name = self._prefix + b"%d-%d" % (os.getpid(), self._number)
-        temporary = place + b"/" + name if place else name
-        self._staged[step.path] = temporary
-        if step.action is Action.LINK:
-            confined.symlink_beneath(self._top, temporary, self._upper.readlink(step.path))
-            return
-        out = confined.open_beneath(self._top, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        try:
-            size = _pour(out, self._upper.chunks(step.path))
-            if size != entry.size:
+    def _order(self, name: str, step: Step, *, gone: bool) -> Order:
+        expect = None if gone or step.expect is None else step.expect.stamp
+        new = step.change.new
+        fill: Callable[[int], None] | None = None
+        target = b""
+        if step.action is Action.WRITE:
+            fill = self._fill(name, step)
+        elif step.action is Action.LINK:
+            target = self._parts[name].upper.readlink(step.path)
+        mode = new.mode & PERMISSIONS if new is not None and step.action is Action.CHMOD else 0
+        return Order(root=name, path=step.path, action=step.action, expect=expect, mode=mode, target=target, fill=fill)
+
+    def _fill(self, name: str, step: Step) -> Callable[[int], None]:
+        part = self._parts[name]
+
+        def fill(out: int) -> None:
+            entry = step.change.new
+            assert entry is not None
+            if step.content is not None:
+                pour(out, [step.content])
+            elif pour(out, part.upper.chunks(step.path)) != entry.size:
                 raise WorkspaceError(f"{step.change.path} changes in the box while it is applied")
-            self._dress(out, step)
-            if sync:
-                os.fsync(out)
-        finally:
-            os.close(out)
+            _dress(out, step, part)
 
-    def _dress(self, out: int, step: Step) -> None:
-        """Owner as the host's file has it (a new file: as the directory that it goes to), attributes of
-        the user namespace, and the mode without its special bits.
-        """
-        old, new = step.expect, step.change.new
-        assert new is not None
-        owner = old if old is not None and old.is_file else self._host.stat(self._nearest(step.path))
-        if owner is not None and os.geteuid() == 0:
-            os.fchown(out, owner.uid, owner.gid)
-        elif owner is old and old is not None and old.gid != os.fstat(out).st_gid:
-            with contextlib.suppress(PermissionError):
-                os.fchown(out, -1, old.gid)
-        for name, value in self._upper.attributes(step.path).items():
-            if not name.startswith("user.overlay."):
-                with contextlib.suppress(OSError):
-                    os.setxattr(out, name, value)
-        changed = step.change.old is None or (step.change.old.mode ^ new.mode) & _PERMISSIONS
-        mode = new.mode if changed or old is None else old.mode
-        os.fchmod(out, mode & _PERMISSIONS)
+        return fill
 
-    def _make_directory(self, step: Step) -> None:
-        """Ours alone at first; its mode is set when all that it is to hold is in it."""
-        confined.mkdir_beneath(self._top, step.path, 0o700)
-        opened = confined.open_beneath(self._top, step.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            if os.geteuid() == 0:
-                parent = self._host.stat(step.path.rpartition(b"/")[0])
-                assert parent is not None
-                os.fchown(opened, parent.uid, parent.gid)
-        finally:
-            os.close(opened)
 
-    def _set_mode(self, path: bytes, step: Step) -> None:
-        assert step.change.new is not None
-        opened = confined.open_beneath(self._top, path, os.O_PATH | os.O_NOFOLLOW)
-        try:
-            now = os.fstat(opened).st_mode
-            if stat.S_ISLNK(now):
-                raise OSError(errno.ELOOP, "a link")
-            kept = stat.S_IMODE(now) & ~_PERMISSIONS if stat.S_ISDIR(now) else 0
-            os.chmod(f"/proc/self/fd/{opened}", kept | step.change.new.mode & _PERMISSIONS)  # noqa: PTH101 - a descriptor
-        finally:
-            os.close(opened)
+def end_apply(transaction: Transaction, results: Sequence[Result], bases: Mapping[str, Bases]) -> None:
+    """What was applied is the base of what comes; the log is kept for an undo."""
+    rows = {(row["root"], row["path"]): row for row in transaction.header.get("bases", ())}
+    for result in results:
+        row = rows.get((result.root, result.path), {})
+        bases[result.root].applied(result.path, result.stamp, merged=row.get("merged", ""), mode=row.get("mode", 0))
+    for each in bases.values():
+        each.sync()
+    transaction.finish(transaction.file.with_suffix(".done"))
 
-    def _nearest(self, path: bytes) -> bytes:
-        """The nearest directory above that is there already."""
-        parent = path.rpartition(b"/")[0]
-        while parent:
-            entry = self._host.stat(parent)
-            if entry is not None and entry.is_directory:
-                return parent
-            parent = parent.rpartition(b"/")[0]
-        return b""
 
-    def _sweep(self, places: Iterable[bytes]) -> None:
-        """Remove what an apply of this session left when it was cut off."""
-        earlier = {
-            os.fsencode(place)
-            for note in self._store.notes()
-            if note.get("type") == "apply" and note.get("root") == str(self._root)
-            for place in note.get("places", ())
-        }
-        for place in earlier | set(places):
-            with contextlib.suppress(OSError):
-                for entry in self._host.scan(place):
-                    if entry.path.rpartition(b"/")[2].startswith(self._prefix):
-                        confined.unlink_beneath(self._top, entry.path)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Record:
+    """A finished apply, read from its log."""
 
-    def _keep_old(self) -> None:
-        """Store what will be overwritten or deleted; what is too large for that stays in nobody's hands but git's."""
-        for step in self._plan.steps:
-            old = step.expect
-            if old is None or not old.is_file or step.action is Action.CHMOD or old.size > CAPTURE_FILE:
-                continue
-            try:
-                digest = self._store.put(filled(self._host.chunks(step.path)), old.size)
-            except (StoreError, OSError) as error:
-                raise WorkspaceError(f"{step.change.path} on the host cannot be read: {error}") from error
-            self._store.note(
-                {
-                    "type": "before",
-                    "root": step.change.root,
-                    "path": step.change.path,
-                    "mode": old.mode,
-                    "digest": digest,
-                }
+    header: dict[str, Any]
+    steps: list[dict[str, Any]]
+    kept: dict[tuple[str, str], Kept]
+    results: dict[tuple[str, str], Stamp | None]
+    expected: dict[tuple[str, str], Stamp | None]
+    around: list[dict[str, Any]]
+    around_after: list[dict[str, Any]]
+
+    @classmethod
+    def read(cls, log: Store) -> _Record:
+        from_type: dict[str, list[dict[str, Any]]] = {}
+        for body in log.notes():
+            from_type.setdefault(body["type"], []).append(body)
+        return cls(
+            header=from_type["header"][0],
+            steps=from_type.get("step", []),
+            kept={(row["root"], row["path"]): Kept.from_json(row) for row in from_type.get("kept", ())},
+            results={
+                (row["root"], row["path"]): None if row["stamp"] is None else Stamp(**row["stamp"])
+                for row in from_type.get("result", ())
+            },
+            expected={
+                (row["root"], row["path"]): None if row["expect"] is None else Stamp(**row["expect"])
+                for row in reversed(from_type.get("step", []))
+            },
+            around=from_type.get("around", []),
+            around_after=from_type.get("around after", []),
+        )
+
+
+def _reverse(record: _Record, log: Store, tops: Mapping[str, Path]) -> list[Order]:
+    """The orders that bring back what a finished apply replaced. Raises UndoRefusedError."""
+    actions: dict[tuple[str, str], set[str]] = {}
+    for row in record.steps:
+        actions.setdefault((row["root"], row["path"]), set()).add(row["action"])
+    with contextlib.ExitStack() as stack:
+        trees = {name: stack.enter_context(LocalTree(top)) for name, top in tops.items()}
+        _refuse_changed(record, trees)
+    groups: dict[Action, list[Order]] = {action: [] for action in Action}
+    for key in sorted(record.results, key=lambda key: (key[0], os.fsencode(key[1]))):
+        after, before = record.results[key], record.kept.get(key)
+        root, path = key[0], os.fsencode(key[1])
+        made: dict[Action, Order] = {}
+        same = before is not None and after is not None and before.is_directory == stat.S_ISDIR(after.mode)
+        if after is not None and not same:
+            action = Action.RMDIR if stat.S_ISDIR(after.mode) else Action.DELETE
+            made[action] = Order(root=root, path=path, action=action, expect=after)
+        expect = after if same else None
+        if before is None:
+            pass
+        elif actions[key] == {Action.CHMOD.value} or (same and before.is_directory):
+            mode = stat.S_IMODE(before.mode)
+            made[Action.CHMOD] = Order(root=root, path=path, action=Action.CHMOD, expect=after, mode=mode)
+        elif before.is_directory:
+            made[Action.MKDIR] = Order(root=root, path=path, action=Action.MKDIR, expect=None)
+            mode = stat.S_IMODE(before.mode)
+            made[Action.CHMOD] = Order(
+                root=root, path=path, action=Action.CHMOD, expect=None, mode=mode, mtime_ns=before.mtime_ns
             )
-
-    def _as_expected(self, step: Step) -> bool:
-        now = self._host.stat(step.path)
-        if step.expect is None or now is None:
-            return step.expect is None and now is None
-        return now.stamp.same(step.expect.stamp)
-
-    def _still(self, step: Step, done: int) -> None:
-        if not self._as_expected(step):
-            remark = Remark(root=step.change.root, path=step.change.path, why="changed on the host just now")
-            raise ApplyConflictError([remark], applied=done)
-
-    def _dense(self, need: int) -> int:
-        """What the new contents really take, holes left out."""
-        total = 0
-        for step in self._plan.steps:
-            if step.action is Action.WRITE:
-                total += sum(len(p) for p in self._upper.chunks(step.path) if isinstance(p, bytes))
-        return min(total, need)
-
-    def _flush(self, directory: bytes) -> None:
-        with contextlib.suppress(OSError):
-            opened = confined.open_beneath(self._top, directory, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(opened)
-            finally:
-                os.close(opened)
-
-    @contextlib.contextmanager
-    def _told(self, step: Step) -> Iterator[None]:
-        """OSError as an error that names the path."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFullError(f"no space on the host for {step.change.path}") from error
-            raise WorkspaceError(
-                f"{step.change.path} cannot be written on the host: {error.strerror}",
-                hint="see its owner and mode; `apply` can be run again",
-            ) from error
+        elif before.is_link:
+            target = os.fsencode(before.target)
+            made[Action.LINK] = Order(
+                root=root, path=path, action=Action.LINK, expect=expect, target=target, mtime_ns=before.mtime_ns
+            )
+        else:
+            fill = fill_kept(log, before)
+            made[Action.WRITE] = Order(root=root, path=path, action=Action.WRITE, expect=expect, fill=fill)
+        for action, order in made.items():
+            groups[action].append(order)
+    for action in (Action.DELETE, Action.RMDIR, Action.CHMOD):
+        groups[action].reverse()
+    return [order for action in Action for order in groups[action]]
 
 
-_STAGED = (Action.WRITE, Action.LINK)
+def _refuse_changed(record: _Record, trees: Mapping[str, LocalTree]) -> None:
+    moved = []
+    for (root, path), after in sorted(record.results.items(), key=lambda row: row[0]):
+        now = trees[root].stat(os.fsencode(path))
+        same = now.stamp.same(after) if now is not None else after is None
+        if not same:
+            moved.append(Remark(root=root, path=path, why="changed on the host since it was applied"))
+        elif now is not None and now.is_directory and (root, path) not in record.kept:
+            ours = {os.fsencode(name) for place, name in record.results if place == root}
+            if {entry.path for entry in trees[root].scan(now.path)} - ours:
+                moved.append(Remark(root=root, path=path, why="holds something that was made on the host since"))
+    if moved:
+        raise UndoRefusedError(moved, hint="nothing was taken back; put these aside, or change them by hand")
 
 
-def _names(places: dict[bytes, bytes]) -> list[str]:
-    return sorted({os.fsdecode(place) for place in places.values()})
+def _need_space(part: Part) -> None:
+    steps = [step for step in part.plan.steps if step.action is Action.WRITE and step.change.new]
+    need = sum(step.change.new.size for step in steps if step.change.new)
+    free = free_space(part.top)
+    if need + _SPARE <= free:
+        return
+    dense = sum(len(p) for step in steps for p in part.upper.chunks(step.path) if isinstance(p, bytes))
+    if min(dense, need) + _SPARE > free:
+        raise DiskFullError(f"{part.top} has no space for {min(dense, need) >> 20} MiB of changes")
 
 
-def _pour(out: int, pieces: Iterable[bytes | int]) -> int:
-    """Write pieces, holes as holes; the size."""
-    at = 0
-    for piece in pieces:
-        if isinstance(piece, int):
-            at += piece
-            continue
-        view = memoryview(piece)
-        while view:
-            count = os.pwrite(out, view, at)
-            view, at = view[count:], at + count
-    os.ftruncate(out, at)
-    return at
+def _dress(out: int, step: Step, part: Part) -> None:
+    """Owner as the host's file has it (a new file: as the directory that it goes to), attributes of the
+    user namespace, and the mode without its special bits.
+    """
+    old, new = step.expect, step.change.new
+    assert new is not None
+    if old is not None and old.is_file:
+        set_owner(out, old.uid, old.gid)
+    elif os.geteuid() == 0:
+        with LocalTree(part.top) as host:
+            parent = _nearest(host, step.path)
+        os.fchown(out, parent.uid, parent.gid)
+    for name, value in part.upper.attributes(step.path).items():
+        if not name.startswith("user.overlay."):
+            with contextlib.suppress(OSError):
+                os.setxattr(out, name, value)
+    os.fchmod(out, (new.mode if step.mode is None else step.mode) & PERMISSIONS)
+
+
+def _nearest(host: LocalTree, path: bytes) -> Entry:
+    """The nearest directory above that is there already."""
+    while path:
+        path = path.rpartition(b"/")[0]
+        entry = host.stat(path)
+        if entry is not None and entry.is_directory:
+            return entry
+    raise WorkspaceError("the root is gone")

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from sandbox.changes import Base, Change
 from sandbox.errors import StoreError
@@ -33,15 +34,14 @@ class Bases:
         self._began_ns = began_ns
         self._kept: dict[str, tuple[Stamp, str]] = {}
         self._applied: dict[str, Stamp | None] = {}
+        self._taken: dict[str, tuple[int, str]] = {}
         for note in store.notes() if store else ():
             if note.get("root") != root:
                 continue
             if note.get("type") == "base":
                 self._kept[note["path"]] = (Stamp(**note["stamp"]), note["digest"])
             elif note.get("type") == "applied":
-                stamp = note["stamp"]
-                self._applied[note["path"]] = None if stamp is None else Stamp(**stamp)
-                self._kept.pop(note["path"], None)
+                self._read_applied(note)
 
     def began(self, path: str) -> tuple[bool, Stamp | None]:
         """(known, stamp) of a path when the session began, or when we last applied it."""
@@ -64,6 +64,8 @@ class Bases:
 
     def judge(self, change: Change) -> Change:
         """The change with what is known of its base."""
+        if change.path in self._taken:
+            return replace(change, base=Base.STORED, drifted=True)
         if self.untouched(change.path, change.old):
             return replace(change, base=Base.ABSENT if change.old is None else Base.HOST)
         known, was = self.began(change.path)
@@ -116,24 +118,82 @@ class Bases:
         """Whether the host's file has the kept content and mode again (touched, or put back)."""
         stamp, digest = self._kept[path]
         now = host.stat(os.fsencode(path))
-        if now is None or now.mode != stamp.mode or now.size != stamp.size:
+        if now is None or now.mode != stamp.mode or stamp.size not in (now.size, -1):
             return False
-        content = hashlib.blake2b(digest_size=32)
-        for piece in filled(host.chunks(os.fsencode(path))):
-            content.update(piece)
-        return content.hexdigest() == digest
+        return _digest(host, os.fsencode(path)) == digest
 
     def stored_mode(self, path: str) -> int:
         """The st_mode that went with the kept content."""
         return self._kept[path][0].mode
 
-    def applied(self, path: str, now: Entry | None) -> None:
-        """We wrote this path on the host: it is the base of what comes."""
+    def put(self, data: bytes) -> str:
+        """Keep a content; its digest."""
         assert self._store is not None
-        self._applied[path] = None if now is None else now.stamp
+        return self._store.put([data], len(data))
+
+    def sync(self) -> None:
+        """Return when all that was noted will survive a power loss."""
+        if self._store is not None:
+            self._store.sync()
+
+    def kept_json(self, path: str) -> dict[str, Any]:
+        """What is kept of a path's base, for `taken_back`."""
+        stamp, digest = self._kept[path]
+        return {"kept": _json(stamp), "digest": digest}
+
+    def applied(self, path: str, stamp: Stamp | None, *, merged: str = "", mode: int = 0) -> None:
+        """We wrote this path on the host: it is the base of what comes. `merged`: the digest of the box's
+        content (of this mode) that is in it beside the host's own; that is the base then.
+        """
+        self._note_applied(
+            {"path": path, "stamp": None if stamp is None else _json(stamp), "merged": merged, "mode": mode}
+        )
+
+    def taken_back(self, path: str, stamp: Stamp | None, row: Mapping[str, Any]) -> None:
+        """An apply of this path was undone; `row` says what was known of its base before."""
+        now = None if stamp is None else _json(stamp)
+        if not row.get("drifted"):
+            self._note_applied({"path": path, "stamp": now})
+        elif row["base"] == Base.STORED.value:
+            self._note_applied(
+                {"path": path, "stamp": row["kept"], "merged": row["digest"], "mode": row["kept"]["mode"]}
+            )
+        elif row["base"] == Base.ABSENT.value:
+            self._note_applied({"path": path, "stamp": None})
+        else:
+            self._note_applied({"path": path, "stamp": _json(_NEVER)})
+
+    def is_taken(self, change: Change, upper: Tree) -> bool:
+        """Whether the box's content is all in the host's file already, beside the host's own changes."""
+        taken, new = self._taken.get(change.path), change.new
+        if taken is None or new is None or not new.is_file or new.mode != taken[0]:
+            return False
+        return _digest(upper, os.fsencode(change.path)) == taken[1]
+
+    def _note_applied(self, body: dict[str, Any]) -> None:
+        assert self._store is not None
+        note = {"type": "applied", "root": self.root, **body}
+        self._store.note(note)
+        self._read_applied(note)
+
+    def _read_applied(self, note: Mapping[str, Any]) -> None:
+        path, stamp = note["path"], note["stamp"]
+        self._applied[path] = None if stamp is None else Stamp(**stamp)
         self._kept.pop(path, None)
-        stamp = None if now is None else _json(now.stamp)
-        self._store.note({"type": "applied", "root": self.root, "path": path, "stamp": stamp})
+        self._taken.pop(path, None)
+        if note.get("merged"):
+            self._taken[path] = note["mode"], note["merged"]
+            self._kept[path] = replace(_NEVER, mode=note["mode"], size=-1), note["merged"]
+
+
+_NEVER = Stamp(mode=0, size=-1, mtime_ns=0, ctime_ns=0, inode=0)
+
+
+def _digest(tree: Tree, name: bytes) -> str:
+    content = hashlib.blake2b(digest_size=32)
+    for piece in filled(tree.chunks(name)):
+        content.update(piece)
+    return content.hexdigest()
 
 
 def filled(pieces: Iterator[bytes | int]) -> Iterator[bytes]:

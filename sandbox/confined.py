@@ -19,7 +19,7 @@ from pathlib import Path
 _SYS_OPENAT2 = 437
 _SYS_RENAMEAT2 = 316 if os.uname().machine == "x86_64" else 276
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
-_RENAME_NOREPLACE = 1
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 _HOW = struct.Struct("=QQQ")
 _O_PATH = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -166,6 +166,12 @@ def symlink_beneath(directory: int, path: str | bytes, target: bytes) -> None:
         os.symlink(target, name, dir_fd=parent)
 
 
+def utime_beneath(directory: int, path: str | bytes, mtime_ns: int) -> None:
+    """Set the times of a name; of a link, its own."""
+    with parent_beneath(directory, path) as (parent, name):
+        os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=parent, follow_symlinks=False)
+
+
 def rename_beneath(directory: int, old: str | bytes, new: str | bytes, *, replace: bool = True) -> None:
     """Rename beneath the directory. Without `replace` an existing target is EEXIST."""
     with parent_beneath(directory, old) as (source, name), parent_beneath(directory, new) as (target, other):
@@ -173,6 +179,21 @@ def rename_beneath(directory: int, old: str | bytes, new: str | bytes, *, replac
             os.rename(name, other, src_dir_fd=source, dst_dir_fd=target)
         else:
             _syscall(_SYS_RENAMEAT2, source, name, target, other, _RENAME_NOREPLACE)
+
+
+def exchange_beneath(directory: int, one: str | bytes, other: str | bytes) -> None:
+    """Let two names that are there change places, at once. EINVAL where the file system cannot."""
+    with parent_beneath(directory, one) as (source, name), parent_beneath(directory, other) as (target, end):
+        _syscall(_SYS_RENAMEAT2, source, name, target, end, _RENAME_EXCHANGE)
+
+
+def sync_directory(directory: int, path: str | bytes) -> None:
+    """Return when the directory's names will survive a power loss."""
+    opened = open_beneath(directory, path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def sync_file_system(directory: int) -> None:

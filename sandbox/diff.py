@@ -17,6 +17,7 @@ from sandbox.gitpatch import Blob, Patch, format_patch
 from sandbox.trees import Entry, Tree, content
 
 SHOWN_BYTES = 8 << 20
+PATCH_BYTES = 256 << 20
 _RENAME_BYTES = 1 << 20
 _RENAME_PAIRS = 20_000
 _SIMILAR = 50
@@ -24,11 +25,14 @@ _SIMILAR = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileDiff:
-    """One change with its text. `held`: why apply holds it back, "" when it does not."""
+    """One change with its text. `held`: why apply holds it back, "" when it does not. `sides`: what was
+    compared.
+    """
 
     change: Change
     patch: Patch
     held: str = ""
+    sides: tuple[Blob | None, Blob | None] = (None, None)
 
     def to_json(self) -> dict[str, Any]:
         """For `diff --json`. Bytes of names that are no UTF-8 stand as lone surrogates (PEP 383)."""
@@ -63,9 +67,10 @@ def _side(entry: Entry | None) -> dict[str, Any] | None:
 
 
 class Sides:
-    """Reads both sides of the changes of one root."""
+    """Reads both sides of the changes of one root, contents up to `limit` bytes."""
 
-    def __init__(self, upper: Tree, lower: Tree, bases: Bases) -> None:
+    def __init__(self, upper: Tree, lower: Tree, bases: Bases, *, limit: int = SHOWN_BYTES) -> None:
+        self._limit = limit
         self._upper = upper
         self._lower = lower
         self._bases = bases
@@ -80,36 +85,36 @@ class Sides:
             return Blob(mode=self._bases.stored_mode(change.path), content=data)
         if change.base is Base.ABSENT or change.old is None:
             return None
-        return _blob(self._lower, os.fsencode(change.source or change.path), change.old)
+        return _blob(self._lower, os.fsencode(change.source or change.path), change.old, self._limit)
 
     def new(self, change: Change) -> Blob | None:
         """What the layer has."""
-        return None if change.new is None else _blob(self._upper, os.fsencode(change.path), change.new)
+        return None if change.new is None else _blob(self._upper, os.fsencode(change.path), change.new, self._limit)
 
     def texts(self, change: Change) -> tuple[bytes | None, bytes | None]:
         """Both contents; None for what is not there or too large."""
         old, new = self.old(change), self.new(change)
         return old.content if old else None, new.content if new else None
 
-    def patch(self, change: Change) -> Patch:
-        """The change as text."""
+    def patch(self, change: Change, *, binary: bool = False) -> Patch:
+        """The change as text; `binary`: with the contents of binary files."""
         new_path = os.fsencode(change.path)
         old_path = os.fsencode(change.source or change.path)
         old, new = self.old(change), self.new(change)
         if old is None and new is None:
             return Patch(text=b"")
-        return format_patch(old_path, new_path, old, new, similarity=change.similarity)
+        return format_patch(old_path, new_path, old, new, similarity=change.similarity, binary=binary)
 
 
-def _blob(tree: Tree, path: bytes, entry: Entry) -> Blob | None:
+def _blob(tree: Tree, path: bytes, entry: Entry, limit: int) -> Blob | None:
     """None for what git does not know: directories, devices, FIFOs."""
     if entry.is_link:
         return Blob(mode=entry.mode, content=tree.readlink(path))
     if not entry.is_file:
         return None
-    if entry.size > SHOWN_BYTES:
+    if entry.size > limit:
         return Blob(mode=entry.mode, content=None)
-    return Blob(mode=entry.mode, content=content(tree, path, SHOWN_BYTES))
+    return Blob(mode=entry.mode, content=content(tree, path, limit))
 
 
 def with_renames(changes: Sequence[Change], upper: Tree, lower: Tree) -> list[Change]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import stat
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sandbox.linediff import Span, changed_spans
@@ -36,11 +38,11 @@ class Blob:
 
     @property
     def id(self) -> bytes:
-        """The blob's abbreviated object id; zeros for what is too large."""
+        """The blob's object id; zeros for what is too large."""
         if self.content is None:
-            return b"0" * 7
+            return b"0" * 40
         head = b"blob %d\0" % len(self.content)
-        return hashlib.sha1(head + self.content, usedforsecurity=False).hexdigest()[:7].encode()
+        return hashlib.sha1(head + self.content, usedforsecurity=False).hexdigest().encode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +64,23 @@ def quoted(prefix: bytes, path: bytes) -> bytes:
     return b'"' + escaped + b'"'
 
 
-def format_patch(old_path: bytes, new_path: bytes, old: Blob | None, new: Blob | None, *, similarity: int = 0) -> Patch:
+def format_patch(
+    old_path: bytes,
+    new_path: bytes,
+    old: Blob | None,
+    new: Blob | None,
+    *,
+    similarity: int = 0,
+    binary: bool = False,
+) -> Patch:
     """One file's change; empty text where git would see none. A change of type (file, link) is a
-    deletion and a creation, as git has it.
+    deletion and a creation, as git has it. `binary`: with the contents of binary files.
     """
     if old and new and stat.S_IFMT(old.mode) != stat.S_IFMT(new.mode):
-        gone, come = format_patch(old_path, old_path, old, None), format_patch(new_path, new_path, None, new)
+        gone, come = (
+            format_patch(old_path, old_path, old, None, binary=binary),
+            format_patch(new_path, new_path, None, new, binary=binary),
+        )
         return Patch(
             text=gone.text + come.text, added=come.added, removed=gone.removed, binary=gone.binary or come.binary
         )
@@ -75,13 +88,18 @@ def format_patch(old_path: bytes, new_path: bytes, old: Blob | None, new: Blob |
     differs = old is None or new is None or old.content != new.content or old.content is None
     if not differs:
         return Patch(text=b"".join(head) if len(head) > 1 else b"")
-    index = b"index " + (old.id if old else b"0" * 7) + b".." + (new.id if new else b"0" * 7)
+    is_binary = (old is not None and old.is_binary) or (new is not None and new.is_binary)
+    digits = 40 if is_binary and binary else 7
+    index = b"index " + (old.id if old else b"0" * 40)[:digits] + b".." + (new.id if new else b"0" * 40)[:digits]
     if old and new and old.git_mode == new.git_mode:
         index += b" " + new.git_mode
     head.append(index + b"\n")
     before = quoted(b"a/", old_path) if old else b"/dev/null"
     after = quoted(b"b/", new_path) if new else b"/dev/null"
-    if (old and old.is_binary) or (new and new.is_binary):
+    if is_binary and binary:
+        head += [b"GIT binary patch\n", *_literal(new), *_literal(old)]
+        return Patch(text=b"".join(head), binary=True)
+    if is_binary:
         head.append(b"Binary files " + before + b" and " + after + b" differ\n")
         return Patch(text=b"".join(head), binary=True)
     old_lines, new_lines = _lines(old), _lines(new)
@@ -94,6 +112,18 @@ def format_patch(old_path: bytes, new_path: bytes, old: Blob | None, new: Blob |
         added=sum(span[3] - span[2] for span in spans),
         removed=sum(span[1] - span[0] for span in spans),
     )
+
+
+def _literal(side: Blob | None) -> Iterator[bytes]:
+    """A whole content as git has it in patches: deflated, 52 bytes a line in base 85."""
+    content = (side.content or b"") if side else b""
+    yield b"literal %d\n" % len(content)
+    packed = zlib.compress(content)
+    for at in range(0, len(packed), 52):
+        line = packed[at : at + 52]
+        length = len(line) + (64 if len(line) <= 26 else 70)
+        yield bytes([length]) + base64.b85encode(line, pad=True) + b"\n"
+    yield b"\n"
 
 
 def _header(old_path: bytes, new_path: bytes, old: Blob | None, new: Blob | None, similarity: int) -> list[bytes]:
@@ -116,10 +146,10 @@ def _tab(name: bytes) -> bytes:
 
 
 def _lines(side: Blob | None) -> list[bytes]:
-    return _split(side.content or b"") if side else []
+    return split_lines(side.content or b"") if side else []
 
 
-def _split(text: bytes) -> list[bytes]:
+def split_lines(text: bytes) -> list[bytes]:
     """Lines with their newline; the last may have none."""
     lines = text.split(b"\n")
     last = lines.pop()
@@ -127,18 +157,23 @@ def _split(text: bytes) -> list[bytes]:
     return [*ended, last] if last else ended
 
 
-def _hunks(old: Sequence[bytes], new: Sequence[bytes], spans: list[Span]) -> list[bytes]:
-    out: list[bytes] = []
-    group: list[Span] = []
+def grouped(spans: Sequence[Span]) -> list[list[Span]]:
+    """The spans of each hunk: those whose context touches."""
+    groups: list[list[Span]] = []
     for span in spans:
-        if group and span[0] - group[-1][1] > 2 * CONTEXT:
-            out += _hunk(old, new, group)
-            group = []
-        group.append(span)
-    return out + _hunk(old, new, group)
+        if groups and span[0] - groups[-1][-1][1] <= 2 * CONTEXT:
+            groups[-1].append(span)
+        else:
+            groups.append([span])
+    return groups
 
 
-def _hunk(old: Sequence[bytes], new: Sequence[bytes], group: list[Span]) -> list[bytes]:
+def _hunks(old: Sequence[bytes], new: Sequence[bytes], spans: list[Span]) -> list[bytes]:
+    return [line for group in grouped(spans) for line in format_hunk(old, new, group)]
+
+
+def format_hunk(old: Sequence[bytes], new: Sequence[bytes], group: Sequence[Span]) -> list[bytes]:
+    """A hunk of these spans, its `@@` line first."""
     start_old = max(group[0][0] - CONTEXT, 0)
     start_new = group[0][2] - (group[0][0] - start_old)
     end_old = min(group[-1][1] + CONTEXT, len(old))

@@ -17,6 +17,8 @@ from sandbox.changes import Change
 
 HELD_VERSION = 1
 _JSON_BYTES = 4 << 20
+_LOOSE = str.maketrans({"\\": "/", "\u0131": "i"})
+_SHORT = {"git~1": ".git", "gitmod~1": ".gitmodules"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,13 @@ class HeldBack:
 def plain(path: str) -> str:
     """A path as the most forgiving file system would take it."""
     composed = unicodedata.normalize("NFKC", "".join(c for c in path if unicodedata.category(c) != "Cf"))
-    return "/".join(part.rstrip(". ") or part for part in composed.casefold().split("/"))
+    parts = composed.casefold().translate(_LOOSE).split("/")
+    return "/".join(_SHORT.get(name, name) for part in parts for name in [_bare(part)])
+
+
+def _bare(part: str) -> str:
+    """Without what Windows takes for nothing: dots and blanks at the end, the name of a stream."""
+    return part.partition(":")[0].rstrip(". ") or part
 
 
 @cache

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from sandbox.bases import Bases
 from sandbox.changes import Base, Change, Kind
 from sandbox.diff import Sides
 from sandbox.errors import SandboxError
+from sandbox.gitpatch import split_lines
 from sandbox.held import HeldBack
-from sandbox.trees import Entry, Tree
+from sandbox.linediff import changed_spans
+from sandbox.merge import merge
+from sandbox.trees import Entry, Tree, content
+
+MERGED_BYTES = 8 << 20
 
 
 class Action(StrEnum):
@@ -31,12 +36,18 @@ class Action(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """What to apply. `paths`: (root, path) pairs, each with all beneath it; None: everything. `held`:
-    what is held back too. `force`: overwrite what the host changed (its content is kept in the store).
+    what is held back too. `hunks`: of these files, only these runs of changed lines (by number, from 0).
+    Where host and box both changed a path: `force` takes the box's, `ours` leaves the host's, `merge`
+    joins their lines and, with `markers`, writes conflict markers where that is no way; else it is refused.
     """
 
     paths: tuple[tuple[str, str], ...] | None = None
     held: bool = False
     force: bool = False
+    ours: bool = False
+    merge: bool = False
+    markers: bool = False
+    hunks: Mapping[tuple[str, str], frozenset[int]] = field(default_factory=dict)
 
     def takes(self, change: Change) -> bool:
         """Whether the change is selected."""
@@ -65,28 +76,37 @@ class Remark:
 
 
 class ApplyConflictError(SandboxError):
-    """An apply would lose what the host changed. Nothing was written, unless `applied` says so."""
+    """An apply would lose what the host changed. Nothing was written."""
 
     exit_code = 53
 
-    def __init__(self, conflicts: Sequence[Remark], *, applied: int = 0) -> None:
+    def __init__(
+        self,
+        conflicts: Sequence[Remark],
+        *,
+        hint: str = "merge with --3way, take the box's with --theirs, keep the host's with --ours, or name other paths",
+    ) -> None:
         first = conflicts[0]
         more = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
         super().__init__(
             f"{os.fsencode(first.path).decode('utf-8', 'backslashreplace')}: {first.why}{more}",
-            hint="apply the other paths by naming them, or overwrite the host's with --force",
+            hint=hint,
         )
         self.conflicts = tuple(conflicts)
-        self.applied = applied
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One step. `expect`: the host's entry as it was seen (None: nothing there)."""
+    """One step. `expect`: the host's entry as it was seen (None: nothing there). `content` and `mode`, where
+    they are not the layer's own; `taken`: what of the box is in it, when both sides' changes are.
+    """
 
     action: Action
     change: Change
     expect: Entry | None
+    content: bytes | None = None
+    mode: int | None = None
+    taken: bytes | None = None
 
     @property
     def path(self) -> bytes:
@@ -102,6 +122,8 @@ class Plan:
     held_back: tuple[Remark, ...] = ()
     dropped: tuple[Remark, ...] = ()
     pointed_out: tuple[Remark, ...] = ()
+    merged: tuple[Remark, ...] = ()
+    kept: tuple[Remark, ...] = ()
     conflicts: tuple[Remark, ...] = ()
 
 
@@ -116,7 +138,7 @@ def make_plan(
     for change in changes:
         if not selection.takes(change):
             continue
-        why = held.why(change, sides.texts) or _leaves(change, upper)
+        why = held.why(change, sides.texts) or leaves(change, upper)
         if change.special:
             dropped.append(_remark(change, f"a {change.special} is never applied"))
         elif why and not selection.names(change, held):
@@ -133,9 +155,16 @@ def make_plan(
     root = changes[0].root if changes else ""
     held_back += [Remark(root=root, path=git, why=f"git obeys it ({n} paths)") for git, n in in_git.items()]
     chosen = _with_parents(chosen, changes)
+    drifted = [] if selection.force else _drifted(chosen, host, bases)
+    kept: list[Remark] = []
+    if selection.ours:
+        kept, drifted = [Remark(root=r.root, path=r.path, why=f"{r.why}; it stays") for r in drifted], []
+        chosen = [change for change in chosen if change.path not in {remark.path for remark in kept}]
     steps = _steps(chosen, host)
-    conflicts = [] if selection.force else _drifted(chosen, host, bases)
-    conflicts += _blocked(steps, host)
+    mixed = mix(
+        steps, selection, drifted={remark.path: remark for remark in drifted}, sides=sides, host=host, bases=bases
+    )
+    steps, conflicts = mixed.steps, mixed.conflicts + _blocked(mixed.steps, host)
     if not selection.force:
         conflicts += _collisions(steps, host)
     return Plan(
@@ -143,8 +172,102 @@ def make_plan(
         held_back=tuple(held_back),
         dropped=tuple(dropped),
         pointed_out=tuple(pointed_out),
+        merged=tuple(mixed.merged),
+        kept=tuple(kept),
         conflicts=tuple(conflicts),
     )
+
+
+@dataclass(slots=True)
+class Mixed:
+    """Steps whose content is put together from both sides, and what could not be."""
+
+    steps: list[Step]
+    merged: list[Remark] = field(default_factory=list)
+    conflicts: list[Remark] = field(default_factory=list)
+
+
+def mix(
+    steps: list[Step], selection: Selection, *, drifted: Mapping[str, Remark], sides: Sides, host: Tree, bases: Bases
+) -> Mixed:
+    """Fill in the content of steps of which only some lines are wanted, or that the host changed too."""
+    mixed = Mixed(steps=[])
+    seen: set[str] = set()
+    for step in steps:
+        change, numbers = step.change, selection.hunks.get((step.change.root, step.change.path))
+        remark = drifted.get(change.path)
+        if numbers is None and remark is None:
+            mixed.steps.append(step)
+        elif change.path not in seen:
+            seen.add(change.path)
+            _mix_one(mixed, step, numbers, remark, selection=selection, sides=sides, host=host, bases=bases)
+    return mixed
+
+
+def _mix_one(
+    mixed: Mixed,
+    step: Step,
+    numbers: frozenset[int] | None,
+    remark: Remark | None,
+    *,
+    selection: Selection,
+    sides: Sides,
+    host: Tree,
+    bases: Bases,
+) -> None:
+    change = step.change
+    if remark is not None and not selection.merge:
+        mixed.conflicts.append(remark)
+        return
+    base, box = sides.texts(change)
+    simple = step.action is Action.WRITE and change.old is not None and change.old.is_file
+    known = change.base is not Base.UNKNOWN and box is not None and (base is not None or change.base is Base.ABSENT)
+    if not simple or not known or box is None:
+        why = remark.why if remark else "has no lines to choose from"
+        mixed.conflicts.append(_remark(change, why if known else f"{why}: cannot be merged"))
+        return
+    mine = content(host, step.path, MERGED_BYTES + 1)
+    if b"\0" in (base or b"") + box + mine or len(mine) > MERGED_BYTES:
+        mixed.conflicts.append(_remark(change, "is binary or too large to be merged"))
+        return
+    taken = box if numbers is None else chosen_lines(base or b"", box, numbers)
+    if remark is None:
+        mixed.steps.append(replace(step, content=taken))
+        return
+    found = merge(base or b"", mine, taken)
+    if found.conflicts and not selection.markers:
+        places = f"{found.conflicts} place{'s' if found.conflicts > 1 else ''}"
+        mixed.conflicts.append(_remark(change, f"host and box changed the same lines in {places}"))
+        return
+    assert change.new is not None
+    assert change.old is not None
+    was = bases.stored_mode(change.path) if change.base is Base.STORED else change.old.mode
+    mode = change.old.mode if change.new.mode == was else change.new.mode
+    mixed.steps.append(replace(step, content=found.text, mode=mode, taken=taken))
+    marked = f" with {found.conflicts} conflicts marked in it" if found.conflicts else ""
+    mixed.merged.append(_remark(change, f"merged with what the host changed{marked}"))
+
+
+def chosen_lines(old: bytes, new: bytes, numbers: frozenset[int]) -> bytes:
+    """The old text with only these of the new one's runs of changed lines. Raises PlanError for a number
+    that there is not.
+    """
+    a, b = split_lines(old), split_lines(new)
+    spans = changed_spans(a, b)
+    if not numbers <= set(range(len(spans))):
+        raise PlanError(f"there are only {len(spans)} runs of changed lines", hint="see them with `fumehood diff`")
+    out: list[bytes] = []
+    at = 0
+    for number, (a0, a1, b0, b1) in enumerate(spans):
+        out += a[at:a0] + (b[b0:b1] if number in numbers else a[a0:a1])
+        at = a1
+    return b"".join(out + a[at:])
+
+
+class PlanError(SandboxError):
+    """What was asked for is not there to be applied."""
+
+    exit_code = 55
 
 
 def _remark(change: Change, why: str) -> Remark:
@@ -161,7 +284,7 @@ def _beneath(path: str, above: str) -> bool:
     return above in ("", ".") or path == above or path.startswith(above.rstrip("/") + "/")
 
 
-def _leaves(change: Change, upper: Tree) -> str:
+def leaves(change: Change, upper: Tree) -> str:
     """Why a link is held back: a program that follows it later would leave the root."""
     if change.new is None or not change.new.is_link:
         return ""

@@ -6,15 +6,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sandbox.apply import Applied, AppliedReport, Applier
+from sandbox.apply import Applied, AppliedReport, Applies, Part, Recovered
 from sandbox.bases import Bases
 from sandbox.changes import Change, Pair, classify, listed_pairs, overlay_pairs
-from sandbox.diff import FileDiff, Sides, with_renames
+from sandbox.diff import PATCH_BYTES, FileDiff, Sides, with_renames
 from sandbox.errors import StoreError, WorkspaceError
 from sandbox.gitdir import is_git_dir
 from sandbox.gitrefs import RefMove, ref_moves
@@ -23,9 +23,10 @@ from sandbox.keeper import Keeper, KeptTree
 from sandbox.layers import Layer
 from sandbox.manifest import Drifted, Manifest
 from sandbox.places import Places
-from sandbox.plan import ApplyConflictError, Plan, Selection, make_plan
+from sandbox.plan import ApplyConflictError, Plan, PlanError, Selection, leaves, make_plan
 from sandbox.spec import Rung
 from sandbox.store import Store
+from sandbox.transaction import nothing
 from sandbox.trees import Entry, Tree, content
 from sandbox.walk import encode
 
@@ -44,11 +45,20 @@ class View:
 class Views:
     """Opens the roots of a session. `store`: the session's store file, made by the first writer."""
 
-    def __init__(self, places: Places, keeper: Keeper, *, store: Path, held: HeldBack) -> None:
+    def __init__(
+        self,
+        places: Places,
+        keeper: Keeper,
+        *,
+        store: Path,
+        held: HeldBack,
+        reached: Callable[[str], None] = nothing,
+    ) -> None:
         self._places = places
         self._keeper = keeper
         self._file = store
         self._held = held
+        self._reached = reached
 
     @property
     def roots(self) -> list[Layer]:
@@ -67,6 +77,7 @@ class Views:
                 for pair in pairs
                 if not _is_planted(layer, pair, view.upper)
                 and (change := classify(layer.name, pair, view.upper, view.lower, git=git)) is not None
+                and not view.bases.is_taken(change, view.upper)
             ]
         return sorted(found, key=lambda change: os.fsencode(change.path))
 
@@ -104,7 +115,25 @@ class Views:
             sides = Sides(view.upper, view.lower, view.bases)
             for change in with_renames(changes, view.upper, view.lower):
                 held = self._held.why(change, sides.texts)
-                yield FileDiff(change=change, patch=sides.patch(change), held=held)
+                both = sides.old(change), sides.new(change)
+                yield FileDiff(change=change, patch=sides.patch(change), held=held, sides=both)
+
+    def patch(self, layer: Layer, changes: Sequence[Change], selection: Selection) -> Generator[bytes, None, None]:
+        """What is not held back, as git's whole patches."""
+        with self._errors(), ExitStack() as stack:
+            view = self._open(layer, stack)
+            sides = Sides(view.upper, view.lower, view.bases)
+            whole = Sides(view.upper, view.lower, view.bases, limit=PATCH_BYTES)
+            for change in changes:
+                why = self._held.why(change, sides.texts) or leaves(change, view.upper)
+                if change.special or (why and not selection.names(change, self._held)):
+                    continue
+                both = whole.old(change), whole.new(change)
+                if any(side is not None and side.content is None for side in both):
+                    raise PlanError(f"{change.path} is too large for a patch", hint="leave it out, or use `apply`")
+                text = whole.patch(change, binary=True).text
+                if text:
+                    yield text
 
     def commits(self, layer: Layer, changes: Sequence[Change]) -> list[RefMove]:
         """The refs that changes inside git directories moved."""
@@ -146,26 +175,35 @@ class Views:
                 return report
             if report.conflicts:
                 raise ApplyConflictError(report.conflicts)
-            assert store is not None
-            appliers = [
-                stack.enter_context(
-                    Applier(
-                        view.host,
-                        plan,
-                        upper=view.upper,
-                        bases=view.bases,
-                        store=store,
-                        session=self._places.session,
-                    )
-                )
-                for view, plan in plans
-                if plan.steps
+            parts = [
+                Part(top=view.host, plan=plan, upper=view.upper, bases=view.bases) for view, plan in plans if plan.steps
             ]
-            for applier in appliers:
-                applier.stage()
-            for applier in appliers:
-                applier.check()
-            return replace(report, applied=tuple(done for applier in appliers for done in applier.commit()))
+            if not parts:
+                return report
+            with self._applies().begin(parts) as work:
+                work.stage()
+                work.check()
+                return replace(report, applied=work.commit())
+
+    def undo_apply(self) -> tuple[Applied, ...]:
+        """See Workspace.undo_apply."""
+        with self._errors(), ExitStack() as stack:
+            return self._applies().undo(self._all_bases(stack))
+
+    def recover(self) -> list[Recovered]:
+        """See Workspace.recover."""
+        if not self._applies().interrupted:
+            return []
+        with self._errors(), ExitStack() as stack:
+            return self._applies().recover(self._all_bases(stack))
+
+    def _applies(self) -> Applies:
+        tops = {layer.name: layer.host for layer in self.roots if layer.host is not None}
+        return Applies(self._file.parent / "applies", tops, session=self._places.session, reached=self._reached)
+
+    def _all_bases(self, stack: ExitStack) -> dict[str, Bases]:
+        store = stack.enter_context(self._store(writable=True))
+        return {layer.name: self._bases(layer, stack, store) for layer in self.roots}
 
     def _open(self, layer: Layer, stack: ExitStack, store: Store | None = None) -> View:
         """Both trees and the bases of a root, until the stack closes."""
@@ -243,6 +281,8 @@ def _report(plans: list[Plan], *, dry: bool) -> AppliedReport:
         held_back=tuple(remark for plan in plans for remark in plan.held_back),
         dropped=tuple(remark for plan in plans for remark in plan.dropped),
         pointed_out=tuple(remark for plan in plans for remark in plan.pointed_out),
+        merged=tuple(remark for plan in plans for remark in plan.merged),
+        kept=tuple(remark for plan in plans for remark in plan.kept),
         conflicts=tuple(remark for plan in plans for remark in plan.conflicts),
         dry=dry,
     )

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from sandbox.apply import AppliedReport
+from sandbox.apply import Applied, AppliedReport, Recovered
 from sandbox.changes import Change
 from sandbox.copies import remove_tree
 from sandbox.diff import FileDiff
@@ -27,7 +27,7 @@ from sandbox.keeper import Keeper, KeeperImage
 from sandbox.layers import Layer
 from sandbox.manifest import Drifted, find_drift, find_touched, write_manifest
 from sandbox.places import Places
-from sandbox.plan import Selection
+from sandbox.plan import PlanError, Selection
 from sandbox.roots import Root, to_host
 from sandbox.skeleton import own_places
 from sandbox.spec import Mount, Owner, Rung
@@ -202,6 +202,22 @@ class Workspace:
             if item.patch.text:
                 yield item.patch.text
 
+    async def patch(self, selection: Selection) -> AsyncIterator[bytes]:
+        """The selected changes as a patch that `git apply` takes whole, file by file, binary ones included.
+        What is held back is left out until named. Raises PlanError for what no patch can hold.
+        """
+        changes = [c for c in await self.changes() if not c.in_git and selection.takes(c)]
+        if len({change.root for change in changes}) > 1:
+            raise PlanError("a patch is for one directory", hint="name paths of one")
+        for layer in self._views.roots:
+            mine = [change for change in changes if change.root == layer.name]
+            found = self._views.patch(layer, mine, selection)
+            try:
+                while mine and (piece := await asyncio.to_thread(next, found, None)) is not None:
+                    yield piece
+            finally:
+                found.close()
+
     async def commits(self) -> tuple[RefMove, ...]:
         """The refs that were moved in the box: never applied as files, taken over as commits."""
         changes = [change for change in await self.changes() if change.in_git]
@@ -213,12 +229,24 @@ class Workspace:
         return tuple(moves)
 
     async def apply(self, selection: Selection | None = None, *, dry: bool = False) -> AppliedReport:
-        """Write the selected changes onto the host. Raises ApplyConflictError before anything is written
-        when the host changed one of the paths since the session began; WorkspaceError, DiskFullError.
-        `dry`: only report (conflicts too). May be run again at any time: what is there already is
-        no change any more.
+        """Write the selected changes onto the host: all, or none of them. Raises ApplyConflictError when
+        the host changed one of the paths since the session began (see Selection); WorkspaceError,
+        DiskFullError. `dry`: only report (conflicts too). May be run again at any time: what is there
+        already is no change any more.
         """
         return await asyncio.to_thread(self._views.apply, await self.changes(), selection or Selection(), dry=dry)
+
+    async def undo_apply(self) -> tuple[Applied, ...]:
+        """Take the latest apply back; again for the one before. () when there is none. Raises
+        UndoRefusedError, with nothing written, where the host changed since.
+        """
+        return await asyncio.to_thread(self._views.undo_apply)
+
+    async def recover(self) -> tuple[Recovered, ...]:
+        """Bring an apply that was cut off (by a kill, a power loss) to its end. Every command of a session
+        begins with it; it costs next to nothing where nothing was. Raises WorkspaceError.
+        """
+        return tuple(await asyncio.to_thread(self._views.recover))
 
     def locate(self, paths: Iterable[str], *, cwd: Path) -> tuple[tuple[str, str], ...]:
         """(root, path) of paths as a user names them: relative to `cwd`, absolute on the host or in the

@@ -7,6 +7,7 @@ input without a Judged of its digest. Reads go side by side, writes in order.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from runner.effects import (
     effect_to_json,
     is_write,
 )
+from runner.errors import UsageError
 from runner.events import (
     ApprovalAsked,
     ApprovalGiven,
@@ -42,12 +44,12 @@ from runner.events import (
 from runner.journal import digest
 from runner.loop.boxes import LOST, BoxHandle
 from runner.loop.calls import Call, validated
-from runner.loop.fixed import HELPER_OUTPUT, HELPER_SECONDS, HELPERS
+from runner.loop.fixed import CARRIED_SECONDS, HELPER_OUTPUT, HELPER_SECONDS, HELPERS
 from runner.loop.shown import Shown, plain
 from runner.policy.policy import Policy
 from runner.tools.base import Tool, ToolContext, ToolResult, ToolState, tool_error
 from sandbox.errors import PathError, SandboxError
-from sandbox.spec import Box, Command, Exited, Process, Resolution, Stdout
+from sandbox.spec import Box, Command, Exited, Process, Resolution, Stderr, Stdout
 
 SIDE_BY_SIDE = 10
 INTERRUPTED = "This call was interrupted, by the user or by a limit. What it had done until then may be done."
@@ -370,6 +372,38 @@ class Gate:
         except SandboxError:
             return ""
         return out.decode("utf-8", errors="replace")
+
+    async def carry(self, name: str, cwd: PurePosixPath, stdin: bytes, limit: int) -> bytes:
+        """All that one of our own fixed commands gives for `stdin`. Raises UsageError when it fails or gives
+        more than `limit` bytes. Judged as `helper` is.
+        """
+        argv = HELPERS[name]
+        box = await self.box.get()
+        call = f"fumehood-{self.new_id()}"
+        verdict = Verdict(decision=Decision.ALLOW, source=Source.FUMEHOOD, reason=f"helper {name}")
+        effect = RunCommand(command=" ".join(argv), cwd=cwd)
+        sent = {"argv": list(argv), "cwd": str(cwd), "stdin": hashlib.sha256(stdin).hexdigest()}
+        self._record_judged(call, name, sent, (effect,), verdict)
+        out, problem, code = bytearray(), bytearray(), -1
+        command = Command(argv=argv, cwd=cwd, stdin=True, timeout=CARRIED_SECONDS)
+        process: Process = await self._guard(box, box.exec(command))
+        await process.write_stdin(stdin)
+        await process.write_stdin(None)
+        async for item in process:
+            match item:
+                case Stdout(data=data):
+                    out += data
+                case Stderr(data=data) if len(problem) < HELPER_OUTPUT:
+                    problem += data
+                case Exited():
+                    code = item.code
+            if len(out) > limit:
+                await process.kill()
+                raise UsageError(f"{name} in the box gives more than {limit >> 20} MiB")
+        if code != 0:
+            last = problem.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            raise UsageError(f"{name} in the box failed: {last or f'exit {code}'}")
+        return bytes(out)
 
     async def user_command(self, command: Command) -> Process:
         """A command of the user's own (`fumehood shell`, `!`): recorded with source user, then started."""

@@ -15,13 +15,21 @@ from sandbox.spec import Process, Pty
 class Selection:
     """Which changes an apply takes. `paths`: absolute, on the host or in the box, each with all below it;
     none: all. A path that is held back is taken when it is named in `paths` or `include`, or with `held`.
-    `force`: take the box's version where the host's changed too. `dry`: only say what would be done.
+    Where the host's changed too: `force` takes the box's version, `ours` leaves the host's, `merge` joins
+    their lines, with `markers` conflict markers and all. `hunks`: (path, numbers from 0) of runs of changed
+    lines, where not the whole file is wanted; `seen`: (path, sha256 of the text) of changes that were chosen
+    by sight, and are refused when they are others now. `dry`: only say what would be done.
     """
 
     paths: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     held: bool = False
     force: bool = False
+    ours: bool = False
+    merge: bool = False
+    markers: bool = False
+    hunks: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    seen: tuple[tuple[str, str], ...] = ()
     dry: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -36,6 +44,11 @@ class Selection:
             include=tuple(data["include"]),
             held=bool(data["held"]),
             force=bool(data["force"]),
+            ours=bool(data["ours"]),
+            merge=bool(data["merge"]),
+            markers=bool(data["markers"]),
+            hunks=tuple((str(path), tuple(int(number) for number in numbers)) for path, numbers in data["hunks"]),
+            seen=tuple((str(path), str(digest)) for path, digest in data["seen"]),
             dry=bool(data["dry"]),
         )
 
@@ -60,6 +73,24 @@ class Access(Protocol):
 
     async def apply(self, selection: Selection) -> dict[str, Any]:
         """Bring changes over to the host. Raises ApplyConflictError, with nothing written."""
+        ...
+
+    async def undo_apply(self) -> dict[str, Any]:
+        """Take the latest apply back. Raises UndoRefusedError, with nothing written."""
+        ...
+
+    def patch(self, selection: Selection) -> AsyncIterator[bytes]:
+        """What `apply` would take, as a patch that git takes whole, binary files included."""
+        ...
+
+    async def branch(self, name: str, message: str) -> dict[str, Any]:
+        """The box's commits, and one more of what is not committed there, as a new branch of the host's
+        repository. Needs the box. Raises BranchError, PackError, UsageError, with no ref made.
+        """
+        ...
+
+    async def hunks(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+        """Changes with their runs of changed lines, to choose from: see `sandbox.hunks`."""
         ...
 
     async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> Process:

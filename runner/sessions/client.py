@@ -24,8 +24,14 @@ from runner.sessions.channel import (
     short_path,
 )
 from runner.sessions.store import Lock
+from sandbox.apply import UndoRefusedError
+from sandbox.gitpack import PackError
+from sandbox.hostgit import BranchError
+from sandbox.plan import ApplyConflictError, PlanError
 from sandbox.spec import Exited, Output, Pty, Stderr, Stdout
 
+# Only classes that are imported can be told from an exit code again (`channel.error_from_json`).
+REMADE = (ApplyConflictError, UndoRefusedError, PlanError, PackError, BranchError)
 CONNECT_TIMEOUT = 10.0
 STARTING_PAUSE = 0.05
 
@@ -74,14 +80,18 @@ class Client:
 
     def diff(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         """See Access."""
-        return self._pieces("diff", paths)
+        return self._pieces("diff", {"paths": paths})
 
     def stat(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         """See Access."""
-        return self._pieces("stat", paths)
+        return self._pieces("stat", {"paths": paths})
 
-    async def _pieces(self, name: str, paths: tuple[str, ...]) -> AsyncIterator[bytes]:
-        async for header, data in self._stream(*await self._begin(name, {"paths": paths})):
+    def patch(self, selection: Selection) -> AsyncIterator[bytes]:
+        """See Access."""
+        return self._pieces("patch", selection.to_json())
+
+    async def _pieces(self, name: str, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
+        async for header, data in self._stream(*await self._begin(name, arguments)):
             if header["kind"] == "data":
                 yield data
 
@@ -89,6 +99,21 @@ class Client:
         """See Access."""
         report: dict[str, Any] = await self._ask("apply", selection.to_json())
         return report
+
+    async def undo_apply(self) -> dict[str, Any]:
+        """See Access."""
+        report: dict[str, Any] = await self._ask("undo_apply", {})
+        return report
+
+    async def branch(self, name: str, message: str) -> dict[str, Any]:
+        """See Access."""
+        report: dict[str, Any] = await self._ask("branch", {"name": name, "message": message})
+        return report
+
+    async def hunks(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+        """See Access."""
+        found: list[dict[str, Any]] = await self._ask("hunks", {"paths": paths})
+        return found
 
     async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> RemoteProcess:
         """See Access."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from runner.errors import UsageError
 from runner.events import Applied, Recorded
 from runner.sessions.access import Selection
+from runner.sessions.branches import Carry, make_branch
 from sandbox.diff import FileDiff, format_stat
+from sandbox.hunks import to_hunks
+from sandbox.plan import PlanError
 from sandbox.plan import Selection as Chosen
 from sandbox.spec import Command, Process, Pty
 from sandbox.workspace import Workspace
@@ -22,7 +26,7 @@ APPLIED_PATHS = 500
 
 class Desk:
     """`workspace` gives it with its layers made; `run` starts the user's own commands in the box and
-    records them (None: there is no box to be had); `record` journals.
+    records them (None: there is no box to be had), `carry` our own fixed ones; `record` journals.
     """
 
     def __init__(
@@ -32,11 +36,15 @@ class Desk:
         record: Callable[[Recorded], object],
         run: Callable[[Command], Awaitable[Process]] | None,
         cwd: PurePosixPath,
+        carry: Carry | None = None,
+        session: str = "",
     ) -> None:
         self._workspace = workspace
         self._record = record
         self._run = run
         self._cwd = cwd
+        self._carry = carry
+        self._session = session
 
     async def changes(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         """See Access."""
@@ -61,11 +69,8 @@ class Desk:
     async def apply(self, selection: Selection) -> dict[str, Any]:
         """See Access."""
         workspace = await self._workspace()
-        named = _pairs(workspace, selection.paths) + _pairs(workspace, selection.include)
-        if not selection.paths:
-            named = tuple((root.name, "") for root in workspace.roots) + named
-        everything = not (selection.paths or selection.include)
-        chosen = Chosen(paths=None if everything else named, held=selection.held, force=selection.force)
+        chosen = _chosen(workspace, selection)
+        await self._still_as_seen(selection)
         report = await workspace.apply(chosen, dry=selection.dry)
         done = [{"root": item.root, "path": item.path, "action": item.action.value} for item in report.applied]
         if done and not selection.dry:
@@ -73,6 +78,51 @@ class Desk:
         remarks = {name: [asdict(item) for item in getattr(report, name)] for name in _REMARKS}
         refs = [asdict(move) for move in await workspace.commits()]
         return {"applied": done, "dry": report.dry, "refs": refs, **remarks}
+
+    async def undo_apply(self) -> dict[str, Any]:
+        """See Access."""
+        workspace = await self._workspace()
+        done = [
+            {"root": item.root, "path": item.path, "action": item.action.value} for item in await workspace.undo_apply()
+        ]
+        if done:
+            self._record(Applied(paths=done[:APPLIED_PATHS], count=len(done), undone=True))
+        return {"applied": done, "undone": True}
+
+    async def patch(self, selection: Selection) -> AsyncIterator[bytes]:
+        """See Access."""
+        workspace = await self._workspace()
+        async for piece in workspace.patch(_chosen(workspace, selection)):
+            yield piece
+
+    async def branch(self, name: str, message: str) -> dict[str, Any]:
+        """See Access."""
+        if self._carry is None:
+            raise UsageError("this session has no box")
+        root = (await self._workspace()).roots[0]
+        made = await make_branch(self._carry, root, name=name, message=message, session=self._session)
+        self._record(Applied(paths=[made], count=1))
+        return made
+
+    async def hunks(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+        """See Access."""
+        workspace = await self._workspace()
+        hosts = {root.name: root.host for root in workspace.roots}
+        return [
+            {**found, "file": str(hosts[item.change.root] / item.change.path)}
+            async for item in self._diffs(paths)
+            if (found := to_hunks(item))
+        ]
+
+    async def _still_as_seen(self, selection: Selection) -> None:
+        """A box that works on may have changed what the user chose from."""
+        if not selection.seen:
+            return
+        rows = await self.hunks(tuple(path for path, _ in selection.seen))
+        now = {row["file"]: sha256(row["text"].encode("utf-8", "surrogateescape")).hexdigest() for row in rows}
+        for path, digest in selection.seen:
+            if now.get(path) != digest:
+                raise PlanError(f"{path} changed in the box while you chose", hint="choose again")
 
     async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> Process:
         """See Access."""
@@ -88,7 +138,24 @@ class Desk:
         return await self._run(command)
 
 
-_REMARKS = ("held_back", "dropped", "pointed_out", "conflicts")
+_REMARKS = ("held_back", "dropped", "pointed_out", "merged", "kept", "conflicts")
+
+
+def _chosen(workspace: Workspace, selection: Selection) -> Chosen:
+    named = _pairs(workspace, selection.paths) + _pairs(workspace, selection.include)
+    if not selection.paths:
+        named = tuple((root.name, "") for root in workspace.roots) + named
+    everything = not (selection.paths or selection.include)
+    hunks = {_pairs(workspace, (path,))[0]: frozenset(numbers) for path, numbers in selection.hunks}
+    return Chosen(
+        paths=None if everything else named,
+        held=selection.held,
+        force=selection.force,
+        ours=selection.ours,
+        merge=selection.merge,
+        markers=selection.markers,
+        hunks=hunks,
+    )
 
 
 def _pairs(workspace: Workspace, paths: tuple[str, ...]) -> tuple[tuple[str, str], ...]:

@@ -129,6 +129,7 @@ class Housing:
                 identity=self._identity,
                 keeper=ground.keeper,
             )
+            await self.workspace.recover()
         return self.workspace
 
     async def started(self) -> Workspace:

@@ -150,15 +150,17 @@ class _Connection:
 
     async def _call(self, number: int, name: str, arguments: dict[str, Any]) -> Any:
         match name:
-            case "changes":
-                return await self._access.changes(tuple(arguments["paths"]))
+            case "changes" | "hunks" | "apply" | "undo_apply" | "branch":
+                return await self._report(name, arguments)
+            case "patch":
+                async for data in self._access.patch(Selection.from_json(arguments)):
+                    await self._send_data(number, data)
+                return None
             case "diff" | "stat":
                 pieces = self._access.diff if name == "diff" else self._access.stat
                 async for data in pieces(tuple(arguments["paths"])):
                     await self._send_data(number, data)
                 return None
-            case "apply":
-                return await self._access.apply(Selection.from_json(arguments))
             case "shell":
                 pty = Pty(**arguments["pty"]) if arguments["pty"] else None
                 return await self._run_shell(number, await self._access.shell(tuple(arguments["argv"]), pty))
@@ -171,6 +173,20 @@ class _Connection:
                 return None
             case _:
                 raise ValueError(name)
+
+    async def _report(self, name: str, arguments: dict[str, Any]) -> Any:
+        """The calls that answer with one JSON value."""
+        match name:
+            case "apply":
+                return await self._access.apply(Selection.from_json(arguments))
+            case "undo_apply":
+                return await self._access.undo_apply()
+            case "branch":
+                return await self._access.branch(str(arguments["name"]), str(arguments["message"]))
+            case "hunks":
+                return await self._access.hunks(tuple(arguments["paths"]))
+            case _:
+                return await self._access.changes(tuple(arguments["paths"]))
 
     async def _send_data(self, number: int, data: bytes) -> None:
         for start in range(0, len(data), DATA_LIMIT):

@@ -44,6 +44,7 @@ async def at_rest(
             keeper=None if engine is None else partial(_keeper, engine, environ),
         )
         try:
+            await workspace.recover()
             yield workspace, _refuse if journal is None else journal.append
         finally:
             await workspace.release()

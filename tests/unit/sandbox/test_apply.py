@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox import confined
-from sandbox.apply import Applied, Applier
+from sandbox.apply import Applied, Applies, Part
 from sandbox.bases import Bases
 from sandbox.errors import WorkspaceError
 from sandbox.held import HeldBack
 from sandbox.manifest import Manifest
 from sandbox.plan import Action, ApplyConflictError, Plan, Selection, make_plan
 from sandbox.store import Store
+from sandbox.transaction import nothing
 from sandbox.trees import LocalTree
 from tests.support.layers_by_hand import Node, Shape, Stage, read
 
@@ -43,13 +43,18 @@ def apply(
             plan = make_plan(changes, selection or Selection(), upper=upper, host=lower, bases=bases, held=HELD)
             if plan.conflicts:
                 raise ApplyConflictError(plan.conflicts)
-            with Applier(stage.root, plan, upper=upper, bases=bases, store=store, session="0123456789") as applier:
-                applier.stage()
+            part = Part(top=stage.root, plan=plan, upper=upper, bases=bases)
+            with applies(stage).begin([part]) as work:
+                work.stage()
                 between()
-                applier.check()
-                return plan, applier.commit()
+                work.check()
+                return plan, work.commit()
     finally:
         manifest.close()
+
+
+def applies(stage: Stage, reached: Callable[[str], None] = nothing) -> Applies:
+    return Applies(stage.base / "applies", {"root": stage.root}, session="0123456789", reached=reached)
 
 
 def capture(stage: Stage) -> None:
@@ -113,9 +118,6 @@ def test_host_edit_is_never_overwritten_unless_forced_and_then_kept(tmp_path: Pa
     apply(stage, Selection(paths=(("root", "b"),)))
     apply(stage, Selection(force=True))
     assert read(stage.root) == {"a": (0o644, b"box"), "c": (0o644, b"base"), "new": (0o644, b"box")}
-    with Store(stage.store, writable=False) as store:
-        before = {note["path"]: store.get(note["digest"]) for note in store.notes() if note["type"] == "before"}
-    assert before == {"a": b"host", "b": b"base", "new": b"host"}
 
 
 def test_deleting_what_the_host_edited_is_a_conflict(tmp_path: Path) -> None:
@@ -312,34 +314,6 @@ def test_directory_without_rights_for_its_owner_is_made_with_what_it_holds(tmp_p
     assert (stage.root / "d/e/f").read_bytes() == b"x"
     for path in (stage.root / "d", stage.root / "d/e", stage.upper / "d", stage.upper / "d/e"):
         path.chmod(0o700)
-
-
-def test_apply_that_was_cut_off_is_finished_by_the_next_and_leaves_no_litter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stage = Stage(tmp_path, {f"f{i}": (0o644, b"1") for i in range(6)})
-    after: Shape = {f"f{i}": (0o644, b"2") for i in range(6)}
-    stage.change(after)
-    real, count = confined.rename_beneath, 0
-
-    class PowerCut(BaseException):
-        pass
-
-    def rename(*arguments: object, **options: object) -> None:
-        nonlocal count
-        count += 1
-        if count == 4:
-            raise PowerCut
-        real(*arguments, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(confined, "rename_beneath", rename)
-    monkeypatch.setattr(confined, "unlink_beneath", lambda *_: None)
-    with pytest.raises(PowerCut):
-        apply(stage)
-    monkeypatch.undo()
-    assert any(path.name.startswith(".fumehood-") for path in stage.root.iterdir())
-    apply(stage)
-    assert read(stage.root) == after
 
 
 def test_many_files_go_over_as_well(tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ def why(path: str, before: bytes | None = None, after: bytes | None = b"") -> st
         "deep/down/.claude/hooks/x.sh", ".claude", ".mcp.json", ".vscode/tasks.json", ".idea/runConfigurations/x.xml",
         ".envrc", "app/.envrc", ".husky/pre-push", ".pre-commit-config.yaml", ".github/workflows/ci.yml",
         ".gitlab-ci.yml", ".circleci/config.yml", "Jenkinsfile", ".npmrc", "x.code-workspace", "sitecustomize.py",
+        ".forgejo/workflows/x.yml", ".windsurf/rules/x.md", ".env.local", "lefthook.toml", ".config/mise.toml",
+        "mcp.json",
+        ".cargo/config.toml", ".bashrc", ".github/copilot-instructions.md", ".python-version", ".hg/hgrc",
     ],
 )  # fmt: skip
 def test_what_the_host_would_obey_is_held_back(path: str) -> None:
@@ -59,7 +62,20 @@ def test_package_json_is_held_back_only_when_what_runs_changes() -> None:
 def test_makefiles_and_lock_files_are_pointed_out() -> None:
     assert HELD.remark(replace(CHANGE, path="Makefile"))
     assert HELD.remark(replace(CHANGE, path="web/package-lock.json"))
+    assert HELD.remark(replace(CHANGE, path="package.json"))
+    assert HELD.remark(replace(CHANGE, path="sub/CMakeLists.txt"))
     assert HELD.remark(replace(CHANGE, path="main.py")) == ""
+
+
+def test_windows_short_names_streams_and_case_of_the_turkish_i_are_held_back_too() -> None:
+    for path in (
+        "GIT~1/config",
+        "git~1/hooks/x",
+        ".git::$INDEX_ALLOCATION/config",
+        ".g\u0131t/config",
+        "sub\\.git/config",
+    ):
+        assert why(path), path
 
 
 def test_policy_can_add_rules() -> None:

@@ -17,10 +17,10 @@ from runner.journal import MemoryJournal
 from runner.loop.operations import Interrupt, Operation, Prompt
 from runner.sessions.access import Selection
 from runner.sessions.channel import short_path, socket_path
-from runner.sessions.client import Client, event_from_json
+from runner.sessions.client import REMADE, Client, event_from_json
 from runner.sessions.owner import Owner, event_to_json
 from runner.sessions.store import Lock
-from sandbox.errors import DiskFullError
+from sandbox.errors import DiskFullError, SandboxError
 from sandbox.local import LocalBox
 from sandbox.plan import ApplyConflictError, Remark
 from sandbox.spec import Command, Exited, Process, Pty, Stderr, Stdout
@@ -52,6 +52,18 @@ class Changes:
         if not selection.force:
             raise ApplyConflictError([Remark(root="root0", path="a.txt", why="changed on the host")])
         return {"written": ["a.txt"]}
+
+    async def undo_apply(self) -> dict[str, Any]:
+        return {"undone": True}
+
+    async def branch(self, name: str, message: str) -> dict[str, Any]:
+        return {"branch": name, "message": message}
+
+    async def hunks(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+        return [{"hunks_of": path} for path in paths]
+
+    async def patch(self, selection: Selection) -> AsyncIterator[bytes]:
+        yield f"patch of {selection.paths}\n".encode()
 
     async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> Process:
         assert self.box is not None
@@ -109,9 +121,37 @@ async def test_a_client_gets_the_owners_answers(rig: Rig) -> None:
     async with Client(rig.lock) as client:
         assert await client.changes(("a", "b\udcff")) == [{"path": "a"}, {"path": "b\udcff"}]
         assert b"".join([piece async for piece in client.diff(("x",))]) == b"diff of ('x',)\n" + LONG + b"end\n"
-        wanted = Selection(paths=("a.txt",), include=("/r/.envrc",), held=True, force=True, dry=True)
+        assert await client.undo_apply() == {"undone": True}
+        assert await client.branch("n", "m") == {"branch": "n", "message": "m"}
+        assert await client.hunks(("a",)) == [{"hunks_of": "a"}]
+        assert b"".join([piece async for piece in client.patch(Selection(paths=("b",)))]) == b"patch of ('b',)\n"
+        wanted = Selection(
+            paths=("a.txt",),
+            include=("/r/.envrc",),
+            held=True,
+            force=True,
+            merge=True,
+            hunks=(("/r/a", (0, 2)),),
+            dry=True,
+        )
         assert await client.apply(wanted) == {"written": ["a.txt"]}
     assert rig.access.selected == [wanted]
+
+
+@pytest.mark.parametrize("kind", REMADE, ids=lambda kind: kind.__name__)
+async def test_what_stands_against_an_apply_keeps_its_exit_code(
+    rig: Rig, kind: type[SandboxError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails() -> dict[str, Any]:
+        error = kind.__new__(kind)
+        SandboxError.__init__(error, "it stands against it", hint="see")
+        raise error
+
+    monkeypatch.setattr(rig.access, "undo_apply", fails)
+    async with Client(rig.lock) as client:
+        with pytest.raises(kind, match="stands against") as caught:
+            await client.undo_apply()
+    assert (type(caught.value), caught.value.exit_code) == (kind, kind.exit_code)
 
 
 async def test_the_owners_errors_keep_class_words_and_hint(rig: Rig) -> None:
