@@ -12,14 +12,17 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from sandbox.apply import AppliedReport
 from sandbox.changes import Change
+from sandbox.checkpoints import Checkpoint, Checkpoints, finish_restore
 from sandbox.copies import remove_tree
 from sandbox.diff import FileDiff
 from sandbox.disk import usage_of
 from sandbox.engine import Engine
 from sandbox.errors import WorkspaceError
+from sandbox.freezer import Freezer
 from sandbox.gitdir import find_top, read_head
 from sandbox.gitrefs import RefMove
 from sandbox.held import HeldBack
@@ -95,6 +98,9 @@ class Workspace:
             chown=self._keeper.chown,
             image=self._keeper.image,
         )
+        self.checkpoints = Checkpoints(self._places, self._keeper, directory=state / "store")
+        self.freezer: Freezer | None = None
+        self._cleaning: asyncio.Task[None] | None = None
         self._views = Views(self._places, self._keeper, store=state / "store" / "log", held=held or HeldBack.load())
 
     async def prepare(self) -> tuple[Mount, ...]:
@@ -105,6 +111,7 @@ class Workspace:
         engine = self._need_engine()
 
         def make() -> tuple[Mount, ...]:
+            self.finish_restore()
             local = engine.on_this_machine and not (_is_private(engine.endpoint) and engine.info.rootless)
             self._fresh = self._places.make(local=local, forced=self._forced, began_ns=time.time_ns())
             return self._places.mounts(engine, fresh=self._fresh)
@@ -129,6 +136,32 @@ class Workspace:
         mounts = await asyncio.to_thread(fall)
         await self._note_copies()
         return mounts
+
+    def finish_restore(self) -> None:
+        """After a crash: a restore that was decided is carried out. Before anything reads or mounts the layers."""
+        finish_restore(self._places, self._state / "store" / "restore.json")
+
+    async def checkpoint(self, label: str) -> Checkpoint | None:
+        """Keep the present state of all writable places; None where nothing changed since the last one. While
+        other processes live in the box, it is held still. Raises WorkspaceError, DiskFullError, StoreError.
+        """
+
+        def take() -> Checkpoint | None:
+            freezer = self.freezer
+            if freezer is None:
+                return self.checkpoints.take(label)
+            return self.checkpoints.take(label, busy=freezer.busy(), freeze=freezer.frozen)
+
+        return await asyncio.shield(asyncio.to_thread(take))
+
+    async def restore(self, checkpoint: str, note: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+        """Go back to a checkpoint, the present state having been taken. The box must have ended. Returns the
+        names of the layers that changed; `note` is kept with the intent until `checkpoints.settle`.
+        """
+        names = await asyncio.shield(asyncio.to_thread(self.checkpoints.restore, checkpoint, note=note))
+        if self._cleaning is None or self._cleaning.done():
+            self._cleaning = asyncio.create_task(asyncio.to_thread(self.checkpoints.empty_trash), name="old layers")
+        return names
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -254,6 +287,9 @@ class Workspace:
             task.cancel()
         await asyncio.gather(*self._walks.values(), return_exceptions=True)
         self._walks.clear()
+        if self._cleaning is not None:
+            await asyncio.gather(self._cleaning, return_exceptions=True)
+        await asyncio.to_thread(self.checkpoints.close)
         await asyncio.to_thread(self._keeper.close)
         if self._engine is not None:
             await asyncio.to_thread(self._places.unmount, self._engine)
