@@ -196,7 +196,7 @@ class Checkpoints:
                     self._build(layer, wanted[layer.name], store)
                 intent = {
                     "version": INTENT_VERSION,
-                    "layers": [layer.name for layer in layers],
+                    "layers": {layer.name: self._places.top(layer).name for layer in layers},
                     "checkpoint": checkpoint,
                     "note": dict(note or {}),
                 }
@@ -220,7 +220,7 @@ class Checkpoints:
 
     def finish(self) -> None:
         """Finish the renames of a restore whose intent is on record; remove what one without left behind."""
-        finish_restore(self._places, self._intent)
+        finish_restore(self._places.directory, self._intent)
 
     def empty_trash(self) -> None:
         """Remove the directories that were replaced. Slow where they are large: in the background."""
@@ -353,24 +353,25 @@ def read_intent(file: Path) -> dict[str, Any] | None:
     return intent
 
 
-def finish_restore(places: Places, file: Path) -> None:
-    """See Checkpoints.finish. Cheap where nothing is to be done; no box may stand on the layers."""
+def finish_restore(layers: Path, file: Path) -> dict[str, Any] | None:
+    """Carry out the renames of a restore whose intent is in `file`, in the directory of all layers; move what
+    one without left behind to the trash. No box may stand on the layers. The intent, if there is one.
+    """
     intent = read_intent(file)
-    wanted = intent["layers"] if intent else []
-    for layer in places.table.layers if places.table else ():
-        place = places.path(layer)
-        new, top = place / "new", places.top(layer)
-        if not new.exists():
-            continue
-        if layer.name not in wanted:
+    wanted: dict[str, str] = intent["layers"] if intent else {}
+    for new in layers.glob("*/new"):
+        place = new.parent
+        name = wanted.get(place.name)
+        if name is None:
             new.rename(place / (_TRASH + uuid.uuid4().hex[:8]))
             continue
-        for old in (top, place / "work"):
+        for old in (place / name, place / "work"):
             if old.exists():
                 old.rename(place / (_TRASH + uuid.uuid4().hex[:8]))
-        if top.name == "upper":
+        if name == "upper":
             (place / "work").mkdir()
-        new.rename(top)
+        new.rename(place / name)
+    return intent
 
 
 def _summary(deltas: Mapping[str, Delta]) -> tuple[int, list[str]]:

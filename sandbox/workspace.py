@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sandbox.apply import AppliedReport
+from sandbox.bases import filled
 from sandbox.changes import Change
 from sandbox.checkpoints import Checkpoint, Checkpoints, finish_restore
 from sandbox.copies import remove_tree
@@ -34,6 +35,7 @@ from sandbox.plan import Selection
 from sandbox.roots import Root, to_host
 from sandbox.skeleton import own_places
 from sandbox.spec import Mount, Owner, Rung
+from sandbox.trees import LocalTree
 from sandbox.views import Views
 
 _UNREADABLE = b"U"
@@ -139,7 +141,7 @@ class Workspace:
 
     def finish_restore(self) -> None:
         """After a crash: a restore that was decided is carried out. Before anything reads or mounts the layers."""
-        finish_restore(self._places, self._state / "store" / "restore.json")
+        finish_restore(self._places.directory, self._state / "store" / "restore.json")
 
     async def checkpoint(self, label: str) -> Checkpoint | None:
         """Keep the present state of all writable places; None where nothing changed since the last one. While
@@ -162,6 +164,34 @@ class Workspace:
         if self._cleaning is None or self._cleaning.done():
             self._cleaning = asyncio.create_task(asyncio.to_thread(self.checkpoints.empty_trash), name="old layers")
         return names
+
+    def content_at(self, checkpoint: str, path: str) -> Iterator[bytes]:
+        """A file of the box as it was at a checkpoint. `path`: as the box sees it, or the host's of a root. What the
+        session had not touched then is the host's file as it is now. Raises WorkspaceError. Blocks.
+        """
+        name = self.checkpoints.find(checkpoint).id
+        layer, inner = self._place(path)
+        state = self.checkpoints.state(name).get(layer.name, {})
+        row = state.get(inner)
+        if row is not None:
+            if not row.is_file:
+                raise WorkspaceError(f"{path} was no file at {checkpoint}")
+            return iter(self.checkpoints.content(row.payload))
+        parents = [str(parent) for parent in PurePosixPath(inner).parents if str(parent) != "."]
+        hidden = any(parent in state and not state[parent].is_directory for parent in parents)
+        opaque = any("user.overlay.opaque" in state[parent].attributes for parent in parents if parent in state)
+        lower = layer.host or self._places.path(layer) / "lower"
+        if hidden or opaque or layer.rung is not Rung.OVERLAY or not (lower / inner).is_file():
+            raise WorkspaceError(f"{path} was not there at {checkpoint}")
+        return filled(LocalTree(lower).chunks(os.fsencode(inner)))
+
+    def _place(self, path: str) -> tuple[Layer, str]:
+        """The layer that holds a path, and the path beneath it."""
+        for layer in self.layers:
+            for top in (PurePosixPath(layer.host) if layer.host else None, layer.at):
+                if top is not None and PurePosixPath(path).is_relative_to(top):
+                    return layer, str(PurePosixPath(path).relative_to(top))
+        raise WorkspaceError(f"{path} lies in no writable place of the box")
 
     @property
     def layers(self) -> tuple[Layer, ...]:

@@ -15,6 +15,7 @@ from runner.events import (
     Compacted,
     Drifted,
     Event,
+    HeadMoved,
     ModelAsked,
     ModelReplied,
     PromptGiven,
@@ -77,6 +78,8 @@ class History:
                         f"{count} files changed on the host since the session began: {names}. Read before editing."
                     )
                 )
+            case HeadMoved(reason=reason, left=left) if left:
+                self._pending.append(reminder(reason))
             case Compacted(summary=summary):
                 self.messages, self._calls, self._hashed = [], [], 0
                 self._hash_prefix = b""

@@ -90,6 +90,23 @@ class Client:
         report: dict[str, Any] = await self._ask("apply", selection.to_json())
         return report
 
+    async def checkpoints(self) -> dict[str, Any]:
+        """See Access."""
+        found: dict[str, Any] = await self._ask("checkpoints", {})
+        return found
+
+    async def travel(self, journey: dict[str, Any]) -> dict[str, Any]:
+        """See Access."""
+        report: dict[str, Any] = await self._ask("travel", journey)
+        return report
+
+    async def show(self, checkpoint: str, path: str) -> AsyncIterator[bytes]:
+        """See Access."""
+        arguments = {"checkpoint": checkpoint, "path": path}
+        async for header, data in self._stream(*await self._begin("show", arguments)):
+            if header["kind"] == "data":
+                yield data
+
     async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> RemoteProcess:
         """See Access."""
         size = {"rows": pty.rows, "columns": pty.columns} if pty else None

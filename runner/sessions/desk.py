@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from typing import Any
 from runner.errors import UsageError
 from runner.events import Applied, Recorded
 from runner.sessions.access import Selection
+from runner.sessions.travel import Journey, Travel
 from sandbox.diff import FileDiff, format_stat
 from sandbox.plan import Selection as Chosen
 from sandbox.spec import Command, Process, Pty
@@ -32,11 +34,13 @@ class Desk:
         record: Callable[[Recorded], object],
         run: Callable[[Command], Awaitable[Process]] | None,
         cwd: PurePosixPath,
+        travel: Travel,
     ) -> None:
         self._workspace = workspace
         self._record = record
         self._run = run
         self._cwd = cwd
+        self._travel = travel
 
     async def changes(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         """See Access."""
@@ -73,6 +77,23 @@ class Desk:
         remarks = {name: [asdict(item) for item in getattr(report, name)] for name in _REMARKS}
         refs = [asdict(move) for move in await workspace.commits()]
         return {"applied": done, "dry": report.dry, "refs": refs, **remarks}
+
+    async def checkpoints(self) -> dict[str, Any]:
+        """See Access."""
+        timeline = await self._travel.timeline()
+        turns = [asdict(turn) for turn in timeline.turns]
+        return {"present": timeline.present, "checkpoints": timeline.checkpoints, "turns": turns}
+
+    async def travel(self, journey: dict[str, Any]) -> dict[str, Any]:
+        """See Access."""
+        return await self._travel.go(Journey.from_json(journey))
+
+    async def show(self, checkpoint: str, path: str) -> AsyncIterator[bytes]:
+        """See Access."""
+        workspace = await self._workspace()
+        pieces = await asyncio.to_thread(workspace.content_at, checkpoint, path)
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            yield piece
 
     async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> Process:
         """See Access."""

@@ -159,6 +159,14 @@ class _Connection:
                 return None
             case "apply":
                 return await self._access.apply(Selection.from_json(arguments))
+            case "checkpoints":
+                return await self._access.checkpoints()
+            case "travel":
+                return await self._access.travel(arguments)
+            case "show":
+                async for data in self._access.show(str(arguments["checkpoint"]), str(arguments["path"])):
+                    await self._send_data(number, data)
+                return None
             case "shell":
                 pty = Pty(**arguments["pty"]) if arguments["pty"] else None
                 return await self._run_shell(number, await self._access.shell(tuple(arguments["argv"]), pty))

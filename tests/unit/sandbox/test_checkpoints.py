@@ -341,29 +341,34 @@ def change(stand: Stand, kind: str, layer: str, parts: list[str], other: str, da
         pass
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(CHANGES, min_size=1, max_size=4), st.data())
-def test_going_back_to_any_checkpoint_brings_all_of_it_back(rounds: list[Any], data: st.DataObject) -> None:
+ROUNDS = st.lists(CHANGES, min_size=1, max_size=4)
+BACK = st.lists(st.tuples(st.integers(0, 9), st.booleans(), CHANGES), min_size=1, max_size=3)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(ROUNDS, BACK)
+def test_going_back_to_any_checkpoint_brings_all_of_it_back(rounds: list[Any], back: list[Any]) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as base:
         stand = Stand(Path(base) / "s")
-        known = {}
+        known: dict[str, Any] = {}
+
+        def take(changes: list[Any]) -> None:
+            for each in changes:
+                change(stand, *each)
+            made = stand.checkpoints.take("x")
+            known[made.id if made else stand.checkpoints.present] = stand.seen()
+
         try:
             for changes in rounds:
-                for each in changes:
-                    change(stand, *each)
-                made = stand.checkpoints.take("x")
-                known[made.id if made else stand.checkpoints.present] = stand.seen()
-            for _ in range(3):
-                wanted = data.draw(st.sampled_from(sorted(known)), label="back to")
+                take(changes)
+            for choice, emptied, changes in back:
+                wanted = list(known)[choice % len(known)]
                 stand.checkpoints.restore(wanted)
                 stand.checkpoints.settle()
                 assert stand.seen() == known[wanted]
-                if data.draw(st.booleans(), label="trash emptied"):
+                if emptied:
                     stand.checkpoints.empty_trash()
-                for each in data.draw(CHANGES, label="further changes"):
-                    change(stand, *each)
-                made = stand.checkpoints.take("y")
-                known[made.id if made else stand.checkpoints.present] = stand.seen()
+                take(changes)
         finally:
             stand.checkpoints.close()
             remove_tree(Path(base) / "s")
