@@ -148,7 +148,7 @@ class _Connection:
             self._requests.pop(number, None)
             self._inputs.pop(number, None)
 
-    async def _call(self, number: int, name: str, arguments: dict[str, Any]) -> Any:
+    async def _call(self, number: int, name: str, arguments: dict[str, Any]) -> Any:  # noqa: C901, PLR0911, PLR0912 (one row per request)
         match name:
             case "changes":
                 return await self._access.changes(tuple(arguments["paths"]))

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from runner.errors import ModelError, UsageError
-from runner.events import Recorded
+from runner.events import Event, Recorded
 from runner.journal import Journal
 from runner.models.base import Delta, Request
 from runner.sessions.cleaning import evict
@@ -56,7 +56,8 @@ async def at_rest(
             engine.close()
 
 
-def refuse(body: Recorded) -> None:
+def refuse(body: Recorded, *, cause: str = "", id: str = "") -> Event:  # noqa: A002, ARG001 (as a journal's append)
+    """Stands where a command that only reads would journal. Raises UsageError."""
     raise UsageError(f"{type(body).__name__} cannot be noted by a command that only reads")
 
 

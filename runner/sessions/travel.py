@@ -119,10 +119,10 @@ class Travel:
                 "box": "kept",
             }
             if not journey.dry:
-                await self._move(timeline, goal, what, journey.kind, report)
+                await self._move(goal, what, journey.kind, report)
             return report
 
-    async def _move(self, timeline: Timeline, goal: Goal, what: str, kind: str, report: dict[str, Any]) -> None:
+    async def _move(self, goal: Goal, what: str, kind: str, report: dict[str, Any]) -> None:
         workspace = await self._workspace()
         files = bool(goal.checkpoint) and what != "conversation"
         if files:
@@ -178,13 +178,13 @@ def _reason(kind: str, what: str, goal: Goal) -> str:
     if kind == "redo":
         text = "The user took back the last undo: conversation and files are again as they were before it."
     elif what == "conversation":
-        text = "The user took back the last part of this conversation, which you do not see any more; files stayed as they are."
+        text = "The user took back the last part of this conversation, which you do not see any more. Files stayed."
     elif what == "files":
         text = "The user put the files back to an earlier state; what you did to them since is gone."
     else:
         text = (
-            f"The user took back the last {len(goal.turns)} turns, which you do not see any more. Files in the workspace, "
-            "the home directory and /tmp are as they were before."
+            f"The user took back the last {len(goal.turns)} turns, which you do not see any more. Files in the "
+            "workspace, the home directory and /tmp are as they were before."
         )
     if what != "conversation":
         text += " Processes that ran in the background were ended. Read files again before you edit them."
