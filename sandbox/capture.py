@@ -43,20 +43,24 @@ class Capture:
         self._keeper = keeper
         self._settle = settle
         self._is_local = local
+        self.owed: State = {}
         self._before: State = {}
         self._rows: State = {}
         self._seen: set[str] = set()
 
     def run(self, before: State) -> Delta:
-        """What is new against `before`. Where only stamps moved, `before` gets them and nothing is new.
+        """What is new against `before`. Where only stamps moved, `before` gets them and nothing is new; `owed`
+        are those that tell which names are one file: they go with what is new next.
         Raises OSError, UnsteadyError, and what the keeper raises.
         """
         self._before, self._rows, self._seen = before, {}, set()
         self._walk()
         for path, row in list(self._rows.items()):
             old = before.get(path)
-            if old is not None and row.same(old) and row.one_file(old):
+            if old is not None and row.same(old):
                 before[path] = self._rows.pop(path)
+                if not row.one_file(old):
+                    self.owed[path] = row
         gone = [] if self._seen >= before.keys() else [path for path in before if path not in self._seen]
         return Delta(rows=self._rows, gone=gone)
 

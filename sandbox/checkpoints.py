@@ -70,6 +70,7 @@ class _Present:
 
     id: str = ""
     states: dict[str, State] = field(default_factory=dict)
+    owed: dict[str, State] = field(default_factory=dict)
     loaded: bool = False
 
 
@@ -267,17 +268,24 @@ class Checkpoints:
     def _load(self) -> None:
         if not self._present.loaded:
             self._present.states = self.state(self._present.id) if self._present.id else {}
+            self._present.owed = {}
             self._present.loaded = True
 
     def _capture(self, store: Store, *, settle: bool) -> dict[str, Delta]:
         found = {}
         for layer in self._layers():
             top = self._places.top(layer)
-            delta = Capture(top, store, self._keeper, settle=settle, local=not layer.remote).run(
-                self._present.states.get(layer.name, {})
-            )
+            capture = Capture(top, store, self._keeper, settle=settle, local=not layer.remote)
+            delta = capture.run(self._present.states.setdefault(layer.name, {}))
+            owed = self._present.owed.setdefault(layer.name, {})
+            owed.update(capture.owed)
             if delta:
                 found[layer.name] = delta
+        for name, owed in self._present.owed.items() if found else ():
+            rows, gone = found.get(name, Delta(rows={}, gone=[]))
+            late = {path: row for path, row in owed.items() if path not in rows and path not in gone}
+            if late:
+                found[name] = Delta(rows=late | rows, gone=gone)
         return found
 
     def _keep(self, store: Store, label: str, deltas: dict[str, Delta], *, before: int, durable: bool) -> Checkpoint:
@@ -313,6 +321,7 @@ class Checkpoints:
             self._present.loaded = False
             raise
         self._remember(note)
+        self._present.owed = {}
         return self._kept[note["id"]].checkpoint
 
     def _build(self, layer: Layer, state: State, store: Store) -> None:

@@ -56,8 +56,8 @@ class Row(NamedTuple):
         return stat.S_ISCHR(self.mode) and self.device == 0
 
     def same(self, other: Row | None) -> bool:
-        """Whether both make the same path again. Inode and ctime cannot be made, but tell which names are
-        one file; sizes and links of directories, and all of a whiteout but its being there, mean nothing.
+        """Whether both make the same path again. Inode and ctime cannot be made, and which names are one file is
+        `one_file`'s; sizes of directories, and all of a whiteout but its being there, mean nothing.
         """
         if other is None or stat.S_IFMT(self.mode) != stat.S_IFMT(other.mode):
             return False
@@ -66,11 +66,13 @@ class Row(NamedTuple):
         mine, theirs = (self.mtime_ns, *self[4:7], *self[9:]), (other.mtime_ns, *other[4:7], *other[9:])
         if self.is_directory:
             return mine == theirs
-        return mine == theirs and self[1] == other[1] and self[7:9] == other[7:9]
+        return mine == theirs and self[1] == other[1] and self[7] == other[7]
 
     def one_file(self, other: Row) -> bool:
-        """Whether a name still is of the same file, where files have several."""
-        return self.is_directory or self.is_whiteout or self.links < 2 or self.inode == other.inode
+        """Whether a name is still told to be of the same file, where files have several."""
+        if self.is_directory or self.is_whiteout:
+            return True
+        return self.links == other.links and (self.links < 2 or self.inode == other.inode)
 
 
 # Path beneath the layer's top ("" the top itself, undecodable bytes as surrogates) → row.

@@ -53,6 +53,15 @@ class Changes:
             raise ApplyConflictError([Remark(root="root0", path="a.txt", why="changed on the host")])
         return {"written": ["a.txt"]}
 
+    async def checkpoints(self) -> dict[str, Any]:
+        return {"present": "", "checkpoints": [], "turns": []}
+
+    async def travel(self, journey: dict[str, Any]) -> dict[str, Any]:
+        return journey | {"done": True}
+
+    async def show(self, checkpoint: str, path: str) -> AsyncIterator[bytes]:
+        yield f"{checkpoint}:{path}".encode()
+
     async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> Process:
         assert self.box is not None
         return await self.box.exec(Command(argv=argv, cwd=PurePosixPath("/"), stdin=True, pty=pty))
