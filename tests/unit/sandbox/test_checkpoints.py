@@ -295,6 +295,8 @@ def change(  # noqa: C901, PLR0912, PLR0917 (one row per kind)
     top = getattr(stand, layer)
     path = top.joinpath(*parts)
     beside = path.with_name(other)
+    if kind == "rmtree" and not path.is_dir():
+        return  # shutil would open a fifo, and wait
     if kind in ("write", "append", "sparse") and os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
         return
     try:
