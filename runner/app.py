@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from runner.sessions.desk import Desk
     from runner.sessions.housing import Ground, Housing
     from runner.sessions.owner import Owner
+    from runner.sessions.travel import Travel
     from sandbox.engine import Engine, ImageInfo
     from sandbox.workspace import Workspace
 
@@ -124,6 +125,8 @@ class _Rig:
         self._stack = AsyncExitStack()
         self._progress = progress
         self._drifted: list[dict[str, str]] = []
+        self._going: Travel | None = None
+        self._wrote = False
 
     async def open(self, model: ModelClient | None, approver: Approver | None) -> Session:
         """The session, taking operations; its box on the way, engine and image known to be there."""
@@ -168,6 +171,7 @@ class _Rig:
             cwd=self.cwd,
             carry=session.gate.carry,
             session=self.spec.session,
+            travel=self._travel(session),
         )
         return made
 
@@ -201,11 +205,45 @@ class _Rig:
             cost_of=import_module("runner.models.prices").cost_of,
             limits=spec.limits,
             before_turn=self._look_for_drift,
+            before_write=self._before_write,
+            after_turn=self._after_turn,
+            undo=self._undo,
             resolve_model=self._resolve,
             max_output_tokens=spec.max_output_tokens,
             thinking_tokens=spec.thinking_tokens,
         )
+        self._going = self._travel(made)
         return made
+
+    def _travel(self, session: Session) -> Travel:
+        async def stop() -> None:
+            await self.housing.end("restored")
+            session.gate.box.ended()
+
+        made: Travel = import_module("runner.sessions.travel").Travel(
+            workspace=self.housing.started,
+            journal=self.journal,
+            record=session.record,
+            quiet=session.quiet,
+            stop=stop,
+        )
+        return made
+
+    async def _before_write(self, call: str) -> None:
+        """A checkpoint before each call that may write, where something changed since the last."""
+        assert self._going is not None
+        first, self._wrote = not self._wrote, True
+        await self._going.take("start of turn" if first else "call", before=call)
+
+    async def _after_turn(self) -> None:
+        if self._wrote and self._going is not None:
+            self._wrote = False
+            await self._going.take("end of turn")
+
+    async def _undo(self, steps: int) -> object:
+        assert self._going is not None
+        journey = import_module("runner.sessions.travel").Journey(kind="undo", steps=steps)
+        return await self._going.go(journey)
 
     async def _look_for_drift(self) -> None:
         """Before each turn but the first: what the host changed meanwhile, told once."""
@@ -241,6 +279,7 @@ class _Rig:
         fresh = not (self.directory / "journal.jsonl").exists()
         opened = journals.Journal.create if fresh else journals.Journal.open
         journal: Journal = opened(self.directory, **({"session": self.spec.session} if fresh else {}), secrets=secrets)
+        import_module("runner.sessions.travel").settle(self.directory, journal)
         return journal
 
     def _note_start(self) -> None:
@@ -325,14 +364,20 @@ async def reach(
             yield running.access
     else:
         with lock:
-            rest = import_module("runner.sessions.rest").at_rest(stored, environ, writes=writes)
-            async with rest as (workspace, record):
+            rests = import_module("runner.sessions.rest")
+            async with rests.at_rest(stored, environ, writes=writes) as (workspace, journal):
 
                 async def given(workspace: Workspace = workspace) -> Workspace:
                     return workspace
 
+                record = rests.refuse if journal is None else journal.append
+                told = journal or import_module("runner.journal").Journal.view(stored.directory)
                 yield import_module("runner.sessions.desk").Desk(
-                    workspace=given, record=record, run=None, cwd=box_cwd(stored.spec)
+                    workspace=given,
+                    record=record,
+                    run=None,
+                    cwd=box_cwd(stored.spec),
+                    travel=import_module("runner.sessions.travel").Travel(workspace=given, journal=told, record=record),
                 )
 
 

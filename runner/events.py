@@ -199,7 +199,9 @@ class ToolFinished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointTaken:
-    """A state that can be restored. `before` names the call it was taken for."""
+    """A state that can be restored. `before` names the call it was taken for; `files` counts the paths that
+    changed since the last one, `changed` names the first of them, each with its layer.
+    """
 
     checkpoint: str
     label: str
@@ -207,6 +209,7 @@ class CheckpointTaken:
     size: int
     seconds: float
     before: str = ""
+    changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,10 +274,18 @@ class UsageReported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadMoved:
-    """History goes on from another record (undo, rewind)."""
+    """History goes on from another record. `kind`: undo, redo, rewind; `what`: both, files, conversation.
+    `reason`: what the model is told. `left`: the record that history went on from until now; `before` and
+    `checkpoint`: the checkpoints that the files were at and are at now ("" where files stayed).
+    """
 
     to: str
     reason: str
+    kind: str = "undo"
+    what: str = "both"
+    left: str = ""
+    before: str = ""
+    checkpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

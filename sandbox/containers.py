@@ -205,6 +205,17 @@ class Containers:
         except (NotFoundError, ConflictError):
             return
 
+    def pause(self, container: str) -> None:
+        """Stop the clock for everything in it (the cgroup freezer)."""
+        self._call("POST", container, "/pause")
+
+    def unpause(self, container: str) -> None:
+        """Let it go on. No error when it is gone or was not paused."""
+        try:
+            self._call("POST", container, "/unpause")
+        except (NotFoundError, ConflictError, EngineRefusedError):
+            return
+
     def remove(self, container: str, *, force: bool = True) -> None:
         """Remove with its anonymous volumes; waits where the engine is at it already, so that what the
         container held is free afterwards. No error when it is gone.

@@ -27,6 +27,7 @@ _HEAD = struct.Struct("<4sBBHQ")
 _RECORD = b"fhrc"
 _DIGEST = 32
 _CHUNK = 1 << 20
+_GATHERED = 8 << 20
 
 
 class Store:
@@ -41,11 +42,13 @@ class Store:
         self._fd = os.open(file, flags, 0o600)
         self._contents: dict[str, tuple[int, int]] = {}
         self._notes: list[tuple[int, int]] = []
+        self._waiting: list[bytes] = []
+        self._written = 0
         try:
             if writable and os.fstat(self._fd).st_size < _FILE.size:
                 os.ftruncate(self._fd, 0)
                 os.pwrite(self._fd, _FILE.pack(MAGIC, VERSION), 0)
-            self._end = self._scan()
+            self._end = self._written = self._scan()
             if writable:
                 os.ftruncate(self._fd, self._end)
         except BaseException:
@@ -78,6 +81,7 @@ class Store:
         """Append content of `size` bytes and return its digest; nothing is added where it is there
         already. Raises StoreError when the pieces are not of that size (nothing is kept then).
         """
+        self.flush()
         digest = hashlib.blake2b(digest_size=_DIGEST)
         at = self._end + _HEAD.size
         for piece in pieces:
@@ -94,8 +98,39 @@ class Store:
         self._finish(CONTENT, size, digest.digest())
         return name
 
+    def add(self, data: bytes) -> str:
+        """As `put`, for content at hand. It is gathered and written with what follows: a `note`, `flush`
+        or `sync` writes all of it in order.
+        """
+        digest = hashlib.blake2b(data, digest_size=_DIGEST)
+        name = digest.hexdigest()
+        if name not in self._contents:
+            self._contents[name] = (self._end + _HEAD.size, len(data))
+            self._waiting += (_HEAD.pack(_RECORD, CONTENT, 0, 0, len(data)), data, digest.digest())
+            self._end += _HEAD.size + len(data) + _DIGEST
+            if self._end - self._written > _GATHERED:
+                self.flush()
+        return name
+
+    def flush(self) -> None:
+        """Write what `add` gathered."""
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            try:
+                self._written += _write(self._fd, b"".join(waiting), self._written)
+            except OSError:
+                self._forget_unwritten()
+                raise
+
+    def _forget_unwritten(self) -> None:
+        """What could not be written (a full disk) is no part of the store; the file ends before it."""
+        self._contents = {name: place for name, place in self._contents.items() if place[0] < self._written}
+        self._end = self._written
+        os.ftruncate(self._fd, self._end)
+
     def note(self, body: Mapping[str, Any]) -> None:
         """Append a note."""
+        self.flush()
         data = json.dumps(body, separators=(",", ":")).encode()
         _write(self._fd, data, self._end + _HEAD.size)
         self._notes.append((self._end + _HEAD.size, len(data)))
@@ -103,6 +138,7 @@ class Store:
 
     def sync(self) -> None:
         """Return when all of it will survive a power loss."""
+        self.flush()
         os.fdatasync(self._fd)
 
     def get(self, digest: str) -> bytes:
@@ -110,6 +146,7 @@ class Store:
         found = self._contents.get(digest)
         if found is None:
             raise StoreError(f"the store has no content {digest}")
+        self.flush()
         return self._verified(*found)
 
     def notes(self) -> Iterator[dict[str, Any]]:
@@ -129,6 +166,7 @@ class Store:
         _write(self._fd, digest, self._end + _HEAD.size + size)
         _write(self._fd, _HEAD.pack(_RECORD, kind, 0, 0, size), self._end)
         self._end += _HEAD.size + size + _DIGEST
+        self._written = self._end
 
     def _scan(self) -> int:
         """Find all records; the end of the last whole one."""

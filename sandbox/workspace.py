@@ -9,17 +9,21 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from sandbox.apply import Applied, AppliedReport, Recovered
+from sandbox.bases import filled
 from sandbox.changes import Change
+from sandbox.checkpoints import Checkpoint, Checkpoints, finish_restore
 from sandbox.copies import remove_tree
 from sandbox.diff import FileDiff
 from sandbox.disk import usage_of
 from sandbox.engine import Engine
 from sandbox.errors import WorkspaceError
+from sandbox.freezer import Freezer
 from sandbox.gitdir import find_top, read_head
 from sandbox.gitrefs import RefMove
 from sandbox.held import HeldBack
@@ -31,6 +35,7 @@ from sandbox.plan import PlanError, Selection
 from sandbox.roots import Root, to_host
 from sandbox.skeleton import own_places
 from sandbox.spec import Mount, Owner, Rung
+from sandbox.trees import LocalTree
 from sandbox.views import Views
 
 _UNREADABLE = b"U"
@@ -95,6 +100,9 @@ class Workspace:
             chown=self._keeper.chown,
             image=self._keeper.image,
         )
+        self.checkpoints = Checkpoints(self._places, self._keeper, directory=state / "store")
+        self.freezer: Freezer | None = None
+        self._cleaning: asyncio.Task[None] | None = None
         self._views = Views(self._places, self._keeper, store=state / "store" / "log", held=held or HeldBack.load())
 
     async def prepare(self) -> tuple[Mount, ...]:
@@ -105,6 +113,7 @@ class Workspace:
         engine = self._need_engine()
 
         def make() -> tuple[Mount, ...]:
+            self.finish_restore()
             local = engine.on_this_machine and not (_is_private(engine.endpoint) and engine.info.rootless)
             self._fresh = self._places.make(local=local, forced=self._forced, began_ns=time.time_ns())
             return self._places.mounts(engine, fresh=self._fresh)
@@ -129,6 +138,60 @@ class Workspace:
         mounts = await asyncio.to_thread(fall)
         await self._note_copies()
         return mounts
+
+    def finish_restore(self) -> None:
+        """After a crash: a restore that was decided is carried out. Before anything reads or mounts the layers."""
+        finish_restore(self._places.directory, self._state / "store" / "restore.json")
+
+    async def checkpoint(self, label: str) -> Checkpoint | None:
+        """Keep the present state of all writable places; None where nothing changed since the last one. While
+        other processes live in the box, it is held still. Raises WorkspaceError, DiskFullError, StoreError.
+        """
+
+        def take() -> Checkpoint | None:
+            freezer = self.freezer
+            if freezer is None:
+                return self.checkpoints.take(label)
+            return self.checkpoints.take(label, busy=freezer.busy(), freeze=freezer.frozen)
+
+        return await asyncio.shield(asyncio.to_thread(take))
+
+    async def restore(self, checkpoint: str, note: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+        """Go back to a checkpoint, the present state having been taken. The box must have ended. Returns the
+        names of the layers that changed; `note` is kept with the intent until `checkpoints.settle`.
+        """
+        names = await asyncio.shield(asyncio.to_thread(self.checkpoints.restore, checkpoint, note=note))
+        if self._cleaning is None or self._cleaning.done():
+            self._cleaning = asyncio.create_task(asyncio.to_thread(self.checkpoints.empty_trash), name="old layers")
+        return names
+
+    def content_at(self, checkpoint: str, path: str) -> Iterator[bytes]:
+        """A file of the box as it was at a checkpoint. `path`: as the box sees it, or the host's of a root. What the
+        session had not touched then is the host's file as it is now. Raises WorkspaceError. Blocks.
+        """
+        name = self.checkpoints.find(checkpoint).id
+        layer, inner = self._place(path)
+        state = self.checkpoints.state(name).get(layer.name, {})
+        row = state.get(inner)
+        if row is not None:
+            if not row.is_file:
+                raise WorkspaceError(f"{path} was no file at {checkpoint}")
+            return iter(self.checkpoints.content(row.payload))
+        parents = [str(parent) for parent in PurePosixPath(inner).parents if str(parent) != "."]
+        hidden = any(parent in state and not state[parent].is_directory for parent in parents)
+        opaque = any("user.overlay.opaque" in state[parent].attributes for parent in parents if parent in state)
+        lower = layer.host or self._places.path(layer) / "lower"
+        if hidden or opaque or layer.rung is not Rung.OVERLAY or not (lower / inner).is_file():
+            raise WorkspaceError(f"{path} was not there at {checkpoint}")
+        return filled(LocalTree(lower).chunks(os.fsencode(inner)))
+
+    def _place(self, path: str) -> tuple[Layer, str]:
+        """The layer that holds a path, and the path beneath it."""
+        for layer in self.layers:
+            for top in (PurePosixPath(layer.host) if layer.host else None, layer.at):
+                if top is not None and PurePosixPath(path).is_relative_to(top):
+                    return layer, str(PurePosixPath(path).relative_to(top))
+        raise WorkspaceError(f"{path} lies in no writable place of the box")
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -282,6 +345,9 @@ class Workspace:
             task.cancel()
         await asyncio.gather(*self._walks.values(), return_exceptions=True)
         self._walks.clear()
+        if self._cleaning is not None:
+            await asyncio.gather(self._cleaning, return_exceptions=True)
+        await asyncio.to_thread(self.checkpoints.close)
         await asyncio.to_thread(self._keeper.close)
         if self._engine is not None:
             await asyncio.to_thread(self._places.unmount, self._engine)

@@ -28,6 +28,11 @@ COMMANDS = """\
 commands (only as the first word; -- makes them a prompt):
   diff [SESSION] [PATH]...   what the session changed, as a patch
   apply [SESSION] [PATH]...  bring the changes over to your directory
+  undo [N]                   take the last N turns back, files and conversation
+  redo                       take the last undo back
+  rewind MESSAGE|CHECKPOINT  go back to any point; --files, --conversation, --dry-run
+  checkpoints [SESSION]      the states that can be gone back to
+  show CHECKPOINT:PATH       a file as it was
   discard [SESSION]          drop the session with its changes
   sessions                   list sessions
   shell [SESSION]            a terminal in the box

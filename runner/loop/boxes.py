@@ -48,6 +48,10 @@ class BoxHandle:
         if self._box is not None and self._box.done() and not self.ready:
             self._box, self._next = None, self._restart or self._next
 
+    def ended(self) -> None:
+        """The box was ended on purpose; the next need starts another."""
+        self._box, self._next = None, self._restart or self._next
+
     def lost(self, box: Box, error: SandboxError) -> bool:
         """Told of an error of `box`; says whether this turn may go on with what the next `get` gives. Of
         several calls that fail together only the first counts.

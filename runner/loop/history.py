@@ -15,6 +15,7 @@ from runner.events import (
     Compacted,
     Drifted,
     Event,
+    HeadMoved,
     ModelAsked,
     ModelReplied,
     PromptGiven,
@@ -52,7 +53,7 @@ class History:
         """Whether nothing was ever said."""
         return not self.messages and not self._pending
 
-    def fold(self, event: Event) -> None:
+    def fold(self, event: Event) -> None:  # noqa: C901 (one row per kind)
         """Take in one record; those that the model does not see change nothing."""
         match event.body:
             case PromptGiven() as body:
@@ -77,6 +78,8 @@ class History:
                         f"{count} files changed on the host since the session began: {names}. Read before editing."
                     )
                 )
+            case HeadMoved(reason=reason, left=left) if left:
+                self._pending.append(reminder(reason))
             case Compacted(summary=summary):
                 self.messages, self._calls, self._hashed = [], [], 0
                 self._hash_prefix = b""

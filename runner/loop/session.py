@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Self, assert_never
 
 from runner.approval import Approver
@@ -18,9 +19,11 @@ from runner.events import (
     ApprovalGiven,
     Body,
     Event,
+    HeadMoved,
     ModeChanged,
     ModelReplied,
     PromptGiven,
+    TaskUpdated,
     TurnEnded,
     TurnStarted,
 )
@@ -69,6 +72,8 @@ class Session:
         resolve_model: Callable[[str], Model] | None = None,
         before_write: Callable[[str], Awaitable[None]] | None = None,
         before_turn: Callable[[], Awaitable[None]] | None = None,
+        after_turn: Callable[[], Awaitable[None]] | None = None,
+        undo: Callable[[int], Awaitable[object]] | None = None,
         hook: Hook | None = None,
         environment: Mapping[str, str] | None = None,
         max_output_tokens: int | None = None,
@@ -79,6 +84,8 @@ class Session:
         self.usage = Usage()
         self._model, self._resolve_model = model, resolve_model
         self._policy, self._approver, self._before_turn = policy, approver, before_turn
+        self._after_turn, self._undo = after_turn, undo
+        self._still = asyncio.Lock()
         self._context, self._monotonic = context, monotonic
         self._limits = limits if limits is not None else TurnLimits()
         self._feed, self._history = Feed(journal, lambda: self._number), History()
@@ -148,12 +155,33 @@ class Session:
 
     def _fold(self, event: Event) -> None:
         """Take in a record, whoever of this process wrote it."""
-        if event.agent == "main":
+        if isinstance(event.body, HeadMoved):
+            self._turn_back()
+        elif event.agent == "main":
             self._history.fold(event)
         if isinstance(event.body, ModelReplied):
             self.usage.add(event.body)
             if self._turn is not None:
                 self._turn.add(event.body)
+
+    def _turn_back(self) -> None:
+        """Take up the branch that history goes on from now. What was read must be read again."""
+        self._history, state = History(), self.gate.state
+        state.todos = []
+        for event in self.journal.path():
+            self._history.fold(event)
+            if isinstance(event.body, TaskUpdated) and event.body.kind == "todos":
+                state.todos = list(event.body.items) if event.body.state != "cleared" else []
+        state.seen.clear()
+        state.partial.clear()
+
+    @asynccontextmanager
+    async def quiet(self) -> AsyncIterator[None]:
+        """No turn runs meanwhile. Raises UsageError where one does or waits."""
+        if self._running is not None or self._still.locked() or not self._prompts.empty():
+            raise UsageError("a turn is running: stop it first (Ctrl-C there), or wait for its end")
+        async with self._still:
+            yield
 
     async def submit(self, operation: Operation) -> None:
         """Hand an operation in; returns when it is accepted, not when it is done. Raises UsageError."""
@@ -171,8 +199,10 @@ class Session:
                 if self._resolve_model is None:
                     raise UsageError("the model of this session cannot be changed")
                 self._model = self._resolve_model(model)
-            case Undo():
-                raise UsageError("this session has no checkpoints to go back to")
+            case Undo(steps=steps):
+                if self._undo is None:
+                    raise UsageError("this session has no checkpoints to go back to")
+                await self._undo(steps)
             case Close():
                 self._spawn(self.close())
             case _:
@@ -238,10 +268,11 @@ class Session:
         try:
             while self._closing is None:
                 number, prompt = await self._prompts.get()
-                self._number = number
-                self._running = asyncio.create_task(self._run_turn(prompt))
-                await asyncio.wait({self._running})
-                finished, self._running = self._running, None
+                async with self._still:
+                    self._number = number
+                    self._running = asyncio.create_task(self._run_turn(prompt))
+                    await asyncio.wait({self._running})
+                    finished, self._running = self._running, None
                 finished.result()
                 await asyncio.to_thread(self.journal.sync)
         finally:
@@ -263,8 +294,19 @@ class Session:
             if reason == "failed":
                 self.record(failed(error))
         self._turn = None
+        await self._rest()
         self.record(self.usage.report())
         self.record(turn.end(reason, self._monotonic()))
+
+    async def _rest(self) -> None:
+        """What belongs to the end of a turn (a checkpoint); an interrupt comes too late for it."""
+        if self._after_turn is not None:
+            ending = asyncio.ensure_future(self._after_turn())
+            while not ending.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait({ending})
+            if error := ending.exception():
+                self.record(failed(error))
 
     async def _open(self, prompt: Prompt) -> None:
         """Record the prompt, the very first one after what the model should know about the place."""

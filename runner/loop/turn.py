@@ -18,7 +18,7 @@ def ending(reply: ModelReplied) -> str:
     return _ENDINGS.get(reply.stop_reason or "", "completed")
 
 
-def failed(error: Exception) -> Failed:
+def failed(error: BaseException) -> Failed:
     """What ended a turn, for the user: the error's class, words, hint and exit code."""
     parts = (str(error), str(getattr(error, "hint", "")))
     text = ". ".join(part.rstrip(".") for part in parts if part)

@@ -93,6 +93,18 @@ class Access(Protocol):
         """Changes with their runs of changed lines, to choose from: see `sandbox.hunks`."""
         ...
 
+    async def checkpoints(self) -> dict[str, Any]:
+        """The timeline: `checkpoints`, `turns` and the `present` one, oldest first."""
+        ...
+
+    async def travel(self, journey: dict[str, Any]) -> dict[str, Any]:
+        """Undo, redo or rewind: a Journey as JSON; the report. Raises UsageError."""
+        ...
+
+    def show(self, checkpoint: str, path: str) -> AsyncIterator[bytes]:
+        """A file as it was at a checkpoint, in pieces."""
+        ...
+
     async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> Process:
         """A command of the user's own in the box; empty `argv` means a login shell."""
         ...

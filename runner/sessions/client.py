@@ -115,6 +115,23 @@ class Client:
         found: list[dict[str, Any]] = await self._ask("hunks", {"paths": paths})
         return found
 
+    async def checkpoints(self) -> dict[str, Any]:
+        """See Access."""
+        found: dict[str, Any] = await self._ask("checkpoints", {})
+        return found
+
+    async def travel(self, journey: dict[str, Any]) -> dict[str, Any]:
+        """See Access."""
+        report: dict[str, Any] = await self._ask("travel", journey)
+        return report
+
+    async def show(self, checkpoint: str, path: str) -> AsyncIterator[bytes]:
+        """See Access."""
+        arguments = {"checkpoint": checkpoint, "path": path}
+        async for header, data in self._stream(*await self._begin("show", arguments)):
+            if header["kind"] == "data":
+                yield data
+
     async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> RemoteProcess:
         """See Access."""
         size = {"rows": pty.rows, "columns": pty.columns} if pty else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from runner.errors import UsageError
 from runner.events import Applied, Recorded
 from runner.sessions.access import Selection
 from runner.sessions.branches import Carry, make_branch
+from runner.sessions.travel import Journey, Travel
 from sandbox.diff import FileDiff, format_stat
 from sandbox.hunks import to_hunks
 from sandbox.plan import PlanError
@@ -38,6 +40,7 @@ class Desk:
         cwd: PurePosixPath,
         carry: Carry | None = None,
         session: str = "",
+        travel: Travel,
     ) -> None:
         self._workspace = workspace
         self._record = record
@@ -45,6 +48,7 @@ class Desk:
         self._cwd = cwd
         self._carry = carry
         self._session = session
+        self._travel = travel
 
     async def changes(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         """See Access."""
@@ -123,6 +127,23 @@ class Desk:
         for path, digest in selection.seen:
             if now.get(path) != digest:
                 raise PlanError(f"{path} changed in the box while you chose", hint="choose again")
+
+    async def checkpoints(self) -> dict[str, Any]:
+        """See Access."""
+        timeline = await self._travel.timeline()
+        turns = [asdict(turn) for turn in timeline.turns]
+        return {"present": timeline.present, "checkpoints": timeline.checkpoints, "turns": turns}
+
+    async def travel(self, journey: dict[str, Any]) -> dict[str, Any]:
+        """See Access."""
+        return await self._travel.go(Journey.from_json(journey))
+
+    async def show(self, checkpoint: str, path: str) -> AsyncIterator[bytes]:
+        """See Access."""
+        workspace = await self._workspace()
+        pieces = await asyncio.to_thread(workspace.content_at, checkpoint, path)
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            yield piece
 
     async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> Process:
         """See Access."""

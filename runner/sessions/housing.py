@@ -17,6 +17,7 @@ from sandbox.box import ContainerBox
 from sandbox.disk import DiskWatch, free_space
 from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import DiskFullError, EngineRefusedError, SandboxError, WorkspaceError
+from sandbox.freezer import Freezer
 from sandbox.keeper import KeeperImage
 from sandbox.roots import Root
 from sandbox.spec import Box, BoxSpec, Limits, Mount, Owner, Rung
@@ -115,6 +116,12 @@ class Housing:
         self._box = asyncio.create_task(self._start(), name="box")
         return await asyncio.shield(self._box)
 
+    async def end(self, reason: str) -> None:
+        """End the box, if one runs; what needs it next takes `restart`."""
+        if self._box is not None:
+            await asyncio.gather(asyncio.shield(self._box), return_exceptions=True)
+        await self._leave(reason)
+
     async def layers(self) -> Workspace:
         """The workspace, whether its layers are made yet or not. Raises SandboxError."""
         ground = await self.ready()
@@ -176,6 +183,7 @@ class Housing:
         except EngineRefusedError:
             box = await self._enter(ground, await workspace.fall())
         self._open, self._laid = box, True
+        workspace.freezer = await asyncio.to_thread(Freezer, ground.engine, box.container)
         self._record(
             BoxStarted(
                 container=box.container,
@@ -227,6 +235,8 @@ class Housing:
         box, self._open = self._open, None
         if box is None:
             return
+        if self.workspace is not None:
+            self.workspace.freezer = None
         await box.__aexit__(None, None, None)
         if reason != "lost" and not self._ended:
             self._record(BoxEnded(reason=reason))

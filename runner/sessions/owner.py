@@ -148,7 +148,7 @@ class _Connection:
             self._requests.pop(number, None)
             self._inputs.pop(number, None)
 
-    async def _call(self, number: int, name: str, arguments: dict[str, Any]) -> Any:
+    async def _call(self, number: int, name: str, arguments: dict[str, Any]) -> Any:  # noqa: C901, PLR0911, PLR0912 (one row per request)
         match name:
             case "changes" | "hunks" | "apply" | "undo_apply" | "branch":
                 return await self._report(name, arguments)
@@ -159,6 +159,14 @@ class _Connection:
             case "diff" | "stat":
                 pieces = self._access.diff if name == "diff" else self._access.stat
                 async for data in pieces(tuple(arguments["paths"])):
+                    await self._send_data(number, data)
+                return None
+            case "checkpoints":
+                return await self._access.checkpoints()
+            case "travel":
+                return await self._access.travel(arguments)
+            case "show":
+                async for data in self._access.show(str(arguments["checkpoint"]), str(arguments["path"])):
                     await self._send_data(number, data)
                 return None
             case "shell":

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
 from runner.errors import ModelError, UsageError
-from runner.events import Recorded
+from runner.events import Event, Recorded
 from runner.journal import Journal
 from runner.models.base import Delta, Request
 from runner.sessions.cleaning import evict
 from runner.sessions.housing import Ground, owner_of, roots_of
 from runner.sessions.specs import silent
 from runner.sessions.store import Store, Stored, state_home
+from runner.sessions.travel import settle
 from sandbox.engine import Engine, connect
 from sandbox.errors import SandboxError
 from sandbox.images import ensure_image
@@ -26,8 +27,8 @@ from sandbox.workspace import Workspace
 @asynccontextmanager
 async def at_rest(
     stored: Stored, environ: Mapping[str, str], *, writes: bool = False
-) -> AsyncIterator[tuple[Workspace, Callable[[Recorded], object]]]:
-    """The workspace, and what journals (only with `writes`: reading works beside a damaged journal). What a
+) -> AsyncIterator[tuple[Workspace, Journal | None]]:
+    """The workspace, and the journal (only with `writes`: reading works beside a damaged journal). What a
     dead owner left running is ended first. Layers can mostly be read without an engine.
     """
     journal = Journal.open(stored.directory) if writes else None
@@ -35,6 +36,7 @@ async def at_rest(
     try:
         if engine is not None:
             await asyncio.to_thread(evict, engine, stored.session)
+        await asyncio.to_thread(settle, stored.directory, journal)
         workspace = Workspace(
             engine,
             session=stored.session,
@@ -45,7 +47,7 @@ async def at_rest(
         )
         try:
             await workspace.recover()
-            yield workspace, _refuse if journal is None else journal.append
+            yield workspace, journal
         finally:
             await workspace.release()
     finally:
@@ -55,7 +57,8 @@ async def at_rest(
             engine.close()
 
 
-def _refuse(body: Recorded) -> None:
+def refuse(body: Recorded, *, cause: str = "", id: str = "") -> Event:  # noqa: A002, ARG001 (as a journal's append)
+    """Stands where a command that only reads would journal. Raises UsageError."""
     raise UsageError(f"{type(body).__name__} cannot be noted by a command that only reads")
 
 

@@ -65,6 +65,15 @@ class Changes:
     async def patch(self, selection: Selection) -> AsyncIterator[bytes]:
         yield f"patch of {selection.paths}\n".encode()
 
+    async def checkpoints(self) -> dict[str, Any]:
+        return {"present": "", "checkpoints": [], "turns": []}
+
+    async def travel(self, journey: dict[str, Any]) -> dict[str, Any]:
+        return journey | {"done": True}
+
+    async def show(self, checkpoint: str, path: str) -> AsyncIterator[bytes]:
+        yield f"{checkpoint}:{path}".encode()
+
     async def shell(self, argv: tuple[str, ...], pty: Pty | None) -> Process:
         assert self.box is not None
         return await self.box.exec(Command(argv=argv, cwd=PurePosixPath("/"), stdin=True, pty=pty))

@@ -1,0 +1,264 @@
+"""Taking in a layer: a walk that sees what was touched since the last state, and stores it at once.
+
+One pass, by descriptors of directories, no link followed; what this process may not read is read by
+the keeper. The tree may be written beside it: a file that changes while it is read is told.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sandbox.keeper import Keeper, KeptTree
+from sandbox.states import Delta, Payload, Row, State
+from sandbox.store import Store
+from sandbox.trees import Entry, file_chunks
+from sandbox.walk import MAX_DEPTH
+
+PIECE = 4 << 20
+KEPT_ATTRIBUTES = ("user.", "system.posix_acl_")
+# The kernel's own notes on a layer, true of this one only.
+DROPPED_ATTRIBUTES = frozenset({"user.overlay.origin", "user.overlay.impure", "user.overlay.nlink"})
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class UnsteadyError(Exception):
+    """A file was written while it was read; the state never existed."""
+
+
+class Capture:
+    """Takes in one layer. `settle`: write each captured file's pages out first, so that a later store
+    through a mapping moves its stamp (needed while something else runs in the box).
+    """
+
+    def __init__(self, top: Path, store: Store, keeper: Keeper, *, settle: bool, local: bool = True) -> None:
+        self._top = top
+        self._store = store
+        self._keeper = keeper
+        self._settle = settle
+        self._is_local = local
+        self.owed: State = {}
+        self._before: State = {}
+        self._rows: State = {}
+        self._seen: set[str] = set()
+
+    def run(self, before: State) -> Delta:
+        """What is new against `before`. Where only stamps moved, `before` gets them and nothing is new; `owed`
+        are those that tell which names are one file: they go with what is new next.
+        Raises OSError, UnsteadyError, and what the keeper raises.
+        """
+        self._before, self._rows, self._seen = before, {}, set()
+        self._walk()
+        for path, row in list(self._rows.items()):
+            old = before.get(path)
+            if old is not None and row.same(old):
+                before[path] = self._rows.pop(path)
+                if not row.one_file(old):
+                    self.owed[path] = row
+        gone = [] if self._seen >= before.keys() else [path for path in before if path not in self._seen]
+        return Delta(rows=self._rows, gone=gone)
+
+    def _walk(self) -> None:
+        if not self._is_local:
+            self._closed("")
+            return
+        try:
+            top = os.open(self._top, _DIRECTORY)
+        except PermissionError:
+            self._closed("")
+            return
+        try:
+            self._meet("", os.fstat(top), top, None)
+            self._visit(top, "", 0)
+        finally:
+            os.close(top)
+
+    def _visit(self, directory: int, prefix: str, depth: int) -> None:
+        before, below = self._before, []
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                try:
+                    seen = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                name = entry.name
+                path = prefix + name
+                self._seen.add(path)
+                old = before.get(path)
+                if old is None or old[:5] != (
+                    seen.st_ino,
+                    seen.st_size,
+                    seen.st_mtime_ns,
+                    seen.st_ctime_ns,
+                    seen.st_mode,
+                ):
+                    self._meet(path, seen, directory, name)
+                if stat.S_ISDIR(seen.st_mode):
+                    below.append(name)
+        for name in below:
+            path = prefix + name
+            if depth >= MAX_DEPTH:
+                raise OSError(errno.ELOOP, "too many directories in each other", path)
+            try:
+                child = os.open(name, _DIRECTORY, dir_fd=directory)
+            except PermissionError:
+                self._closed(path)
+                continue
+            except FileNotFoundError as error:
+                raise UnsteadyError(path) from error
+            try:
+                self._visit(child, path + "/", depth + 1)
+            finally:
+                os.close(child)
+
+    def _meet(self, path: str, seen: os.stat_result, directory: int, name: str | None) -> None:
+        """Take in a path that this process can see."""
+        self._seen.add(path)
+        entry = Entry.of(os.fsencode(path), seen)
+        old = self._before.get(path)
+        if old is not None and old[:5] == _stamp(entry):
+            return
+        try:
+            self._rows[path] = self._row(entry, directory, name)
+        except PermissionError:
+            self._rows[path] = self._kept_row(entry)
+
+    def _row(self, entry: Entry, directory: int, name: str | None) -> Row:
+        payload: Payload = ""
+        if entry.is_link:
+            assert name is not None
+            return _made(entry, os.fsdecode(os.readlink(os.fsencode(name), dir_fd=directory)), {})
+        if not entry.is_file and not entry.is_directory:
+            return _made(entry, payload, {})
+        if name is None:
+            return _made(entry, payload, _attributes(directory))
+        opened = os.open(name, _DIRECTORY if entry.is_directory else _FILE, dir_fd=directory)
+        try:
+            if entry.is_file:
+                payload = self._content(opened, entry)
+            return _made(entry, payload, _attributes(opened))
+        finally:
+            os.close(opened)
+
+    def _content(self, opened: int, entry: Entry) -> Payload:
+        seen = os.fstat(opened)
+        if not stat.S_ISREG(seen.st_mode):
+            raise UnsteadyError(entry.path)
+        if self._settle:
+            os.fdatasync(opened)
+        if entry.size <= PIECE and seen.st_blocks * 512 >= entry.size:
+            data = os.read(opened, entry.size + 1)
+            while 0 < len(data) < entry.size and (more := os.read(opened, entry.size + 1 - len(data))):
+                data += more
+            payload: Payload = self._store.add(data)
+            size = len(data)
+        else:
+            payload = self._pieces(file_chunks(opened))
+            size = sum(length for _, length in payload)
+        after = os.fstat(opened)
+        if size != entry.size or _stamp(Entry.of(entry.path, after)) != _stamp(entry):
+            raise UnsteadyError(entry.path)
+        return payload
+
+    def _pieces(self, chunks: Iterable[bytes | int]) -> list[list[Any]]:
+        """Store contents in pieces cut at multiples of PIECE, so that what is appended to costs its end."""
+        pieces: list[list[Any]] = []
+        for chunk in _cut(chunks):
+            if isinstance(chunk, int):
+                pieces.append(["", chunk])
+            else:
+                pieces.append([self._store.add(chunk), len(chunk)])
+        return pieces
+
+    # By the keeper
+
+    def _tree(self) -> KeptTree:
+        return KeptTree(self._top, self._keeper, local=self._is_local)
+
+    def _kept_row(self, entry: Entry) -> Row:
+        tree = self._tree()
+        try:
+            if entry.is_link:
+                return _made(entry, os.fsdecode(tree.readlink(entry.path)), {})
+            if not (entry.is_file or entry.is_directory):
+                return _made(entry, "", {})
+            payload: Payload = self._pieces(tree.chunks(entry.path)) if entry.is_file else ""
+            found = tree.attributes(entry.path)
+            kept = {name: value.hex() for name, value in found.items() if _is_kept(name)}
+            return _made(entry, payload, kept)
+        finally:
+            tree.close()
+
+    def _closed(self, path: str) -> None:
+        """All beneath a directory that this process may not enter."""
+        tree = self._tree()
+        try:
+            top = [] if path else [tree.stat(b"")]
+            for entry in itertools.chain(top, _below(tree, os.fsencode(path))):
+                if entry is None:
+                    raise UnsteadyError(path)
+                name = os.fsdecode(entry.path)
+                self._seen.add(name)
+                old = self._before.get(name)
+                if old is None or old[:5] != _stamp(entry):
+                    self._rows[name] = self._kept_row(entry)
+        finally:
+            tree.close()
+
+
+def _stamp(entry: Entry) -> tuple[int, int, int, int, int]:
+    return entry.inode, entry.size, entry.mtime_ns, entry.ctime_ns, entry.mode
+
+
+def _made(entry: Entry, payload: Payload, attributes: dict[str, str]) -> Row:
+    return Row(*_stamp(entry), entry.uid, entry.gid, entry.device, entry.links, payload, attributes)
+
+
+def _is_kept(name: str) -> bool:
+    return name.startswith(KEPT_ATTRIBUTES) and name not in DROPPED_ATTRIBUTES
+
+
+def _attributes(opened: int) -> dict[str, str]:
+    try:
+        return {name: os.getxattr(opened, name).hex() for name in os.listxattr(opened) if _is_kept(name)}
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.ENODATA):
+            return {}
+        raise
+
+
+def _below(tree: KeptTree, path: bytes) -> Iterator[Entry]:
+    for entry in tree.scan(path):
+        yield entry
+        if entry.is_directory:
+            yield from _below(tree, entry.path)
+
+
+def _cut(chunks: Iterable[bytes | int]) -> Iterator[bytes | int]:
+    """The same bytes, in pieces that end at multiples of PIECE; holes stay whole."""
+    waiting, at = bytearray(), 0
+    for chunk in chunks:
+        if isinstance(chunk, int):
+            if waiting:
+                yield bytes(waiting)
+                waiting.clear()
+            at += chunk
+            yield chunk
+            continue
+        view = memoryview(chunk)
+        while view:
+            taken = view[: PIECE - at % PIECE]
+            waiting += taken
+            at += len(taken)
+            view = view[len(taken) :]
+            if at % PIECE == 0:
+                yield bytes(waiting)
+                waiting.clear()
+    if waiting:
+        yield bytes(waiting)

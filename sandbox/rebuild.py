@@ -1,0 +1,136 @@
+"""Making a layer again from a state: a new directory beside the old one, never anything that is mounted.
+
+What did not change since is taken over by hard links from the old directory, which is thrown away
+afterwards; all else comes out of the store. This process does what it may, the keeper the rest.
+"""
+
+from __future__ import annotations
+
+# Paths are bytes: names of a box need not be text.
+# ruff: noqa: PTH101, PTH102, PTH211
+import errno
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from sandbox.keeper import Keeper
+from sandbox.spec import Owner
+from sandbox.states import Row, State
+from sandbox.store import Store
+
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Rebuild:
+    """Writes one state into the empty directory `target`. `old` and `now`: the directory that holds the
+    present state, and that state.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        store: Store,
+        keeper: Keeper,
+        *,
+        old: Path | None = None,
+        now: Mapping[str, Row] | None = None,
+    ) -> None:
+        self._target = os.fsencode(target)
+        self._store = store
+        self._keeper = keeper
+        self._old = os.fsencode(old) if old is not None else b""
+        self._now = now or {}
+        self._links: dict[int, bytes] = {}
+
+    def run(self, state: State) -> None:
+        """Raises OSError, StoreError, and what the keeper raises."""
+        rows = sorted((os.fsencode(path), path, row) for path, row in state.items())
+        directories = []
+        for name, path, row in rows:
+            place = self._target + b"/" + name if name else self._target
+            if row.is_directory:
+                if name:
+                    os.mkdir(place, 0o700)
+                directories.append((place, row))
+            elif not (self._taken_over(name, path, row, place) or self._linked(row, place)):
+                self._make(row, place)
+                self._dress(row, place)
+        for place, row in reversed(directories):
+            self._dress(row, place)
+
+    def _linked(self, row: Row, place: bytes) -> bool:
+        """One more name of a file that is there already."""
+        if row.links < 2 or row.is_whiteout:
+            return False
+        first = self._links.setdefault(row.inode, place)
+        if first == place:
+            return False
+        os.link(first, place, follow_symlinks=False)
+        return True
+
+    def _taken_over(self, name: bytes, path: str, row: Row, place: bytes) -> bool:
+        """An untouched file, by one more link to it."""
+        if not row.is_file or not self._old or self._now.get(path) != row:
+            return False
+        if row.links > 1 and self._links.get(row.inode):
+            return False
+        try:
+            os.link(self._old + b"/" + name, place, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV):
+                return False
+            raise
+        if row.links > 1:
+            self._links[row.inode] = place
+        return True
+
+    def _make(self, row: Row, place: bytes) -> None:
+        if row.is_link:
+            assert isinstance(row.payload, str)
+            os.symlink(os.fsencode(row.payload), place)
+        elif row.is_file:
+            opened = os.open(place, _WRITE, 0o600)
+            try:
+                self._fill(opened, row)
+            finally:
+                os.close(opened)
+        else:
+            os.mknod(place, stat.S_IFMT(row.mode) | 0o600, row.device)
+
+    def _fill(self, opened: int, row: Row) -> None:
+        if isinstance(row.payload, str):
+            _write(opened, self._store.get(row.payload), 0)
+            return
+        at = 0
+        for digest, length in row.payload:
+            if digest:
+                _write(opened, self._store.get(digest), at)
+            at += length
+        os.ftruncate(opened, at)
+
+    def _dress(self, row: Row, place: bytes) -> None:
+        """Attributes, mode, owner, times; the owner last where the keeper must set it."""
+        for name, value in row.attributes.items():
+            os.setxattr(place, name, bytes.fromhex(value), follow_symlinks=False)
+        seen = os.lstat(place)
+        foreign = (seen.st_uid, seen.st_gid) != (row.uid, row.gid) and not row.is_whiteout
+        if foreign:
+            try:
+                os.chown(place, row.uid, row.gid, follow_symlinks=False)
+                foreign, seen = False, os.lstat(place)
+            except PermissionError:
+                pass
+        if not (row.is_link or row.is_whiteout) and stat.S_IMODE(seen.st_mode) != stat.S_IMODE(row.mode):
+            os.chmod(place, stat.S_IMODE(row.mode))
+        if not row.is_whiteout:
+            os.utime(place, ns=(row.mtime_ns, row.mtime_ns), follow_symlinks=False)
+        if foreign:
+            self._keeper.chown(Path(os.fsdecode(place)), Owner(uid=row.uid, gid=row.gid))
+
+
+def _write(opened: int, data: bytes, at: int) -> None:
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(opened, view, at)
+        at, view = at + done, view[done:]

@@ -1,0 +1,97 @@
+"""Taking back, as a user does it: turns with all that their shell commands did, and the conversation with them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.e2e.conftest import Bench, bash, tree_digest
+
+pytestmark = [pytest.mark.box, pytest.mark.timeout(240)]
+
+LOOK = "cat ~/note /tmp/t one two .git/mark; ls -A; true"
+
+
+def test_undo_takes_back_files_and_conversation_and_redo_brings_both_again(repository: Bench) -> None:
+    before = tree_digest(repository.place)
+    one = repository.script({"tools": [bash("echo 1 > one; echo home > ~/note; echo t > /tmp/t")]}, {"text": "did one"})
+    two = repository.script(
+        {"tools": [bash("echo 2 > two; rm one calc.py; echo changed > ~/note; rm /tmp/t; echo x > .git/mark")]},
+        {"text": "did two"},
+    )
+    repository.run("-p", "--model", one, "the first thing")
+    repository.run("-p", "--continue", "--model", two, "the second thing")
+
+    dry = json.loads(repository.run("undo", "--dry-run", "--json").stdout)
+    assert [turn["text"] for turn in dry["turns"]] == ["the second thing"]
+    said = repository.run("undo").stdout
+    assert "the second thing" in said
+    assert "files and conversation taken back" in said
+    diff = repository.run("diff", "--stat").stdout
+    assert ("one" in diff, "two" in diff, "calc.py" in diff) == (True, False, False)
+
+    look = repository.script(
+        {"expect": "took back the last 1 turns", "tools": [bash(LOOK)]}, {"text": "looked", "expect": "home\nt\n1\n"}
+    )
+    repository.run("-p", "--continue", "--model", look, "look")
+    (session,) = repository.sessions()
+    shown = [r["body"] for r in repository.records(session["session"]) if r["type"] == "ToolFinished"][-1]["content"]
+    assert "calc.py" in shown
+    assert "mark: No such file" in shown
+
+    repository.run("undo")
+    assert "redo" not in repository.run("redo").stdout
+    assert repository.run("redo", check=2).stderr
+    assert tree_digest(repository.place) == before
+
+
+def test_rewind_goes_to_any_message_or_checkpoint_and_show_reads_old_files(repository: Bench) -> None:
+    script = repository.script(
+        {"tools": [bash("echo a > f")]},
+        {"tools": [bash("echo b > f")]},
+        {"tools": [bash("echo c > f")]},
+        {"text": "done"},
+    )
+    repository.run("-p", "--model", script, "write thrice")
+    rows = json.loads(repository.run("checkpoints", "--json").stdout)["checkpoints"]
+    assert [(row["label"], row["tool"]) for row in rows] == [
+        ("start of turn", "Bash"), ("call", "Bash"), ("call", "Bash"), ("end of turn", ""),
+    ]  # fmt: skip
+    assert "write thrice" in repository.run("checkpoints").stdout
+    middle = rows[2]["checkpoint"]
+    assert repository.run("show", f"{middle}:f").stdout == "b\n"
+    assert "a + b" not in repository.run("show", f"{middle}:calc.py").stdout
+    repository.run("rewind", middle, "--files")
+    assert "+b\n" in repository.run("diff", "f").stdout
+    repository.run("rewind", "1")
+    assert repository.run("diff").stdout == ""
+    repository.run("redo")
+    assert "+b\n" in repository.run("diff", "f").stdout
+    assert repository.run("rewind", "nowhere", check=2).stderr
+
+
+def test_undo_on_a_live_session_goes_through_its_owner(repository: Bench) -> None:
+    script = repository.script(
+        {"tools": [bash("echo a > f")]},
+        {"tools": [bash("sleep 60")]},
+        {"text": "done"},
+    )
+    running = repository.start("-p", "--model", script, "write and sleep")
+    for _ in range(200):
+        rows = repository.run("checkpoints", "--json", check=None).stdout
+        if rows and len(json.loads(rows)["checkpoints"]) >= 2:
+            break
+    assert "a turn is running" in repository.run("undo", check=2).stderr
+    running.kill()
+    running.wait()
+    repository.run("undo")
+    assert repository.run("diff").stdout == ""
+
+
+def test_what_left_the_box_is_listed_as_not_taken_back(repository: Bench) -> None:
+    script = repository.script({"tools": [bash("echo a > f")]}, {"text": "done"})
+    repository.run("-p", "--model", script, "write")
+    repository.run("apply")
+    assert "not taken back: apply wrote 1 paths on the host" in repository.run("undo").stdout
+    assert (repository.place / "f").read_text() == "a\n"
