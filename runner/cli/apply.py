@@ -191,7 +191,7 @@ def _print(report: dict[str, Any], *, done: str) -> None:
     for row in report["applied"]:
         out(f"{_SIGNS.get(row['action'], '?')} {one_line(row['path'])}\n")
     for row in report["refs"]:
-        moved = f"{row['old'][:12] or 'nothing'} to {row['new'][:12] or 'nothing'}"
+        moved = f"{_short(row['old'])} to {_short(row['new'])}"
         out(f"git: {one_line(row['ref'])} went from {moved} in the box; commits stay there\n")
     for key, title in _TITLES.items():
         for row in report[key]:
@@ -200,3 +200,8 @@ def _print(report: dict[str, Any], *, done: str) -> None:
     out(f"{count} {'path' if count == 1 else 'paths'} {would}{done}\n" if count else f"nothing {would}{done}\n")
     if report["held_back"]:
         out("take what is held back with --include PATH or --held\n")
+
+
+def _short(value: str) -> str:
+    """An object's id as people write it, a symbolic ref whole."""
+    return one_line(value if "/" in value else value[:12]) or "nothing"
