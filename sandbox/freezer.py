@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sandbox.engine import Engine
-from sandbox.errors import SandboxError
+from sandbox.engine import Engine, NotFoundError
+from sandbox.errors import EngineRefusedError, SandboxError
 
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -32,12 +32,24 @@ class Freezer:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Nothing in the box moves meanwhile. Raises what the engine raises."""
-        self._engine.containers.pause(self._container)
+        """Nothing in the box moves meanwhile: a box that has ended needs no holding. Raises what the engine
+        raises.
+        """
+        try:
+            self._engine.containers.pause(self._container)
+        except EngineRefusedError:
+            if self._runs():
+                raise
         try:
             yield
         finally:
             self._engine.containers.unpause(self._container)
+
+    def _runs(self) -> bool:
+        try:
+            return bool(self._engine.containers.inspect(self._container)["State"]["Running"])
+        except NotFoundError:
+            return False
 
     def _living(self) -> frozenset[str] | None:
         """Ids of the box's processes on this machine; None where they cannot be told."""

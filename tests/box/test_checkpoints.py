@@ -175,3 +175,16 @@ async def test_what_the_session_had_not_touched_is_not_stored(bench: Bench, repo
             assert (place / "state" / "store" / "checkpoints").stat().st_size < 100_000
         finally:
             await inside.discard()
+
+
+async def test_a_box_that_has_ended_needs_no_holding(bench: Bench, repo: Path, place: Path) -> None:
+    async with bench.session(repo, place / "state") as inside:
+        try:
+            assert inside.box is not None
+            freezer = inside.workspace.freezer = await asyncio.to_thread(Freezer, bench.engine, inside.box.container)
+            await inside.run("echo kept > kept")
+            await asyncio.to_thread(bench.engine.containers.remove, inside.box.container)
+            assert freezer.busy()
+            assert await inside.workspace.checkpoint("after its end") is not None
+        finally:
+            await inside.discard()
