@@ -45,11 +45,9 @@ class Store:
         self._waiting: list[bytes] = []
         self._written = 0
         try:
-            if writable and os.fstat(self._fd).st_size < _FILE.size:
-                os.ftruncate(self._fd, 0)
-                os.pwrite(self._fd, _FILE.pack(MAGIC, VERSION), 0)
             self._end = self._written = self._scan()
             if writable:
+                os.pwrite(self._fd, _FILE.pack(MAGIC, VERSION), 0)
                 os.ftruncate(self._fd, self._end)
         except BaseException:
             os.close(self._fd)
@@ -169,8 +167,9 @@ class Store:
         self._written = self._end
 
     def _scan(self) -> int:
-        """Find all records; the end of the last whole one."""
-        if os.pread(self._fd, _FILE.size, 0) != _FILE.pack(MAGIC, VERSION):
+        """Find all records; the end of the last whole one. A header that is not whole yet is of an empty store."""
+        header = os.pread(self._fd, _FILE.size, 0)
+        if not _FILE.pack(MAGIC, VERSION).startswith(header):
             raise StoreError(f"{self.file} is not a store of version {VERSION}")
         at, end, last = _FILE.size, os.fstat(self._fd).st_size, None
         while at + _HEAD.size + _DIGEST <= end:

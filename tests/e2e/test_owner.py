@@ -192,8 +192,9 @@ def _use_shell(terminal: Terminal) -> None:
     terminal.type(b"stty size; echo $((40 + 2)); tty\n")
     terminal.until(b"42\r\n")
     terminal.until(b"/dev/pts/")
-    terminal.type(b"echo going; sleep 100\n")
-    terminal.until(b"going\r\n")
+    # Said by the job itself: it has the terminal by then, so that Ctrl-C reaches it and not the shell that makes it.
+    terminal.type(b"bash -c 'echo going; exec sleep 100'\n")
+    terminal.until(b"\ngoing\r\n")
     terminal.type(b"\x03")
     terminal.until(b"^C")
     terminal.type(b"\recho caught=$((6 * 7))\n")

@@ -60,6 +60,15 @@ def test_file_cut_off_anywhere_opens_with_what_was_whole(cut: int, tmp_path_fact
         assert list(store.notes()) == ([{"type": "base", "path": "a"}] if cut == len(data) else [])
 
 
+@pytest.mark.parametrize("size", [0, 7])
+def test_store_that_is_just_being_made_reads_as_empty(size: int, tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(GOLDEN.read_bytes()[:size])
+    with Store(tmp_path / "log", writable=False) as store:
+        assert HELLO not in store
+        assert list(store.notes()) == []
+    assert (tmp_path / "log").stat().st_size == size
+
+
 def test_last_record_whose_bytes_never_reached_the_disk_does_not_count(tmp_path: Path) -> None:
     with Store(tmp_path / "log", writable=True) as store:
         first = store.put([b"first"], 5)
