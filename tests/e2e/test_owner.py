@@ -194,7 +194,7 @@ def _use_shell(terminal: Terminal) -> None:
     terminal.until(b"/dev/pts/")
     # Said by the job itself: it has the terminal by then, so that Ctrl-C reaches it and not the shell that makes it.
     terminal.type(b"bash -c 'echo going; exec sleep 100'\n")
-    terminal.until(b"\ngoing\r\n")
+    terminal.until(b"\rgoing\r\n")
     terminal.type(b"\x03")
     terminal.until(b"^C")
     terminal.type(b"\recho caught=$((6 * 7))\n")
