@@ -14,7 +14,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,18 +166,10 @@ class Checkpoints:
                 update(states, decode(store.get(kept.index)))
             return states
 
-    def content(self, row_payload: Any) -> Iterable[bytes]:
-        """A file's content, from its row's payload."""
-        store = self._open()
-        if isinstance(row_payload, str):
-            yield store.get(row_payload)
-            return
-        for digest, length in row_payload:
-            if digest:
-                yield store.get(digest)
-            else:
-                for at in range(0, length, 1 << 20):
-                    yield bytes(min(1 << 20, length - at))
+    def read(self, digest: str) -> bytes:
+        """A content that a row names. Raises StoreError."""
+        with self._lock:
+            return self._open().get(digest)
 
     def restore(self, checkpoint: str, *, note: Mapping[str, Any] | None = None) -> tuple[str, ...]:
         """Go back to a checkpoint; no box may stand on the layers. The present state must have been taken.

@@ -14,6 +14,7 @@ from pathlib import Path
 from sandbox.apply import Applied, AppliedReport, Applies, Part, Recovered
 from sandbox.bases import Bases
 from sandbox.changes import Change, Pair, classify, listed_pairs, overlay_pairs
+from sandbox.compare import Began
 from sandbox.diff import PATCH_BYTES, FileDiff, Sides, with_renames
 from sandbox.errors import StoreError, WorkspaceError
 from sandbox.gitdir import is_git_dir
@@ -64,6 +65,19 @@ class Views:
     def roots(self) -> list[Layer]:
         """The layers that lie over roots."""
         return [layer for layer in (self._places.table.layers if self._places.table else ()) if layer.host is not None]
+
+    def written(self, layer: Layer, stack: ExitStack) -> Tree:
+        """What was written in a place of the box, until the stack closes."""
+        return self._layer(layer, stack)
+
+    def beneath(self, layer: Layer, stack: ExitStack) -> Tree:
+        """What lies beneath a place, as it was when the session began."""
+        lower = KeptTree(layer.host or self._places.path(layer) / "lower", self._keeper)
+        stack.enter_context(closing(lower))
+        if layer.host is None:
+            return lower
+        store = stack.enter_context(self._store(writable=False))
+        return Began(lower, self._bases(layer, stack, store))
 
     def changes(self, layer: Layer, touched: Iterable[bytes]) -> list[Change]:
         """A root's changes, sorted by path. `touched`: the paths to look at in a whole copy."""

@@ -18,6 +18,7 @@ from sandbox.apply import Applied, AppliedReport, Recovered
 from sandbox.bases import filled
 from sandbox.changes import Change
 from sandbox.checkpoints import Checkpoint, Checkpoints, finish_restore
+from sandbox.compare import NOW, Past, name_of, named
 from sandbox.copies import remove_tree
 from sandbox.diff import FileDiff
 from sandbox.disk import usage_of
@@ -35,7 +36,6 @@ from sandbox.plan import PlanError, Selection
 from sandbox.roots import Root, to_host
 from sandbox.skeleton import own_places
 from sandbox.spec import Mount, Owner, Rung
-from sandbox.trees import LocalTree
 from sandbox.views import Views
 
 _UNREADABLE = b"U"
@@ -104,6 +104,7 @@ class Workspace:
         self.freezer: Freezer | None = None
         self._cleaning: asyncio.Task[None] | None = None
         self._views = Views(self._places, self._keeper, store=state / "store" / "log", held=held or HeldBack.load())
+        self._past = Past(self.checkpoints, written=self._views.written, beneath=self._views.beneath)
 
     async def prepare(self) -> tuple[Mount, ...]:
         """Make the layers where there are none yet, define the engine's volumes, and return what
@@ -167,30 +168,50 @@ class Workspace:
 
     def content_at(self, checkpoint: str, path: str) -> Iterator[bytes]:
         """A file of the box as it was at a checkpoint. `path`: as the box sees it, or the host's of a root. What the
-        session had not touched then is the host's file as it is now. Raises WorkspaceError. Blocks.
+        session had not touched then is as it was when the session began, where that was kept, else as the
+        host has it now. Raises WorkspaceError. Blocks.
         """
         name = self.checkpoints.find(checkpoint).id
-        layer, inner = self._place(path)
-        state = self.checkpoints.state(name).get(layer.name, {})
-        row = state.get(inner)
-        if row is not None:
-            if not row.is_file:
-                raise WorkspaceError(f"{path} was no file at {checkpoint}")
-            return iter(self.checkpoints.content(row.payload))
-        parents = [str(parent) for parent in PurePosixPath(inner).parents if str(parent) != "."]
-        hidden = any(parent in state and not state[parent].is_directory for parent in parents)
-        opaque = any("user.overlay.opaque" in state[parent].attributes for parent in parents if parent in state)
-        lower = layer.host or self._places.path(layer) / "lower"
-        if hidden or opaque or layer.rung is not Rung.OVERLAY or not (lower / inner).is_file():
-            raise WorkspaceError(f"{path} was not there at {checkpoint}")
-        return filled(LocalTree(lower).chunks(os.fsencode(inner)))
+        found = self._past.file(*self._place(path), name)
+        if found is None:
+            raise WorkspaceError(f"{path} was no file at {checkpoint}")
+        return filled(found)
+
+    async def compare(
+        self, old: str, new: str = NOW, paths: Iterable[str] = (), *, git: bool = False
+    ) -> AsyncIterator[FileDiff]:
+        """What changed in all writable places from one checkpoint to another, or to now; as `diffs` gives it, but
+        paths of places that are no root begin with where the box has them. `paths`: absolute, in the box or on
+        the host. Raises WorkspaceError, StoreError.
+        """
+        points = [await asyncio.to_thread(self._point, name) for name in (old, new)]
+        chosen = Selection(paths=tuple((layer.name, path) for layer, path in map(self._place, paths)) or None)
+
+        def takes(change: Change) -> bool:
+            return (git or not change.in_git) and chosen.takes(change)
+
+        for layer in self.layers:
+            found = self._past.diffs(layer, *points, takes=takes)
+            try:
+                while (item := await asyncio.to_thread(next, found, None)) is not None:
+                    yield item
+            finally:
+                found.close()
+
+    def named(self, item: FileDiff) -> FileDiff:
+        """One of `compare` with its paths as the texts have them."""
+        return named(item, next(name_of(layer) for layer in self.layers if layer.name == item.change.root))
+
+    def _point(self, name: str) -> str:
+        return self.checkpoints.find(name).id if name else NOW
 
     def _place(self, path: str) -> tuple[Layer, str]:
         """The layer that holds a path, and the path beneath it."""
         for layer in self.layers:
             for top in (PurePosixPath(layer.host) if layer.host else None, layer.at):
                 if top is not None and PurePosixPath(path).is_relative_to(top):
-                    return layer, str(PurePosixPath(path).relative_to(top))
+                    inner = str(PurePosixPath(path).relative_to(top))
+                    return layer, "" if inner == "." else inner
         raise WorkspaceError(f"{path} lies in no writable place of the box")
 
     @property

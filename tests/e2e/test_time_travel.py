@@ -95,3 +95,32 @@ def test_what_left_the_box_is_listed_as_not_taken_back(repository: Bench) -> Non
     repository.run("apply")
     assert "not taken back: apply wrote 1 paths on the host" in repository.run("undo").stdout
     assert (repository.place / "f").read_text() == "a\n"
+
+
+def test_two_checkpoints_are_compared_in_every_place_of_the_box(repository: Bench) -> None:
+    script = repository.script(
+        {"tools": [bash("echo a > f; echo a > ~/note; echo a > /tmp/t")]},
+        {"tools": [bash("echo b > f; echo b > ~/note; rm -r /tmp/t calc.py; mkdir -p deep/er; echo d > deep/er/d")]},
+        {"tools": [bash("echo c > f")]},
+        {"text": "done"},
+    )
+    repository.run("-p", "--model", script, "write thrice")
+    rows = json.loads(repository.run("checkpoints", "--json").stdout)["checkpoints"]
+    start, first, second, _ = (row["checkpoint"] for row in rows)
+
+    stat = repository.run("diff", first, second, "--stat").stdout
+    names = [line.split("|")[0].strip() for line in stat.splitlines()[:-1]]
+    assert names == ["calc.py", "deep/er/d", "f", "home/box/note", "tmp/t"]
+    assert "5 files changed, 3 insertions(+), 5 deletions(-)" in stat
+    assert repository.run("diff", first, second, "f").stdout.endswith("@@ -1 +1 @@\n-a\n+b\n")
+    assert repository.run("diff", first, second, "~/note").stdout.endswith("@@ -1 +1 @@\n-a\n+b\n")
+    assert repository.run("diff", second[:6], "f").stdout.endswith("@@ -1 +1 @@\n-b\n+c\n")
+    (session,) = repository.sessions()
+    since = json.loads(repository.run("diff", session["session"][:8], start, "--json").stdout)
+    assert {row["path"]: row["kind"] for row in since} == {
+        "calc.py": "deleted", "deep": "added", "deep/er": "added", "deep/er/d": "added", "f": "added", "note": "added",
+    }  # fmt: skip
+    (repository.place / "calc.py").write_text("changed on the host since\n")
+    assert "a - b" in repository.run("show", f"{start}:calc.py").stdout
+    assert "a - b" in repository.run("diff", start, "calc.py").stdout
+    assert "no checkpoint of this session" in repository.run("diff", "0123456789ab", check=49).stderr
