@@ -239,6 +239,7 @@ class _Rig:
         if self._wrote and self._going is not None:
             self._wrote = False
             await self._going.take("end of turn")
+            (await self.housing.started()).tidy()
 
     async def _undo(self, steps: int) -> object:
         assert self._going is not None

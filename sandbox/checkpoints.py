@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.capture import Capture, UnsteadyError
+from sandbox.compaction import Stop, abandon, beside, by_path, follow, rewrite, take_place, wants_packing
 from sandbox.copies import remove_tree
 from sandbox.errors import DiskFullError, StoreError, WorkspaceError
 from sandbox.keeper import Keeper
@@ -171,6 +172,34 @@ class Checkpoints:
         with self._lock:
             return self._open().get(digest)
 
+    @property
+    def wants_packing(self) -> bool:
+        """Whether `pack` is worth it by now."""
+        with self._lock:
+            return self._store is not None and wants_packing(self._store)
+
+    def pack(self, stop: Stop) -> None:
+        """Compress what was kept so far; checkpoints may be taken meanwhile. In the background. Raises StoreError,
+        OSError, StoppedError; nothing changed then.
+        """
+        with self._lock:
+            store = self._open()
+            store.flush()
+            source = Store(self._file, writable=False)
+        with source:
+            notes = list(source.notes())
+            target = rewrite(source, by_path(source, notes), notes, stop=stop)
+            try:
+                with self._lock:
+                    if self._store is store:
+                        follow(store, target, len(source.records))
+                        take_place(target, self._file)
+                        self._store = target
+                        store.close()
+            finally:
+                if self._store is not target:
+                    abandon(target)
+
     def restore(self, checkpoint: str, *, note: Mapping[str, Any] | None = None) -> tuple[str, ...]:
         """Go back to a checkpoint; no box may stand on the layers. The present state must have been taken.
         Returns the names of the layers that were made anew. `note` goes into the intent: see `pending`.
@@ -235,6 +264,7 @@ class Checkpoints:
     def _open(self) -> Store:
         if self._store is None:
             self._file.parent.mkdir(exist_ok=True, mode=0o700)
+            beside(self._file).unlink(missing_ok=True)
             self._store = Store(self._file, writable=True)
             for note in self._store.notes():
                 if note["type"] == "checkpoint":

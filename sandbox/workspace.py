@@ -18,6 +18,7 @@ from sandbox.apply import Applied, AppliedReport, Recovered
 from sandbox.bases import filled
 from sandbox.changes import Change
 from sandbox.checkpoints import Checkpoint, Checkpoints, finish_restore
+from sandbox.compaction import Background
 from sandbox.compare import NOW, Past, name_of, named
 from sandbox.copies import remove_tree
 from sandbox.diff import FileDiff
@@ -104,6 +105,7 @@ class Workspace:
         self.freezer: Freezer | None = None
         self._cleaning: asyncio.Task[None] | None = None
         self._views = Views(self._places, self._keeper, store=state / "store" / "log", held=held or HeldBack.load())
+        self._packing = Background(self.checkpoints.pack)
         self._past = Past(self.checkpoints, written=self._views.written, beneath=self._views.beneath)
 
     async def prepare(self) -> tuple[Mount, ...]:
@@ -156,6 +158,11 @@ class Workspace:
             return self.checkpoints.take(label, busy=freezer.busy(), freeze=freezer.frozen)
 
         return await asyncio.shield(asyncio.to_thread(take))
+
+    def tidy(self) -> None:
+        """Compress what the log of checkpoints holds by now, in the background, where there is enough of it."""
+        if self.checkpoints.wants_packing:
+            self._packing.start()
 
     async def restore(self, checkpoint: str, note: Mapping[str, Any] | None = None) -> tuple[str, ...]:
         """Go back to a checkpoint, the present state having been taken. The box must have ended. Returns the
@@ -368,6 +375,7 @@ class Workspace:
         self._walks.clear()
         if self._cleaning is not None:
             await asyncio.gather(self._cleaning, return_exceptions=True)
+        await asyncio.to_thread(self._packing.stop)
         await asyncio.to_thread(self.checkpoints.close)
         await asyncio.to_thread(self._keeper.close)
         if self._engine is not None:
