@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     from runner.loop.session import Session
     from runner.models.base import ModelClient
     from runner.sessions.access import Access
+    from runner.sessions.checking import Report
     from runner.sessions.cleaning import Removed
+    from runner.sessions.collecting import Collection, Rules
     from runner.sessions.desk import Desk
     from runner.sessions.housing import Ground, Housing
     from runner.sessions.owner import Owner
     from runner.sessions.travel import Travel
+    from runner.sessions.usage import Usage
     from sandbox.engine import Engine, ImageInfo
     from sandbox.workspace import Workspace
 
@@ -380,6 +383,41 @@ async def reach(
                     cwd=box_cwd(stored.spec),
                     travel=import_module("runner.sessions.travel").Travel(workspace=given, journal=told, record=record),
                 )
+
+
+def check(
+    session: str | None, *, cwd: Path, environ: Mapping[str, str], everything: bool = False, repair: bool = False
+) -> list[Report]:
+    """Verify what is kept of a session (`everything`: of all). Blocks. Raises SessionNotFoundError,
+    SessionBusyError.
+    """
+    store = Store(state_home(environ))
+    names = store.names() if everything else [store.chosen(session, cwd)]
+    checking = import_module("runner.sessions.checking")
+    return [checking.check(store, name, repair=repair) for name in names]
+
+
+def usage(session: str | None, *, cwd: Path, environ: Mapping[str, str]) -> Usage:
+    """What a session takes on the disk; None: all of them, and what they share. Blocks. Raises SessionNotFoundError."""
+    store = Store(state_home(environ))
+    made: Usage = import_module("runner.sessions.usage").measure(store, store.chosen(session, cwd) if session else "")
+    return made
+
+
+def collect(rules: Rules, environ: Mapping[str, str]) -> Collection:
+    """Collect what nothing needs, in all sessions at rest and the caches. Blocks."""
+    store = Store(state_home(environ))
+
+    async def empty(session: str) -> None:
+        stored = store.load(session)
+        async with import_module("runner.sessions.rest").at_rest(stored, environ) as (workspace, _):
+            await asyncio.to_thread(workspace.checkpoints.empty_trash)
+
+    collector = import_module("runner.sessions.collecting").Collector(
+        store, rules, empty=lambda session: asyncio.run(empty(session))
+    )
+    made: Collection = collector.run()
+    return made
 
 
 async def discard(stored: Stored, *, environ: Mapping[str, str]) -> None:

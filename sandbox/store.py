@@ -237,6 +237,10 @@ class Store:
                 found[at].append(name)
         return ((self._packs[at], names) for at, names in found.items() if names)
 
+    def places(self) -> Iterator[tuple[str, int]]:
+        """Digest of every content that is in no pack, and where its bytes lie."""
+        return ((name, at) for name, (at, _, inner) in self._contents.items() if inner == _PLAIN)
+
     def _refuse_broken(self) -> None:
         if self.broken:
             raise StoreError(

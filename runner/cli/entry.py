@@ -25,6 +25,9 @@ COMMANDS = {
     "doctor": "runner.cli.doctor",
     "images": "runner.cli.images",
     "clean": "runner.cli.clean",
+    "gc": "runner.cli.gc",
+    "du": "runner.cli.du",
+    "fsck": "runner.cli.fsck",
 }
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130

@@ -138,6 +138,9 @@ class Desk:
     async def checkpoints(self) -> dict[str, Any]:
         """See Access."""
         timeline = await self._travel.timeline()
+        kept = await self._travel.kept()
+        for row in timeline.checkpoints:
+            row["kept"] = row["checkpoint"] in kept
         turns = [asdict(turn) for turn in timeline.turns]
         return {"present": timeline.present, "checkpoints": timeline.checkpoints, "turns": turns}
 

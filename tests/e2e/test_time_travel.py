@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -124,3 +125,36 @@ def test_two_checkpoints_are_compared_in_every_place_of_the_box(repository: Benc
     assert "a - b" in repository.run("show", f"{start}:calc.py").stdout
     assert "a - b" in repository.run("diff", start, "calc.py").stdout
     assert "no checkpoint of this session" in repository.run("diff", "0123456789ab", check=49).stderr
+
+
+def test_what_sessions_take_is_shown_collected_and_checked(repository: Bench) -> None:
+    for number in range(3):
+        script = repository.script({"tools": [bash(f"seq {number} 9999 > f; date +%N > ~/note")]}, {"text": "done"})
+        repository.run("-p", *(["--continue"] if number else []), "--model", script, "write")
+    (session,) = repository.sessions()
+    usage = json.loads(repository.run("du", "--json").stdout)
+    (row,) = usage["sessions"]
+    assert row["session"] == session["session"]
+    assert min(row["parts"][name]["disk"] for name in ("layers", "store", "journal")) > 0
+    assert session["session"][:8] in repository.run("du").stdout
+    assert "all is well" in repository.run("fsck").stdout
+
+    points = [row["checkpoint"] for row in json.loads(repository.run("checkpoints", "--json").stdout)["checkpoints"]]
+    dry = json.loads(repository.run("gc", "--dry-run", "--max-age", "0", "--json", FUMEHOOD_KEEP_TURNS="1").stdout)
+    done = json.loads(repository.run("gc", "--max-age", "0", "--json", FUMEHOOD_KEEP_TURNS="1").stdout)
+    assert dry["rows"][0]["checkpoints"] == done["rows"][0]["checkpoints"] == len(points) - 2
+    rows = json.loads(repository.run("checkpoints", "--json").stdout)["checkpoints"]
+    assert [row["kept"] for row in rows] == [False] * (len(points) - 2) + [True] * 2
+    assert "(collected)" in repository.run("checkpoints").stdout
+    assert "were collected" in repository.run("undo", "2", check=2).stderr
+    assert "all is well" in repository.run("fsck", "--all").stdout
+    repository.run("undo")
+    assert "+1\n+2\n" in repository.run("diff", "f").stdout
+    assert "+0\n" not in repository.run("diff", "f").stdout
+
+    (log,) = (Path(repository.environ["FUMEHOOD_HOME"]) / "sessions").glob("*/store/checkpoints")
+    data = bytearray(log.read_bytes())
+    data[100] ^= 1
+    log.write_bytes(data)
+    assert "store/checkpoints: " in repository.run("fsck", check=51).stdout
+    assert json.loads(repository.run("fsck", "--json", check=51).stdout)[0]["findings"]

@@ -22,8 +22,10 @@ HOME = PurePosixPath("/home/box")
 class PastStage:
     """`turn` and `home` turn the places into a shape, as the box would have; `take` keeps a checkpoint."""
 
-    def __init__(self, base: Path, lower: Shape, home: Shape | None = None) -> None:
-        self.host, self.state = base / "host", base / "state"
+    def __init__(
+        self, base: Path, lower: Shape, home: Shape | None = None, *, state: Path | None = None, session: str = SESSION
+    ) -> None:
+        self.host, self.state, self.session = base / "host", state or base / "state", session
         self.host.mkdir(parents=True)
         build(self.host, lower)
         self.lowers = {"root": lower, "home": home or {}}
@@ -45,7 +47,7 @@ class PastStage:
     def open(self) -> Workspace:
         """As a new process has it."""
         root = Root(host=self.host, at=PurePosixPath("/workspace/root"), name="root", head="")
-        return Workspace(None, session=SESSION, state=self.state, roots=(root,), owner=_me())
+        return Workspace(None, session=self.session, state=self.state, roots=(root,), owner=_me())
 
     def turn(self, wanted: Shape, *, opaque: bool = False, place: str = "root") -> None:
         """The box turns the place into `wanted`."""
