@@ -24,7 +24,7 @@ from sandbox.walk import MAX_DEPTH
 PIECE = 4 << 20
 KEPT_ATTRIBUTES = ("user.", "system.posix_acl_")
 # The kernel's own notes on a layer, true of this one only.
-DROPPED_ATTRIBUTES = frozenset({"user.overlay.origin", "user.overlay.impure", "user.overlay.nlink"})
+DROPPED_ATTRIBUTES = frozenset({f"user.overlay.{name}" for name in ("origin", "impure", "nlink", "uuid")})
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 

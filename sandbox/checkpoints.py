@@ -226,7 +226,8 @@ class Checkpoints:
                         dead = error
                     finish(self._places.directory, intent)
                 self._places.reload()
-                kept = {la.name: self._state(la) for la in self._layers() if la not in layers}
+                made = {layer.name for layer in layers}
+                kept = {la.name: self._state(la) for la in self._layers() if la.name not in made}
                 self._present = _Present(states=wanted | kept, loaded=True)
                 log.go(checkpoint)
                 if dead is not None:
