@@ -17,7 +17,7 @@ from typing import Any
 
 from sandbox.errors import SandboxError
 from sandbox.packs import PACK_BYTES, pack_contents, pack_notes
-from sandbox.states import Delta, State, decode, encode, update
+from sandbox.states import Row, State, decode, encode, update, whole
 from sandbox.store import CONTENT, NOTES, PACK, Store, digest_of
 
 SUFFIX = ".packed"
@@ -150,7 +150,7 @@ def by_path(source: Store, notes: Iterable[Mapping[str, Any]]) -> list[str]:
     """All contents of a checkpoint log, versions of one path side by side, then those that no index names."""
     paths: dict[str, str] = {}
     for note in notes:
-        if note["type"] == "checkpoint" and note["index"] in source:
+        if "index" in note and note["index"] in source:
             paths.setdefault(note["index"], "")
             for name, delta in decode(source.get(note["index"])).items():
                 for path, row in delta.rows.items():
@@ -160,13 +160,15 @@ def by_path(source: Store, notes: Iterable[Mapping[str, Any]]) -> list[str]:
     return sorted(order, key=lambda name: paths.get(name, "\U0010ffff"))
 
 
-def contents_of(row: Any) -> Iterator[str]:
-    """The digests that a row names."""
-    if row.is_file:
-        if isinstance(row.payload, str):
-            yield row.payload
-        else:
-            yield from (digest for digest, _ in row.payload if digest)
+def contents_of(row: Row) -> Iterator[str]:
+    """The digests that a row names: none where the content lies in a frozen layer."""
+    match row.payload:
+        case str() as digest if row.is_file:
+            yield digest
+        case list() as pieces:
+            yield from (piece[0] for piece in pieces if isinstance(piece, list) and piece[0])
+        case _:
+            return
 
 
 def thin(file: Path, drop: frozenset[str], *, stop: Stop = never) -> Thinned:
@@ -209,7 +211,7 @@ def _without(
         new = {**note, "parent": parent}
         if not note["whole"]:
             states = _state(source, every, note["id"])
-            data = encode({name: Delta(rows=state, gone=[]) for name, state in states.items()})
+            data = encode({name: whole(state) for name, state in states.items()})
             name = digest_of(data).hex()
             indexes[name] = data
             new |= {"whole": True, "index": name}
@@ -231,7 +233,7 @@ def _needed(source: Store, notes: Iterable[Mapping[str, Any]], indexes: Mapping[
     """The digests of all that is needed of the source for these notes."""
     needed: set[str] = set()
     for note in notes:
-        if note["type"] != "checkpoint":
+        if "index" not in note:
             continue
         index = note["index"]
         if index not in indexes:

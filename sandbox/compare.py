@@ -18,16 +18,15 @@ from sandbox.gitpatch import format_patch
 from sandbox.layers import Layer
 from sandbox.manifest import Stamp
 from sandbox.spec import Rung
-from sandbox.states import Payload, Row, State
+from sandbox.states import OPAQUE, Payload, Row, State
 from sandbox.trees import Entry, Tree
 
 NOW = ""
-_OPAQUE = "user.overlay.opaque"
-Read = Callable[[str], bytes]
+Read = Callable[[Payload], Iterator[bytes | int]]
 
 
 class StateTree:
-    """What a layer held at a checkpoint, as a Tree. `read` gives a content by its digest."""
+    """What a layer held at a checkpoint, as a Tree. `read` gives a row's content."""
 
     def __init__(self, state: State, read: Read) -> None:
         self._state = state
@@ -51,8 +50,7 @@ class StateTree:
 
     def chunks(self, path: bytes, limit: int | None = None) -> Iterator[bytes | int]:
         """A file's content out of the store."""
-        row = self._row(path)
-        return cut_at(_pieces(row.payload, self._read), limit)
+        return cut_at(self._read(self._row(path).payload), limit)
 
     def readlink(self, path: bytes) -> bytes:
         """A link's text."""
@@ -128,7 +126,7 @@ class Merged:
             known = self.shows(directory.rpartition(b"/")[0])
             above = self._upper.stat(directory) if known else None
             if above is not None:
-                known = above.is_directory and self._upper.attributes(directory).get(_OPAQUE) not in (b"y", b"x")
+                known = above.is_directory and self._upper.attributes(directory).get(OPAQUE) not in (b"y", b"x")
             self._shown[directory] = known
         return known
 
@@ -225,8 +223,8 @@ class Past:
         if moment == NOW:
             upper = self._written(layer, stack)
             return Moment(tree=Merged(upper, lower), rows=_rows(upper))
-        state = self._checkpoints.state(moment).get(layer.name, {})
-        return Moment(tree=Merged(StateTree(state, self._checkpoints.read), lower), rows=state)
+        state = self._checkpoints.state(moment).get(layer.name, State())
+        return Moment(tree=Merged(StateTree(state, self._checkpoints.pieces), lower), rows=state)
 
 
 def name_of(layer: Layer) -> str:
@@ -290,7 +288,7 @@ def _below(tree: Tree, path: bytes) -> Iterator[bytes]:
 
 def _rows(tree: Tree) -> State:
     """Stamps of all that a tree holds; no contents."""
-    rows: State = {}
+    rows = State()
 
     def visit(path: bytes) -> None:
         for e in tree.scan(path):
@@ -311,14 +309,6 @@ def _shown(change: Change, sides: Sides, prefix: str) -> FileDiff:
         before, after = (os.fsencode(prefix + path) for path in (change.source or change.path, change.path))
         text = format_patch(before, after, *both, similarity=change.similarity)
     return FileDiff(change=change, patch=text, sides=both)
-
-
-def _pieces(payload: Payload, read: Read) -> Iterator[bytes | int]:
-    if isinstance(payload, str):
-        yield read(payload)
-        return
-    for digest, length in payload:
-        yield read(digest) if digest else length
 
 
 def _entry(name: str, row: Row) -> Entry:
