@@ -171,6 +171,18 @@ def contents_of(row: Row) -> Iterator[str]:
             return
 
 
+def frozen_in(file: Path) -> set[str]:
+    """The frozen layers that the states in a checkpoint log stand on. Raises StoreError."""
+    with Store(file, writable=False) as source:
+        return {
+            layer
+            for note in source.notes()
+            if "index" in note
+            for delta in decode(source.get(note["index"])).values()
+            for layer in delta.lowers or ()
+        }
+
+
 def thin(file: Path, drop: frozenset[str], *, stop: Stop = never) -> Thinned:
     """Write a checkpoint log anew without some checkpoints and what only they needed. The present one must stay.
     Nobody may own the session. Raises StoreError, OSError, StoppedError; nothing changed then.

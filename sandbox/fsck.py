@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sandbox.kept import Kept
 from sandbox.layers import LayerTable
 from sandbox.manifest import Manifest
 from sandbox.packs import directory_size, read_directory, unpack_contents, unpack_notes
+from sandbox.pool import Pool
 from sandbox.states import Delta, decode
 from sandbox.store import NOTE, NOTES, PACK, Record, Store, digest_of
 
@@ -53,8 +55,8 @@ class _Read:
     store: Store | None = None
 
 
-def check_stores(directory: Path) -> Checked:
-    """All stores and tables of the session in `directory`."""
+def check_stores(directory: Path, *, pool: Pool) -> Checked:
+    """All stores and tables of the session in `directory`, and the frozen layers of the pool that it needs."""
     checked = Checked()
     for file in sorted((directory / "store").glob("checkpoints")):
         _checkpoints(checked, directory, file)
@@ -62,7 +64,7 @@ def check_stores(directory: Path) -> Checked:
         _bases(checked, directory, file)
     for file in sorted((directory / "store" / "applies").glob("*")):
         _applies(checked, directory, file)
-    _tables(checked, directory)
+    _frozen(checked, directory, pool, _tables(checked, directory))
     return checked
 
 
@@ -184,14 +186,52 @@ def _by_path(checked: Checked, name: str, read: _Read, paths: dict[str, list[str
         checked.damages.append(Damage(file=name, what=why, paths=found))
 
 
-def _tables(checked: Checked, directory: Path) -> None:
+def _frozen(checked: Checked, directory: Path, pool: Pool, table: LayerTable | None) -> None:
+    """The frozen layers that the session names: what differs from how they were frozen, and who stands on them."""
+    users: dict[str, dict[str, None]] = {}
+    log = directory / "store" / "checkpoints"
+    names = set(table.frozen) if table else set()
+    damaged = {name: problems for name in sorted(names) if (problems := pool.problems(name))}
+    if damaged and log.exists():
+        with suppress(StoreError), Store(log, writable=False) as store:
+            users = _standing(store, set(damaged))
+    for name, problems in damaged.items():
+        whats = dict.fromkeys(problem.what for problem in problems)
+        checked.damages.append(
+            Damage(
+                file=f"frozen layer {name}",
+                what=f"{len(problems)} paths are not as they were: {', '.join(whats)}",
+                checkpoints=tuple(users.get(name, ()))[:MOST],
+                paths=tuple(problem.path for problem in problems if problem.path)[:MOST],
+            )
+        )
+
+
+def _standing(store: Store, layers: set[str]) -> dict[str, dict[str, None]]:
+    """Frozen layer → the checkpoints whose states stand on it."""
+    users: dict[str, dict[str, None]] = {}
+    lowers: dict[str, dict[str, tuple[str, ...]]] = {"": {}}
+    for note in store.notes():
+        if note["type"] != "checkpoint":
+            continue
+        here = {} if note["whole"] else dict(lowers.get(note["parent"], {}))
+        for name, delta in decode(store.get(note["index"])).items():
+            if delta.lowers is not None:
+                here[name] = delta.lowers
+        lowers[note["id"]] = here
+        for each in {layer for stack in here.values() for layer in stack} & layers:
+            users.setdefault(each, {})[note["id"]] = None
+    return users
+
+
+def _tables(checked: Checked, directory: Path) -> LayerTable | None:
     """The records of the layers, and of what the host's directories looked like."""
     layers = directory / "layers"
     try:
         table = LayerTable.read(layers / "layers.json")
     except StoreError as error:
         checked.damages.append(Damage(file="layers/layers.json", what=str(error)))
-        return
+        return None
     for layer in table.layers if table else ():
         place = layers / layer.name
         if not layer.remote and not any((place / top).is_dir() for top in ("upper", "copy")):
@@ -203,6 +243,7 @@ def _tables(checked: Checked, directory: Path) -> None:
             continue
         except StoreError as error:
             checked.damages.append(Damage(file=f"layers/{layer.name}/manifest", what=str(error), paths=(layer.name,)))
+    return table
 
 
 def _read(checked: Checked, name: str, file: Path) -> _Read:

@@ -14,6 +14,7 @@ from runner.journal import Journal, Verification
 from runner.sessions.store import Store
 from runner.storage import FileStorage
 from sandbox.fsck import check_stores, cut_torn
+from sandbox.pool import Pool
 
 JOURNAL = "journal.jsonl"
 MOST = 1000
@@ -58,7 +59,7 @@ def check(store: Store, session: str, *, repair: bool = False) -> Report:
     except (JournalError, SessionNotFoundError) as error:
         report.findings.append(Finding(object="spec.json", what=str(error)))
     turns = _check_journal(report, directory)
-    checked = check_stores(directory)
+    checked = check_stores(directory, pool=Pool(store.layers, sessions=store.sessions))
     report.records += checked.records
     for damage in checked.damages:
         touched = sorted({turns[point] for point in damage.checkpoints if point in turns})

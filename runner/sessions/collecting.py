@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runner.errors import FumehoodError, JournalError, SessionBusyError, SessionNotFoundError
@@ -19,9 +19,12 @@ from runner.journal import Journal
 from runner.sessions.caches import old_caches
 from runner.sessions.store import State, Store
 from runner.sessions.timeline import Timeline
-from sandbox.compaction import beside, repack, thin
+from sandbox.compaction import beside, frozen_in, repack, thin
 from sandbox.copies import remove_tree
-from sandbox.errors import SandboxError
+from sandbox.errors import SandboxError, StoreError
+from sandbox.layers import LayerTable
+from sandbox.points import INHERITED
+from sandbox.pool import Pool
 from sandbox.store import Store as Log
 
 DAY = 86400.0
@@ -93,6 +96,7 @@ class Collector:
         done = Collection(dry=self._rules.dry)
         rows = {name: self._session(name) for name in self._store.names()}
         self._shrink(rows)
+        self._shared(rows)
         done.rows += [row for row in rows.values() if row]
         if not any(self._store.lock(name).held() for name in rows):
             before = self._clock() - self._rules.max_age * DAY
@@ -154,6 +158,8 @@ class Collector:
             timeline = Timeline.read(journal.read(), path=path, head=journal.head())
         finally:
             journal.close()
+        if any(log.parent.glob(INHERITED + "*")):  # a fork: its first checkpoint builds on its origin's
+            return []
         needed = timeline.needed(self._rules.turns)
         with Log(log, writable=False) as opened:
             notes = list(opened.notes())
@@ -212,6 +218,26 @@ class Collector:
         newest = max(path.lstat().st_mtime for path in [directory, *directory.iterdir()])
         return self._clock() - newest > _ABANDONED
 
+    def _shared(self, rows: dict[str, Collected]) -> None:
+        """Frozen layers: a session names no longer what only its dropped checkpoints stood on, and what no session
+        names goes.
+        """
+        row = Collected(name="layers")
+        pool = Pool(self._store.layers, sessions=self._store.sessions)
+        for session in rows.values():
+            if session.checkpoints and not (self._rules.dry or session.skipped):
+                with self._at_rest(session) as directory:
+                    if directory is not None:
+                        _name_fewer(directory)
+        try:
+            sizes = {layer: pool.size(layer) for layer, users in pool.references().items() if not users}
+            gone, left = pool.sweep(dry=self._rules.dry)
+        except StoreError as error:
+            row.skipped = f"no frozen layer is collected: {error}"
+        else:
+            row.files, row.freed = len(gone) - len(left), sum(sizes.get(layer, 0) for layer in gone)
+        rows[row.name] = row
+
     def _leftover(self, directory: Path, row: Collected) -> None:
         row.files, row.freed = 1, sum(_bytes(path) for path in directory.rglob("*"))
         if not self._rules.dry:
@@ -262,6 +288,19 @@ def _waits(directory: Path) -> str:
     if any((directory / "store" / "applies").glob("*.open")):
         return "an apply was cut off: any command about the session ends it first"
     return ""
+
+
+def _name_fewer(directory: Path) -> None:
+    """Take out of the session's table what neither its layers nor any of its checkpoints stands on. A fork's may be
+    needed by what it took over from its origin: it keeps all.
+    """
+    file = directory / "layers" / "layers.json"
+    table = LayerTable.read(file)
+    if table is None or any((directory / "store").glob(INHERITED + "*")):
+        return
+    needed = frozen_in(directory / "store" / "checkpoints") | {name for la in table.layers for name in la.lowers}
+    if not needed >= set(table.frozen):
+        replace(table, frozen=tuple(name for name in table.frozen if name in needed)).write(file)
 
 
 def _only_of(log: Path, drop: set[str]) -> int:

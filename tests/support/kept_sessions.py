@@ -10,6 +10,8 @@ from runner.events import CheckpointTaken, HeadMoved, PromptGiven, SessionStarte
 from runner.journal import Journal
 from runner.sessions.store import Store
 from runner.spec import RootRef, SessionSpec
+from sandbox.freezing import AtRest
+from sandbox.pool import Pool
 from tests.support.layers_by_hand import Shape
 from tests.support.past import PastStage
 
@@ -27,7 +29,8 @@ class KeptSession:
             model="scripted:/x",
         )
         self.directory = store.save(spec).directory
-        self.stage = PastStage(base, {"f": (0o644, b"begun\n")}, state=self.directory, session=self.id)
+        self.pool = Pool(store.layers, sessions=store.sessions)
+        self.stage = PastStage(base, {"f": (0o644, b"begun\n")}, state=self.directory, session=self.id, pool=self.pool)
         self.journal = Journal.create(self.directory, session=self.id)
         self.journal.append(SessionStarted(spec=spec.to_json(), version="0"))
         self.log = self.directory / "store" / "checkpoints"
@@ -55,6 +58,22 @@ class KeptSession:
             )
             self.journal.append(end, turn=number)
         return checkpoints.present
+
+    def frozen_turn(self, name: str, *, at: float) -> str:
+        """A turn that makes so many files that the layer is frozen."""
+        checkpoints = self.stage.workspace.checkpoints
+        checkpoints.most, checkpoints._clock = (10, 1 << 30), lambda: at
+        self.turns += 1
+        self.journal.append(PromptGiven(content=[{"type": "text", "text": name}]), turn=self.turns)
+        for number in range(20):
+            (self.stage.layers / "root" / "upper" / f"{name}{number}").write_text(f"{name} {number}\n")
+        made = checkpoints.take("end of turn", swap=AtRest())
+        assert made is not None
+        assert made.way == "rest"
+        self.points.append(made.id)
+        body = CheckpointTaken(checkpoint=made.id, label=made.label, files=made.files, size=made.size, seconds=0)
+        self.journal.append(body, turn=self.turns)
+        return made.id
 
     def undo(self, to: str) -> None:
         """As an undo leaves it: the files at `to`, and what a redo would need."""

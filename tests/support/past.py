@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from sandbox.keeper import KeeperImage
 from sandbox.layers import Layer
 from sandbox.places import Places
+from sandbox.pool import Pool
 from sandbox.roots import Root
 from sandbox.spec import Owner, Rung
 from sandbox.walk import encode, walk
@@ -23,8 +24,16 @@ class PastStage:
     """`turn` and `home` turn the places into a shape, as the box would have; `take` keeps a checkpoint."""
 
     def __init__(
-        self, base: Path, lower: Shape, home: Shape | None = None, *, state: Path | None = None, session: str = SESSION
+        self,
+        base: Path,
+        lower: Shape,
+        home: Shape | None = None,
+        *,
+        state: Path | None = None,
+        session: str = SESSION,
+        pool: Pool | None = None,
     ) -> None:
+        self.pool = pool
         self.host, self.state, self.session = base / "host", state or base / "state", session
         self.host.mkdir(parents=True)
         build(self.host, lower)
@@ -47,7 +56,7 @@ class PastStage:
     def open(self) -> Workspace:
         """As a new process has it."""
         root = Root(host=self.host, at=PurePosixPath("/workspace/root"), name="root", head="")
-        return Workspace(None, session=self.session, state=self.state, roots=(root,), owner=_me())
+        return Workspace(None, session=self.session, state=self.state, roots=(root,), owner=_me(), pool=self.pool)
 
     def turn(self, wanted: Shape, *, opaque: bool = False, place: str = "root") -> None:
         """The box turns the place into `wanted`."""

@@ -193,3 +193,22 @@ def test_usage_counts_shared_files_once_and_holes_apart(store: Store, session: K
     )
     assert [row.session for row in measure(store, other.id).sessions] == [other.id]
     assert asdict(usage)["sessions"][0]["directory"].endswith("/host")
+
+
+def test_a_frozen_layer_that_was_touched_names_who_stands_on_it(store: Store, tmp_path: Path) -> None:
+    made = KeptSession(store, tmp_path / "frozen")
+    made.turn({"f": (0o644, b"begun\n")})
+    second, third = made.frozen_turn("a", at=1.0), made.frozen_turn("b", at=2.0)
+    made.rest()
+    assert check(store, made.id).findings == []
+    upper, lower = made.stage.open().layers[0].lowers
+    (made.pool.tree(lower) / "a7").write_text("evil")
+    (finding,) = found(check(store, made.id))
+    assert (finding.object, finding.checkpoints, finding.paths) == (f"frozen layer {lower}", (second, third), ("a7",))
+    data = bytearray((made.pool.place(upper) / "rows").read_bytes())
+    data[-5] ^= 1
+    (made.pool.place(upper) / "rows").write_bytes(data)
+    assert {each.object: each.checkpoints for each in found(check(store, made.id))} == {
+        f"frozen layer {lower}": (second, third),
+        f"frozen layer {upper}": (third,),
+    }

@@ -196,3 +196,27 @@ def test_old_caches_go_but_not_what_todays_recipes_make_nor_beside_a_live_sessio
     assert all(path.exists() for path in paths)
     assert {row.name: row.files for row in collect(store).rows} == {"cache/images": 1, "cache/boxes": 1}
     assert [path.exists() for path in paths] == [True, False, True, False]
+
+
+def test_frozen_layers_go_with_the_last_checkpoint_that_stood_on_them(store: Store, tmp_path: Path) -> None:
+    session = KeptSession(store, tmp_path / "s")
+    first = session.frozen_turn("a", at=LONG_AGO)
+    session.frozen_turn("b", at=LONG_AGO)
+    session.undo(first)
+    last = session.frozen_turn("c", at=LONG_AGO)
+    session.turn({}, at=LONG_AGO)
+    session.rest()
+    assert len(session.pool.layers()) == 3
+    assert collect(store, turns=1, emptied=[]).rows
+    assert last in kept(session)
+    assert session.points[1] not in kept(session)
+    users = session.pool.references()
+    assert [users[name] for name in session.pool.layers()] == [(session.id,)] * 2
+    checkpoints = session.stage.open().checkpoints
+    rows = checkpoints.state(last)["root"]
+    assert {"a3", "c3"} <= rows.keys()
+    assert list(checkpoints.pieces(rows["c3"].payload)) == [b"c 3\n"]
+    checkpoints.close()
+    session.store.forget(session.store.load(session.id))
+    assert [(row.name, row.files) for row in collect(store, emptied=[]).rows] == [("layers", 2)]
+    assert session.pool.layers() == ()
