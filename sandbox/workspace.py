@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -174,6 +174,13 @@ class Workspace:
         intent until `checkpoints.settle`.
         """
         return await self.footing.restore(checkpoint, note)
+
+    async def fork(self, checkpoint: str, targets: Sequence[tuple[str, Path]]) -> tuple[str, ...]:
+        """Fill the empty state directories of new sessions (id, directory) with what this one was at a checkpoint. The
+        names of the layers that had to be copied once for it. Raises WorkspaceError, DiskFullError, StoreError.
+        """
+        await self._walked()
+        return await asyncio.shield(asyncio.to_thread(self.checkpoints.fork, checkpoint, targets))
 
     @property
     def freezer(self) -> Freezer | None:

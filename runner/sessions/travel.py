@@ -73,7 +73,7 @@ class Travel:
         stop: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._workspace = workspace
-        self._journal = journal
+        self.journal = journal
         self._record = record
         self._quiet = quiet
         self._stop = stop
@@ -98,8 +98,8 @@ class Travel:
         """As the journal tells it now."""
 
         def read() -> Timeline:
-            path = {event.id for event in self._journal.path()}
-            return Timeline.read(self._journal.read(), path=path, head=self._journal.head())
+            path = {event.id for event in self.journal.path()}
+            return Timeline.read(self.journal.read(), path=path, head=self.journal.head())
 
         return await asyncio.to_thread(read)
 
@@ -135,7 +135,7 @@ class Travel:
         if files:
             await self.take(f"before {kind}")
         present = await asyncio.to_thread(lambda: workspace.checkpoints.present)
-        head = self._journal.head()
+        head = self.journal.head()
         body = HeadMoved(
             to=head if what == "files" else goal.to,
             reason=_reason(kind, what, goal),
@@ -145,7 +145,7 @@ class Travel:
             before=present if files else "",
             checkpoint=goal.checkpoint if files else "",
         )
-        mark = self._journal.ids()
+        mark = self.journal.ids()
         note = {"id": mark, "move": asdict(body)}
         if files and goal.checkpoint != present:
             restored = await workspace.restore(goal.checkpoint, note)
