@@ -24,7 +24,7 @@ from sandbox.capture import Capture, UnsteadyError
 from sandbox.copies import remove_tree
 from sandbox.errors import DiskFullError, StoreError, WorkspaceError
 from sandbox.keeper import Keeper
-from sandbox.layers import Layer
+from sandbox.layers import REMADE, Layer
 from sandbox.places import Places
 from sandbox.rebuild import Rebuild
 from sandbox.states import Delta, State, decode, encode, same_state, update
@@ -379,6 +379,8 @@ def finish_restore(layers: Path, file: Path) -> dict[str, Any] | None:
                 old.rename(place / (_TRASH + uuid.uuid4().hex[:8]))
         if name == "upper":
             (place / "work").mkdir()
+        else:
+            (place / REMADE).touch()
         new.rename(place / name)
     return intent
 

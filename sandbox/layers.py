@@ -24,6 +24,8 @@ from sandbox.spec import Owner, Rung
 LAYERS_VERSION = 1
 _OVERLAY_MAGIC = 0x794C7630
 _FICLONE = 0x40049409
+# Marks a whole copy whose files were made again since its manifest was written: inode and ctime tell nothing then.
+REMADE = "remade"
 _OPTIONS = "userxattr,index=off,metacopy=off,nosuid,nodev"
 
 
