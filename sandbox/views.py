@@ -21,7 +21,7 @@ from sandbox.gitdir import is_git_dir
 from sandbox.gitrefs import RefMove, ref_moves
 from sandbox.held import HeldBack
 from sandbox.keeper import Keeper, KeptTree
-from sandbox.layers import Layer
+from sandbox.layers import REMADE, Layer
 from sandbox.manifest import Drifted, Manifest
 from sandbox.places import Places
 from sandbox.plan import ApplyConflictError, Plan, PlanError, Selection, leaves, make_plan
@@ -121,7 +121,20 @@ class Views:
                     if not entry.stamp.same(manifest.stamp(entry.path)):
                         touched.add(entry.path)
                 touched |= set(manifest.beneath(directory)) - there
-        return touched
+        return self.without_remade(layer, touched)
+
+    def without_remade(self, layer: Layer, touched: Iterable[bytes]) -> set[bytes]:
+        """Without the paths of a whole copy that only a restore made again, as they were at first."""
+        if not (self._places.path(layer) / REMADE).exists():
+            return set(touched)
+        with self._errors(), ExitStack() as stack:
+            manifest = stack.enter_context(closing(Manifest(self._places.path(layer) / "copy.manifest")))
+            copy = self._layer(layer, stack)
+            return {
+                path
+                for path in touched
+                if (now := copy.stat(path)) is None or not now.stamp.alike(manifest.stamp(path))
+            }
 
     def diffs(self, layer: Layer, changes: Sequence[Change]) -> Generator[FileDiff, None, None]:
         """The changes of one root with their texts, renames found."""

@@ -457,6 +457,7 @@ class Workspace:
         found = await find_touched(top, file)
         paths = {path for letter, path in found if letter != _UNREADABLE and path != b"."}
         closed = [path for letter, path in found if letter == _UNREADABLE]
+        paths = await asyncio.to_thread(self._views.without_remade, layer, paths)
         if closed:
             paths |= await asyncio.to_thread(self._views.touched_beneath, layer, closed)
         return sorted(paths)
