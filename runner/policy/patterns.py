@@ -16,9 +16,9 @@ from runner.errors import UsageError
 MOST_DEEP = 3
 
 
-def path_pattern(pattern: str, place: Place, *, anywhere: bool) -> re.Pattern[str]:
+def path_pattern(pattern: str, place: Place, *, anywhere: bool, anchor: PurePosixPath | None = None) -> re.Pattern[str]:
     """A gitignore-style pattern against absolute paths in the box. `//p` starts at the file system's
-    root, `~/p` at home, `/p` where the rule stands (for the command line: cwd), the rest at cwd. A bare
+    root, `~/p` at home, `/p` at `anchor` (None: cwd), the rest at cwd. A bare
     name matches at any depth below cwd; `dir/**` too when `anywhere` (deny and ask rules).
     What a pattern matches it covers with everything below. Raises UsageError.
     """
@@ -28,7 +28,7 @@ def path_pattern(pattern: str, place: Place, *, anywhere: bool) -> re.Pattern[st
     elif pattern.startswith("~/"):
         base, rest = place.home, pattern[2:]
     elif pattern.startswith("/"):
-        rest = pattern[1:]
+        base, rest = anchor or place.cwd, pattern[1:]
     elif pattern.startswith("./"):
         rest = pattern[2:]
     else:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from runner.effects import Decision, Effect, Mode, Place, ReadPath, RunCommand, Source, Verdict, WritePath
+from runner.effects import Decision, Effect, Mode, Place, ReadPath, RuleSource, RunCommand, Source, Verdict, WritePath
+from runner.errors import UsageError
 from runner.journal import digest
 from runner.policy import shell
 from runner.policy.modes import NOT_ASKED, by_mode
@@ -15,29 +16,51 @@ from runner.policy.rules import Kind, Rule, parse_rule, split_rules
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """Frozen. Rules are read deny → ask → allow, the first list with a match decides; then the mode.
-    Adding a deny or ask rule never loosens a verdict.
+    """Frozen. Rules are read deny → ask → allow, the first list with a match decides; then the mode. The order of
+    the rules means nothing. Adding a deny or ask rule never loosens a verdict. `modes`: those that locks leave;
+    `locks`: the names of the locks in force, for the digest and for whoever asks.
     """
 
     mode: Mode = Mode.DEFAULT
-    deny: tuple[Rule, ...] = ()
-    ask: tuple[Rule, ...] = ()
-    allow: tuple[Rule, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    modes: frozenset[Mode] = frozenset(Mode)
+    locks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a mode that is locked."""
+        if self.mode not in self.modes:
+            raise UsageError(f"permission mode {self.mode.value} is locked by a managed policy")
 
     @cached_property
     def digest(self) -> str:
-        """What PolicyLoaded and a SessionSpec name: the digest of mode and rules."""
-        rules = [[r.decision.name, r.source.value, r.text] for r in (*self.deny, *self.ask, *self.allow)]
-        return digest({"mode": self.mode.value, "rules": rules})
+        """What PolicyLoaded and a SessionSpec name: the digest of mode, rules and locks; their order does not count."""
+        rules = sorted([r.decision.name, r.source.layer.value, r.text] for r in self.rules)
+        locked = {"modes": sorted(m.value for m in self.modes), "locks": sorted(self.locks)}
+        return digest({"mode": self.mode.value, "rules": rules} | (locked if self.locks else {}))
 
     @property
     def sources(self) -> tuple[str, ...]:
         """The sources that gave a rule, each once."""
-        return tuple(dict.fromkeys(r.source.value for r in (*self.deny, *self.ask, *self.allow)))
+        return tuple(dict.fromkeys(r.source.layer.value for r in self.rules))
 
     def with_mode(self, mode: Mode) -> Policy:
-        """The same rules in another mode."""
+        """The same rules in another mode. Raises UsageError for a mode that is locked."""
         return replace(self, mode=mode)
+
+    @cached_property
+    def deny(self) -> tuple[Rule, ...]:
+        """The deny rules."""
+        return tuple(rule for rule in self.rules if rule.decision is Decision.DENY)
+
+    @cached_property
+    def ask(self) -> tuple[Rule, ...]:
+        """The ask rules."""
+        return tuple(rule for rule in self.rules if rule.decision is Decision.ASK)
+
+    @cached_property
+    def allow(self) -> tuple[Rule, ...]:
+        """The allow rules."""
+        return tuple(rule for rule in self.rules if rule.decision is Decision.ALLOW)
 
     def hides(self, tool: str) -> bool:
         """Whether a bare deny rule takes the tool out of the model's list."""
@@ -93,7 +116,14 @@ class Policy:
 
 def _by_rule(rule: Rule) -> Verdict:
     word = {Decision.ALLOW: "allowed", Decision.ASK: "to be asked", Decision.DENY: "denied"}[rule.decision]
-    return Verdict(decision=rule.decision, source=rule.source, rule=rule.text, reason=f"{word} by rule {rule.text}")
+    return Verdict(
+        decision=rule.decision,
+        source=rule.source.layer,
+        rule=rule.text,
+        file=rule.source.file,
+        line=rule.source.line,
+        reason=f"{word} by rule {rule.text}",
+    )
 
 
 def build_policy(
@@ -110,11 +140,8 @@ def build_policy(
     """
 
     def rules(texts: Iterable[str], decision: Decision) -> tuple[Rule, ...]:
-        return tuple(parse_rule(text, decision, source, place) for text in split_rules(texts))
+        origin = RuleSource(layer=source)
+        return tuple(parse_rule(text, decision, origin, place) for text in split_rules(texts))
 
-    return Policy(
-        mode=mode,
-        deny=rules(deny, Decision.DENY),
-        ask=rules(ask, Decision.ASK),
-        allow=rules(allow, Decision.ALLOW),
-    )
+    found = (*rules(deny, Decision.DENY), *rules(ask, Decision.ASK), *rules(allow, Decision.ALLOW))
+    return Policy(mode=mode, rules=found)

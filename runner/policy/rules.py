@@ -17,8 +17,8 @@ from runner.effects import (
     Effect,
     Place,
     ReadPath,
+    RuleSource,
     RunCommand,
-    Source,
     WritePath,
 )
 from runner.errors import UsageError
@@ -48,7 +48,7 @@ class Rule:
 
     text: str
     decision: Decision
-    source: Source
+    source: RuleSource
     tool: str
     kind: Kind
     pattern: re.Pattern[str] | None = field(default=None, compare=False)
@@ -125,9 +125,30 @@ class Rule:
         return any(self.pattern.match(normal(path)) for path in paths if path is not None)
 
 
-def parse_rule(text: str, decision: Decision, source: Source, place: Place) -> Rule:
-    """Raises UsageError for what is no rule, or no rule of this decision: a rule that would silently
-    do nothing is worse than none.
+def rule_or_strictest(
+    text: str, decision: Decision, source: RuleSource, place: Place, *, anchor: PurePosixPath | None = None
+) -> tuple[Rule | None, str]:
+    """The rule and ""; of what is no rule, as strict a one as it can be, and what is wrong with it. An allow rule
+    that makes no sense allows nothing (None); a deny or ask rule speaks of the whole tool that it begins with,
+    and of every tool where it names none.
+    """
+    try:
+        return parse_rule(text, decision, source, place, anchor=anchor), ""
+    except UsageError as error:
+        if decision is Decision.ALLOW:
+            return None, str(error)
+        named = re.match(r"\s*([A-Za-z][\w-]*)", text)
+        tool = named[1] if named else "*"
+        kept = Rule(text=text.strip(), decision=decision, source=source, tool=_OLD_NAMES.get(tool, tool), kind=Kind.USE)
+        return kept, str(error)
+
+
+def parse_rule(
+    text: str, decision: Decision, source: RuleSource, place: Place, *, anchor: PurePosixPath | None = None
+) -> Rule:
+    """`anchor`: the directory that `/path` in a path rule starts at (of a project file the project's root, of the
+    user's `~/.claude`; None: cwd). Raises UsageError for what is no rule, or no rule of this decision: a rule
+    that would silently do nothing is worse than none.
     """
     text = text.strip()
     form = _FORM.fullmatch(text)
@@ -143,7 +164,7 @@ def parse_rule(text: str, decision: Decision, source: Source, place: Place) -> R
         raise UsageError(f"permission rule {text!r}: the specifier is empty")
     kind, pattern = Kind.USE, None
     if specifier is not None and specifier.strip() != "*":
-        kind, pattern = _specified(text, tool, specifier, decision, place)
+        kind, pattern = _specified(text, tool, specifier, decision=decision, place=place, anchor=anchor)
     return Rule(
         text=text,
         decision=decision,
@@ -155,12 +176,14 @@ def parse_rule(text: str, decision: Decision, source: Source, place: Place) -> R
     )
 
 
-def _specified(text: str, tool: str, specifier: str, decision: Decision, place: Place) -> tuple[Kind, re.Pattern[str]]:
+def _specified(
+    text: str, tool: str, specifier: str, *, decision: Decision, place: Place, anchor: PurePosixPath | None
+) -> tuple[Kind, re.Pattern[str]]:
     if tool in _SHELLS:
         return Kind.COMMAND, command_pattern(specifier)
     if tool in _READERS or tool in _EDITORS:
         kind = Kind.READ if tool in _READERS else Kind.EDIT
-        return kind, path_pattern(specifier.strip(), place, anywhere=decision is not Decision.ALLOW)
+        return kind, path_pattern(specifier.strip(), place, anywhere=decision is not Decision.ALLOW, anchor=anchor)
     if tool == "WebFetch" and specifier.strip().startswith("domain:"):
         return Kind.DOMAIN, host_pattern(specifier.strip().removeprefix("domain:"))
     raise UsageError(f"permission rule {text!r}: {tool} takes no such specifier")
