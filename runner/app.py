@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from runner import __version__
-from runner.sessions.specs import BOX_HOME, Notify, box_cwd, home_of, new_spec, policy_of, resume_spec, silent
+from runner.policy.managed import PLACES, Places
+from runner.sessions.specs import BOX_HOME, Notify, box_cwd, home_of, new_spec, resume_spec, silent
 from runner.sessions.store import Lock, Store, Stored, state_home
 from runner.spec import SessionSpec
 from sandbox.errors import SandboxError, StoreError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from runner.sessions.access import Access
     from runner.sessions.cleaning import Removed
     from runner.sessions.desk import Desk
+    from runner.sessions.enforced import Enforced
     from runner.sessions.housing import Ground, Housing
     from runner.sessions.owner import Owner
     from runner.sessions.travel import Travel
@@ -60,13 +62,15 @@ async def run(
     approver: Approver | None = None,
     model: ModelClient | None = None,
     progress: Notify = silent,
+    places: Places = PLACES,
 ) -> AsyncIterator[Session]:
     """Start or go on with the spec's session, and own it until the context ends: then the box goes, its
     layers stay. `approver` None: what would have to be asked is denied. `model` None: the spec's.
     `progress` hears of slow first-time work. Raises SessionBusyError, SandboxError (no engine, no
-    image), ModelError, UsageError.
+    image), ModelError, UsageError, and what settings and their locks refuse: SettingsError, LockedError,
+    PolicyChangedError.
     """
-    async with own(spec, environ=environ, approver=approver, model=model, progress=progress) as running:
+    async with own(spec, environ=environ, approver=approver, model=model, progress=progress, places=places) as running:
         yield running.session
 
 
@@ -78,14 +82,23 @@ async def own(
     approver: Approver | None = None,
     model: ModelClient | None = None,
     progress: Notify = silent,
+    places: Places = PLACES,
+    stored: bool = False,
 ) -> AsyncIterator[Running]:
-    """As `run`, with all that a command line needs of it."""
+    """As `run`, with all that a command line needs of it. `stored`: a session at rest is reached for a command, no
+    model is asked; it is brought under the locks of today instead of refused.
+    """
     environ = dict(os.environ if environ is None else environ)
     store = Store(state_home(environ))
     store.prepare()
+    enforced: Enforced = import_module("runner.sessions.enforced").Enforced.of(
+        spec, environ, places=places, stored=stored
+    )
+    environ = enforced.environ
     store.directory(spec.session).mkdir(mode=0o700, exist_ok=True)
     with store.lock(spec.session) as lock:
-        rig = _Rig(spec, store, lock, environ, progress)
+        enforced.begin()
+        rig = _Rig(enforced.spec, store, lock, environ, progress, enforced)
         try:
             session = await rig.open(model, approver)
         except BaseException:
@@ -101,7 +114,10 @@ async def own(
 class _Rig:
     """One session's parts, chosen here and joined to each other."""
 
-    def __init__(self, spec: SessionSpec, store: Store, lock: Lock, environ: dict[str, str], progress: Notify) -> None:
+    def __init__(
+        self, spec: SessionSpec, store: Store, lock: Lock, environ: dict[str, str], progress: Notify, enforced: Enforced
+    ) -> None:
+        self.enforced = enforced
         self.spec, self.environ, self.store, self.lock = spec, environ, store, lock
         self.directory = store.directory(spec.session)
         self.cwd = box_cwd(spec)
@@ -189,15 +205,16 @@ class _Rig:
     def _session(self, model: ModelClient | None, approver: Approver | None) -> Session:
         spec, client = self.spec, model or self._resolve(self.spec.model, *self.spec.fallback_models)
         self._tasks.append(asyncio.create_task(client.warm()))
-        if approver is None:
-            approver = import_module("runner.approval").DenyApprover()
+        approver = self.enforced.approver(approver)
         made: Session = import_module("runner.loop.session").Session(
             journal=self.journal,
             model=client,
             tools=import_module("runner.tools.registry").select_tools(
                 spec.tools or "default", allowed=spec.allow, disallowed=spec.deny
             ),
-            policy=policy_of(spec),
+            policy=self.enforced.policy,
+            look=self.enforced.look,
+            remember=(self.enforced.remember, self.enforced.approvals_file),
             approver=approver,
             box=self.housing.box,
             restart_box=self.housing.restart,
@@ -283,12 +300,13 @@ class _Rig:
         return journal
 
     def _note_start(self) -> None:
-        events, policy = import_module("runner.events"), policy_of(self.spec)
+        events = import_module("runner.events")
         if self.before < 0:
             self.journal.append(events.SessionStarted(spec=self.spec.to_json(), version=__version__))
-        self.journal.append(events.PolicyLoaded(digest=policy.digest, mode=policy.mode.value, sources=policy.sources))
+        self.journal.append(self.enforced.loaded())
 
     def _resolve(self, name: str, *fallbacks: str) -> ModelClient:
+        self.enforced.check_models(name, *fallbacks)
         client: ModelClient = import_module("runner.models.registry").resolve_model(
             name, self.environ, fallbacks=fallbacks
         )
@@ -359,7 +377,11 @@ async def reach(
             yield client
     elif box:
         async with own(
-            stored.spec, environ=environ, model=import_module("runner.sessions.rest").NoModel(), progress=progress
+            stored.spec,
+            environ=environ,
+            stored=True,
+            model=import_module("runner.sessions.rest").NoModel(),
+            progress=progress,
         ) as running:
             yield running.access
     else:

@@ -25,6 +25,8 @@ COMMANDS = {
     "doctor": "runner.cli.doctor",
     "images": "runner.cli.images",
     "clean": "runner.cli.clean",
+    "policy": "runner.cli.policy",
+    "trust": "runner.cli.trust",
 }
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
