@@ -94,9 +94,9 @@ class Settings:
         entries = self.all(key)
         match BY_NAME[key].how:
             case How.UNION:
-                return [entry.text for entry in entries]
+                return list(dict.fromkeys(entry.text for entry in entries))
             case How.COMMON:
-                return [entry.text for entry in entries] if entries or key in self._named else None
+                return list(dict.fromkeys(entry.text for entry in entries)) if entries or key in self._named else None
             case How.LOCK:
                 return bool(entries)
             case _:
@@ -155,8 +155,12 @@ class Settings:
                 found.append(key.name)
             elif key.scope is Scope.MANAGED or key.how is How.COMMON or key.name.startswith("limits."):
                 found.append(f"{key.name}={','.join(sorted(entry.text for entry in entries))}")
-        named = [f"{name}=" for name in sorted(self._named) if not self.all(name)]
+        named = [f"{name}=" for name in sorted(self._named) if not self.all(name) and self._by_managed(name)]
         return (*found, *named)
+
+    def _by_managed(self, name: str) -> bool:
+        managed = (one for one in self.loaded if one.layer is Source.MANAGED)
+        return any(_get(one.document, BY_NAME[name]) is not None for one in managed)
 
     @cached_property
     def env(self) -> dict[str, Entry]:

@@ -168,8 +168,6 @@ def _repository(top: Path, cwd: Path, sources: tuple[str, ...], seen: Seen) -> I
                 above = layer is Source.PROJECT and where != PurePosixPath(below)
                 yield _shaped(parse(data, path), layer, anchor=anchor, repository=True, above=above)
     except SettingsError as error:
-        if error.hint:
-            raise
         raise SettingsError(
             error.problem, file=error.file, line=error.line, column=error.column, hint=_LEAVE_OUT
         ) from error
