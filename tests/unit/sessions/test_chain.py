@@ -183,7 +183,7 @@ def test_what_a_repository_may_not_is_named_once_on_stderr_and_does_not_count(ma
     assert spec.environment == ()
     words = "\n".join(machine.heard)
     for word in ("permissions.allow 'WebFetch'", "permissions.additionalDirectories", "env", "apiKeyHelper", "statusLine", "hooks"):
-        assert words.count(f": {word}") == 1, words
+        assert words.count(f": {word} ") == 1, words
     assert machine.enforced(spec).environ == machine.environ
 
 
