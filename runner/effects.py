@@ -163,7 +163,8 @@ class Match:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """One decision: made once, recorded, enforced. `rule` is the deciding rule's text, empty for a mode; `file`
-    and `line` say where it stands. `matches`: every rule that speaks of the call, strictest first.
+    and `line` say where it stands. `matches`: every rule that speaks of the call, strictest first. `classify`: an
+    ask of mode auto, which its classifier may answer.
     """
 
     decision: Decision
@@ -173,6 +174,7 @@ class Verdict:
     file: str = ""
     line: int = 0
     matches: tuple[Match, ...] = ()
+    classify: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The verdict as the journal holds it."""

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import PurePosixPath
+from types import MappingProxyType
+from typing import Any
 
-from runner.effects import Decision, Effect, Mode, Place, ReadPath, RuleSource, RunCommand, Source, Verdict, WritePath
+from runner.effects import (
+    Decision,
+    Effect,
+    Mode,
+    Place,
+    ReadPath,
+    RuleSource,
+    RunCommand,
+    Source,
+    Verdict,
+    WritePath,
+)
 from runner.errors import UsageError
 from runner.journal import digest
-from runner.policy import shell
-from runner.policy.modes import NOT_ASKED, by_mode
-from runner.policy.rules import Kind, Rule, parse_rule, split_rules
+from runner.policy.allowing import Allowing
+from runner.policy.commands import named
+from runner.policy.index import RuleIndex
+from runner.policy.modes import NOT_ASKED, by_mode, floor
+from runner.policy.places import absolute, critical, protected
+from runner.policy.rules import Rule, parse_rule, split_rules
+from runner.policy.runs import readings
+
+NOTHING_SENT: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,73 +65,82 @@ class Policy:
 
     def with_mode(self, mode: Mode) -> Policy:
         """The same rules in another mode. Raises UsageError for a mode that is locked."""
-        return replace(self, mode=mode)
+        changed = replace(self, mode=mode)
+        changed.__dict__["_indexes"] = self._indexes  # of the same rules: not built again
+        return changed
+
+    def of(self, decision: Decision) -> tuple[Rule, ...]:
+        """The rules of one decision."""
+        return tuple(rule for rule in self.rules if rule.decision is decision)
 
     @cached_property
-    def deny(self) -> tuple[Rule, ...]:
-        """The deny rules."""
-        return tuple(rule for rule in self.rules if rule.decision is Decision.DENY)
-
-    @cached_property
-    def ask(self) -> tuple[Rule, ...]:
-        """The ask rules."""
-        return tuple(rule for rule in self.rules if rule.decision is Decision.ASK)
-
-    @cached_property
-    def allow(self) -> tuple[Rule, ...]:
-        """The allow rules."""
-        return tuple(rule for rule in self.rules if rule.decision is Decision.ALLOW)
+    def _indexes(self) -> dict[Decision, RuleIndex]:
+        return {decision: RuleIndex(self.of(decision)) for decision in Decision}
 
     def hides(self, tool: str) -> bool:
         """Whether a bare deny rule takes the tool out of the model's list."""
-        return any(rule.pattern is None and rule.names(tool) for rule in self.deny)
+        return bool(self._indexes[Decision.DENY].bare(tool))
 
-    def expand(self, effects: tuple[Effect, ...]) -> tuple[Effect, ...]:
-        """The effects, and beside a read-only command a ReadPath for each file that it names, so that
+    def expand(self, effects: tuple[Effect, ...], place: Place) -> tuple[Effect, ...]:
+        """The effects, and beside a command a ReadPath or WritePath for each file that it is known to touch, so that
         the gate resolves those too. Where everything is allowed anyway nothing is added.
         """
-        if self.mode is Mode.BYPASS and not self._path_rules:
+        if self.mode is Mode.BYPASS and not any(self._indexes[d].paths for d in (Decision.DENY, Decision.ASK)):
             return effects
-        added: list[Effect] = []
+        added: dict[Effect, None] = {}
         for effect in effects:
             if isinstance(effect, RunCommand):
-                added += [ReadPath(path=path) for path in shell.reads(effect.command, effect.cwd) or ()]
+                for name in named(effect.command):
+                    kind = WritePath if name.writes else ReadPath
+                    for path in absolute(name.path, effect.cwd, place.home, name.moves):
+                        added[kind(path=path)] = None
         return (*effects, *added)
 
-    @cached_property
-    def _path_rules(self) -> bool:
-        return any(rule.kind is Kind.READ for rule in (*self.deny, *self.ask))
-
-    def judge(self, effects: tuple[Effect, ...], *, tool: str, place: Place) -> Verdict:
-        """One verdict for a call: that of its strictest effect. Pure; `effects` are resolved."""
-        if not effects:
-            return self._judge(tool, None, place, None)
-        allowed = next(
-            (rule for e in effects if isinstance(e, RunCommand) for rule in self.allow if rule.matches(tool, e, place)),
-            None,
+    def judge(
+        self, effects: tuple[Effect, ...], *, tool: str, place: Place, sent: Mapping[str, Any] = NOTHING_SENT
+    ) -> Verdict:
+        """One verdict for a call: that of its strictest effect. Pure; `effects` are expanded and resolved, `sent` is
+        the input of the call.
+        """
+        denied = self._indexes[Decision.DENY].fires(tool, effects, place, sent)
+        asked = self._indexes[Decision.ASK].fires(tool, effects, place, sent)
+        allowing = Allowing(
+            index=self._indexes[Decision.ALLOW], mode=self.mode, tool=tool, place=place, effects=effects
         )
-        return max((self._judge(tool, effect, place, allowed) for effect in effects), key=lambda v: v.decision)
+        verdict = self._without_rules(effects, allowing, place)
+        matches = sorted((*denied, *asked, *allowing.used), key=lambda rule: rule.order)
+        if denied:
+            verdict = _by_rule(matches[0])
+        elif asked and verdict.decision is not Decision.DENY:
+            verdict = NOT_ASKED if self.mode is Mode.DONT_ASK else _by_rule(matches[0])
+        return replace(verdict, matches=tuple(rule.match for rule in matches))
 
-    def _judge(self, tool: str, effect: Effect | None, place: Place, allowed: Rule | None) -> Verdict:
-        """`allowed`: the rule that allows the command itself, and so the files that it names."""
-        for rule in self.deny:
-            if rule.matches(tool, effect, place):
-                return _by_rule(rule)
-        without_ask = self._without_ask(tool, effect, place, allowed)
-        for rule in self.ask if without_ask.decision is not Decision.DENY else ():
-            if rule.matches(tool, effect, place):
-                return NOT_ASKED if self.mode is Mode.DONT_ASK else _by_rule(rule)
-        return without_ask
+    def _without_rules(self, effects: tuple[Effect, ...], allowing: Allowing, place: Place) -> Verdict:
+        """What allow rules and the mode say, and what neither can lift."""
+        command = any(isinstance(effect, RunCommand) for effect in effects)
+        verdicts: list[Verdict] = []
+        for effect in effects or (None,):
+            if command and isinstance(effect, ReadPath | WritePath):
+                pass  # what a command touches is looked at with it
+            elif isinstance(effect, RunCommand) and self.mode is not Mode.BYPASS:
+                verdicts.append(allowing.command(effect))
+            elif (rule := allowing.rule(effect)) is not None:
+                verdicts.append(_by_rule(rule))
+            else:
+                verdicts.append(by_mode(self.mode, effect, place))
+            if effect is not None and (kept := self._kept(effect, place)) is not None:
+                verdicts.append(kept)
+        return max(verdicts, key=lambda verdict: (verdict.decision, not verdict.classify))
 
-    def _without_ask(self, tool: str, effect: Effect | None, place: Place, allowed: Rule | None) -> Verdict:
-        if self.mode is Mode.PLAN and isinstance(effect, WritePath):
-            return by_mode(self.mode, effect, place)
-        if allowed is not None and isinstance(effect, ReadPath | WritePath):
-            return _by_rule(allowed)
-        for rule in self.allow:
-            if rule.matches(tool, effect, place):
-                return _by_rule(rule)
-        return by_mode(self.mode, effect, place)
+    def _kept(self, effect: Effect, place: Place) -> Verdict | None:
+        """The floor under a verdict: protected paths and critical removals."""
+        if isinstance(effect, WritePath) and protected(effect):
+            return floor(self.mode, effect, f"{effect.path} is what programs obey", bypassed=True)
+        if isinstance(effect, RunCommand) and "rm" in effect.command.replace("\\", ""):
+            word = critical(readings(effect.command).simples, effect.cwd, place)
+            if word:
+                return floor(self.mode, effect, f"it would remove {word}", bypassed=False)
+        return None
 
 
 def _by_rule(rule: Rule) -> Verdict:
@@ -134,6 +163,7 @@ def build_policy(
     deny: Iterable[str] = (),
     place: Place,
     source: Source = Source.COMMAND_LINE,
+    anchor: PurePosixPath | None = None,
 ) -> Policy:
     """A policy from the rules of one source as flags give them (`--allowedTools "Bash(git log:*) Edit"`).
     Raises UsageError for the first rule that is wrong.
@@ -141,7 +171,7 @@ def build_policy(
 
     def rules(texts: Iterable[str], decision: Decision) -> tuple[Rule, ...]:
         origin = RuleSource(layer=source)
-        return tuple(parse_rule(text, decision, origin, place) for text in split_rules(texts))
+        return tuple(parse_rule(text, decision, origin, place, anchor=anchor) for text in split_rules(texts))
 
     found = (*rules(deny, Decision.DENY), *rules(ask, Decision.ASK), *rules(allow, Decision.ALLOW))
     return Policy(mode=mode, rules=found)
