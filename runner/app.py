@@ -94,11 +94,10 @@ async def own(
     enforced: Enforced = import_module("runner.sessions.enforced").Enforced.of(
         spec, environ, places=places, stored=stored
     )
-    environ = enforced.environ
     store.directory(spec.session).mkdir(mode=0o700, exist_ok=True)
     with store.lock(spec.session) as lock:
         enforced.begin()
-        rig = _Rig(enforced.spec, store, lock, environ, progress, enforced)
+        rig = _Rig(enforced, store, lock, progress)
         try:
             session = await rig.open(model, approver)
         except BaseException:
@@ -114,10 +113,8 @@ async def own(
 class _Rig:
     """One session's parts, chosen here and joined to each other."""
 
-    def __init__(
-        self, spec: SessionSpec, store: Store, lock: Lock, environ: dict[str, str], progress: Notify, enforced: Enforced
-    ) -> None:
-        self.enforced = enforced
+    def __init__(self, enforced: Enforced, store: Store, lock: Lock, progress: Notify) -> None:
+        self.enforced, spec, environ = enforced, enforced.spec, enforced.environ
         self.spec, self.environ, self.store, self.lock = spec, environ, store, lock
         self.directory = store.directory(spec.session)
         self.cwd = box_cwd(spec)

@@ -52,7 +52,12 @@ class SettingsError(FumehoodError):
     def __init__(self, problem: str, *, file: str = "", line: int = 0, column: int = 0, hint: str = "") -> None:
         where = f"{file}:{line}:{column}: " if line else f"{file}: " if file else ""
         super().__init__(f"{where}{problem}")
-        self.problem, self.file, self.line, self.column, self.hint = problem, file, line, column, hint
+        self.problem, self.file, self.line, self.column, self._hint = problem, file, line, column, hint
+
+    @property
+    def hint(self) -> str:  # type: ignore[override]
+        """What the user can do about this one."""
+        return self._hint
 
 
 class ManagedError(SettingsError):

@@ -160,7 +160,7 @@ async def _asked(events: AsyncIterator[Event]) -> AsyncIterator[Event]:
 def make_spec(start: Start) -> SessionSpec:
     """The new session's spec, or that of the one to go on with, with what the command line changes in it."""
     cwd = Path.cwd()
-    changes = {"fields": start.fields, "turn": start.turn, "box": start.box}
+    changes: dict[str, Any] = {"fields": start.fields, "turn": start.turn, "box": start.box}
     if start.resume is not None or start.latest:
         return runner_app.resume_spec(start.resume, cwd=cwd, environ=os.environ, notify=say, **changes)
     return runner_app.new_spec(

@@ -122,7 +122,7 @@ def explain_call(
     """Why a call is decided as it is: every rule that speaks of it, which one decides, and what would change it."""
     if bool(call) is bool(session):
         raise UsageError("name a call, or --session and --call")
-    spec = new_spec(Path.cwd(), environ=os.environ, **({"mode": _mode(mode)} if mode else {}))
+    spec = new_spec(Path.cwd(), environ=os.environ, fields={"mode": _mode(mode)} if mode else {})
     policy = policy_of(spec, chain_of(spec, os.environ), os.environ).policy
     then = None
     if call:
@@ -159,7 +159,7 @@ def _tell(found: Explanation) -> None:
     for rule in found.matches:
         mark = "decides" if decides(rule, verdict) else "matches"
         place = f"{rule.source.file}:{rule.source.line}" if rule.source.file else "command line"
-        out(f"{mark}   {rule.decision.name.lower()} {rule.text}  ({rule.source.layer.value}, {place})")
+        out(f"{mark}   {rule.decision.name.lower()} {rule.rule}  ({rule.source.layer.value}, {place})")
     for change in found.changes:
         out(f"change    {change}")
 
@@ -185,7 +185,7 @@ def check(file: FileArgument) -> None:
 
 
 @app.command()
-def test(file: FileArgument, as_json: AsJson = False) -> None:
+def test(file: FileArgument, as_json: AsJson = False) -> None:  # noqa: PT028 (a command, not a test)
     """Try the examples of a policy file; ends with 1 where one does not hold."""
     tried, wrong = policy_files.try_examples(file)
     if as_json:
@@ -209,7 +209,8 @@ def test(file: FileArgument, as_json: AsJson = False) -> None:
         for one in tried:
             mark = "ok  " if one.holds else "FAIL"
             out(
-                f"{mark}  {one.expect:9} {one.call}  (mode {one.mode.value}: {one.verdict.decision.name.lower()}, {one.verdict.reason})"
+                f"{mark}  {one.expect:9} {one.call}  "
+                f"(mode {one.mode.value}: {one.verdict.decision.name.lower()}, {one.verdict.reason})"
             )
         for failure in wrong:
             out(f"FAIL  {failure.entry.where}: {failure.problem}")
@@ -244,7 +245,8 @@ def dry_run(file: FileArgument, session: Sessions = [], as_json: AsJson = False)
         return
     for row in rows:
         out(
-            f"{row['session'][:8]}  {row['then']:>5} -> {row['now']:<5} {one_line(row['text'], WIDE)}  ({row['reason']})"
+            f"{row['session'][:8]}  {row['then']:>5} -> {row['now']:<5} "
+            f"{one_line(row['text'], WIDE)}  ({row['reason']})"
         )
     out(f"{count} calls, {len(rows)} would be decided otherwise")
 
@@ -276,7 +278,8 @@ def diff(a: FileArgument, b: FileArgument, session: Sessions = [], as_json: AsJs
     else:
         for row in unique:
             out(
-                f"{row.a.decision.name.lower():>5} -> {row.b.decision.name.lower():<5} {one_line(row.call, WIDE)}  (mode {row.mode}; {row.b.reason})"
+                f"{row.a.decision.name.lower():>5} -> {row.b.decision.name.lower():<5} "
+                f"{one_line(row.call, WIDE)}  (mode {row.mode}; {row.b.reason})"
             )
         out(f"{len(unique)} decisions differ")
     if unique:

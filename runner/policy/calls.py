@@ -38,7 +38,7 @@ _TYPES: dict[str, type[Any]] = {
 }
 
 
-def call_of(text: str, place: Place) -> tuple[str, tuple[Effect, ...]]:
+def call_of(text: str, place: Place) -> tuple[str, tuple[Effect, ...]]:  # noqa: PLR0911 (a table, row by row)
     """The tool and the effects of `Tool(command, path, URL or domain:host)`. Raises UsageError for what is no call."""
     form = _FORM.fullmatch(text.strip())
     if form is None:
@@ -86,7 +86,7 @@ def resolved(effect: Effect) -> Effect:
 
 def judge(policy: Policy, tool: str, effects: tuple[Effect, ...], place: Place) -> Verdict:
     """What the policy decides on effects that were resolved, or need no resolving."""
-    whole = tuple(resolved(effect) for effect in policy.expand(effects))
+    whole = tuple(resolved(effect) for effect in policy.expand(effects, place))
     return policy.judge(whole, tool=tool, place=place)
 
 

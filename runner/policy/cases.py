@@ -4,16 +4,21 @@ what its author means, and is refused like a malformed one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from runner.effects import Decision, Mode, Source, Verdict
 from runner.errors import UsageError
 from runner.policy.calls import call_of, judge
 from runner.policy.compose import Composed, Ground, settings_error
 from runner.policy.layers import Entry, Loaded, Settings, join, mode_of
+from runner.policy.patterns import CommandPattern
 from runner.policy.policy import Policy
 from runner.policy.rules import Rule
+
+_PLAIN = re.compile(r"[\w./:@=,+-]+(?: [\w./:@=,+-]+)*")  # a command that reads as it stands
 
 HOLDS = {
     "allow": frozenset({Decision.ALLOW}),
@@ -47,6 +52,7 @@ class Tried:
         return self.verdict.decision in HOLDS[self.expect]
 
 
+@lru_cache(maxsize=16)
 def check(composed: Composed, settings: Settings, ground: Ground) -> None:
     """Raises ManagedError, SettingsError for the first example that does not hold."""
     for failure in failures(composed, settings, ground):
@@ -77,11 +83,12 @@ def try_cases(composed: Composed, settings: Settings, ground: Ground) -> Iterato
         rules = tuple(
             rule for rule in composed.policy.rules if rule.source.file in files and rule.source.layer is group[0].layer
         )
+        policy = Policy(rules=rules)
         for entry in alone.cases:
             named = entry.value.get("mode") or alone.value("forcedMode") or alone.value("permissions.defaultMode")
             mode = mode_of(named or "default")
             try:
-                policy = Policy(mode=mode, rules=rules)
+                policy = policy.with_mode(mode)
                 tool, effects = call_of(entry.value["call"], ground.place)
             except UsageError as error:
                 raise settings_error(entry, str(error)) from error
@@ -101,7 +108,15 @@ def _groups(settings: Settings) -> Iterator[tuple[Loaded, ...]]:
 def _of_rule(rule: Rule, entry: Entry, ground: Ground) -> Iterator[Failure]:
     for key, wanted in (("match", True), ("notMatch", False)):
         for text in entry.value.get(key, ()):
+            if (
+                wanted
+                and isinstance(rule.pattern, CommandPattern)
+                and _PLAIN.fullmatch(text)
+                and rule.pattern.matches(text)
+            ):
+                continue
+            alone = Policy(rules=(rule,))
             tool, effects = call_of(f"{rule.tool}({text})", ground.place)
-            if any(rule.matches(tool, effect, ground.place) for effect in effects) is not wanted:
+            if bool(judge(alone, tool, effects, ground.place).matches) is not wanted:
                 word = "matches" if wanted else "does not match"
                 yield Failure(entry=entry, problem=f"the rule {rule.text} is to be one that {word} {text!r}")

@@ -4,13 +4,15 @@ into what means nothing here and what a managed file may not ask of us in vain.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from runner.policy.documents import Document, Where
-from runner.policy.settings import PolicyFile, Shape, check_shape
+from runner.policy.settings import Permissions, Shape, check_shape
 
 _OURS = frozenset(
     [
@@ -28,9 +30,7 @@ _OURS = frozenset(
         "requiredMaximumVersion",
     ]
 )
-_PERMISSIONS = frozenset(
-    field.alias or name for name, field in PolicyFile.model_fields["permissions"].annotation.model_fields.items()
-)  # type: ignore[union-attr]
+_PERMISSIONS = frozenset(info.alias or name for name, info in Permissions.model_fields.items())
 
 # Of what does not exist here, or holds in every box: forbidding it needs nothing.
 _HOLDS = frozenset(
@@ -96,13 +96,13 @@ _LOCKING = ("allowManaged", "disable", "deny", "denied", "force")
 
 
 class _Filesystem(Shape):
-    deny_read: list[str] = []
-    deny_write: list[str] = []
+    deny_read: list[str] = Field(default=[])
+    deny_write: list[str] = Field(default=[])
 
 
 class _Hosts(Shape):
-    allowed_domains: list[str] = []
-    denied_domains: list[str] = []
+    allowed_domains: list[str] = Field(default=[])
+    denied_domains: list[str] = Field(default=[])
     allow_managed_domains_only: bool = False
 
 
@@ -117,6 +117,7 @@ class Translated:
     unheld: tuple[Where, ...]
 
 
+@lru_cache(maxsize=32)
 def translate(document: Document) -> Translated:
     """Raises SettingsError where a key that means something here has a value that it cannot have."""
     idle: list[Where] = []
@@ -165,40 +166,51 @@ def _sandbox(
     sandbox = _part(document, ("sandbox",), _SANDBOX, idle, unheld)
     permissions = kept.setdefault("permissions", {})
     deny = list(permissions.get("deny", ())) if isinstance(permissions.get("deny", []), list) else []
-
-    def add(rule: str, where: Where) -> None:
+    found: list[tuple[str, Where]] = []
+    if "filesystem" in sandbox:
+        found += _files(document, idle, unheld)
+    if "network" in sandbox:
+        kept["network"] = _hosts(document, marks, idle, unheld)
+    if "credentials" in sandbox:
+        found += _credentials(document, idle, unheld)
+    for rule, where in found:
         marks["permissions", "deny", len(deny)] = document.mark(where)
         deny.append(rule)
-
-    if "filesystem" in sandbox:
-        place: Where = ("sandbox", "filesystem")
-        files = _part(document, place, _FILESYSTEM, idle, unheld)
-        if files.get("allowManagedReadPathsOnly"):
-            unheld.append((*place, "allowManagedReadPathsOnly"))
-        wanted = {key: value for key, value in files.items() if key in ("denyRead", "denyWrite")}
-        _shaped(_Filesystem, document, wanted, place)
-        for key, tool in (("denyRead", "Read"), ("denyWrite", "Edit")):
-            for number, path in enumerate(wanted.get(key, ())):
-                add(f"{tool}({_anchored(path)})", (*place, key, number))
-    if "network" in sandbox:
-        place = ("sandbox", "network")
-        hosts = _part(document, place, _NETWORK, idle, unheld)
-        names = ("allowedDomains", "deniedDomains", "allowManagedDomainsOnly")
-        wanted = {key: value for key, value in hosts.items() if key in names}
-        _shaped(_Hosts, document, wanted, place)
-        kept["network"] = wanted
-        for where in [mark for mark in document.marks if mark[:2] == place]:
-            marks["network", *where[2:]] = document.marks[where]
-    if "credentials" in sandbox:
-        place = ("sandbox", "credentials")
-        secrets = _part(document, place, _CREDENTIALS, idle, unheld)
-        for number, file in enumerate(secrets.get("files") or ()):
-            path = file.get("path") if isinstance(file, dict) else None
-            if not isinstance(path, str):
-                raise document.error("sandbox.credentials.files holds objects with a path", (*place, "files", number))
-            add(f"Read({_anchored(path)})", (*place, "files", number))
-    if deny:
+    if found:
         permissions["deny"] = deny
+
+
+def _files(document: Document, idle: list[Where], unheld: list[Where]) -> Iterator[tuple[str, Where]]:
+    place: Where = ("sandbox", "filesystem")
+    files = _part(document, place, _FILESYSTEM, idle, unheld)
+    if files.get("allowManagedReadPathsOnly"):
+        unheld.append((*place, "allowManagedReadPathsOnly"))
+    wanted = {key: value for key, value in files.items() if key in ("denyRead", "denyWrite")}
+    _shaped(_Filesystem, document, wanted, place)
+    for key, tool in (("denyRead", "Read"), ("denyWrite", "Edit")):
+        for number, path in enumerate(wanted.get(key, ())):
+            yield f"{tool}({_anchored(path)})", (*place, key, number)
+
+
+def _hosts(document: Document, marks: dict[Where, Any], idle: list[Where], unheld: list[Where]) -> dict[str, Any]:
+    place: Where = ("sandbox", "network")
+    hosts = _part(document, place, _NETWORK, idle, unheld)
+    names = ("allowedDomains", "deniedDomains", "allowManagedDomainsOnly")
+    wanted = {key: value for key, value in hosts.items() if key in names}
+    _shaped(_Hosts, document, wanted, place)
+    for where in [mark for mark in document.marks if mark[:2] == place]:
+        marks["network", *where[2:]] = document.marks[where]
+    return wanted
+
+
+def _credentials(document: Document, idle: list[Where], unheld: list[Where]) -> Iterator[tuple[str, Where]]:
+    place: Where = ("sandbox", "credentials")
+    secrets = _part(document, place, _CREDENTIALS, idle, unheld)
+    for number, file in enumerate(secrets.get("files") or ()):
+        path = file.get("path") if isinstance(file, dict) else None
+        if not isinstance(path, str):
+            raise document.error("sandbox.credentials.files holds objects with a path", (*place, "files", number))
+        yield f"Read({_anchored(path)})", (*place, "files", number)
 
 
 def _anchored(path: str) -> str:

@@ -4,8 +4,9 @@ hold; and what locks forbid of a session's spec.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from runner.effects import Decision, Mode, Place, RuleSource, Source
@@ -34,7 +35,7 @@ class Ground:
     moved: tuple[tuple[PurePosixPath, PurePosixPath], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Composed:
     """The policy, and what the user should know: rules that are not what they look like."""
 
@@ -43,13 +44,14 @@ class Composed:
     examples: tuple[tuple[Rule, Entry], ...] = field(default=(), repr=False)
 
 
+@lru_cache(maxsize=16)
 def compose(
     settings: Settings,
     *,
     mode: Mode | None,
     ground: Ground,
-    flags: Iterable[tuple[Decision, tuple[str, ...]]] = (),
-    approvals: Iterable[str] = (),
+    flags: tuple[tuple[Decision, tuple[str, ...]], ...] = (),
+    approvals: tuple[str, ...] = (),
     approvals_file: str = "",
 ) -> Composed:
     """`mode` None: the one that settings begin in. `flags`: rules of the command line, with commas or spaces between.

@@ -13,6 +13,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -44,14 +45,15 @@ _WORDS: dict[str, Any] = {
     "False": False,
     "FALSE": False,
 }
+_TEXT = r'"[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*"'
 _TOKEN = re.compile(
-    r'[ \t\n\r]*(?:(?P<text>"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")|(?P<mark>[][{}:,])'
+    rf"[ \t\n\r]*(?:(?P<text>{_TEXT})|(?P<mark>[][{{}}:,])"
     r"|(?P<number>-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?)|(?P<word>true|false|null))"
 )
 _SPACE = re.compile(r"[ \t\n\r]*\Z")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Document:
     """A file's values. `marks`: line and column, from 1, of each key and each element of a list, by what leads to
     it. `digest`: hex sha256 of the bytes.
@@ -64,7 +66,9 @@ class Document:
 
     def mark(self, where: Where) -> Mark:
         """Where a value stands, or the nearest thing around it."""
-        for end in range(len(where), 0, -1):
+        if (exact := self.marks.get(where)) is not None:
+            return exact
+        for end in range(len(where) - 1, 0, -1):
             if (found := self.marks.get(where[:end])) is not None:
                 return found
         return (1, 1)
@@ -131,9 +135,10 @@ def _stamp(found: os.stat_result) -> tuple[int, int, int]:
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
+@lru_cache(maxsize=32)
 def parse(data: bytes, name: str) -> Document:
     """The document in YAML or JSON (a name that ends in .json, or text that begins with `{`); its top is an
-    object. Raises SettingsError with line and column.
+    object. The same bytes give the same document, which nobody changes. Raises SettingsError with line and column.
     """
     if len(data) > MAX_SIZE:
         raise SettingsError(f"is longer than {MAX_SIZE >> 20} MiB", file=name)
@@ -200,9 +205,9 @@ class _Json:
             return self._number(token)
         if kind == "word":
             return _WORDS[token]
-        if token == "{":
+        if token == "{":  # noqa: S105 (JSON's)
             return self._object(where)
-        if token == "[":
+        if token == "[":  # noqa: S105 (JSON's)
             return self._array(where)
         raise self._error("this is no JSON", self._at - 1)
 
@@ -222,7 +227,7 @@ class _Json:
     def _object(self, where: Where) -> dict[str, Any]:
         made: dict[str, Any] = {}
         kind, token, mark = self._next()
-        while token != "}" or made or kind != "mark":
+        while (kind, token) != ("mark", "}") or made:
             if kind != "text":
                 raise self._error("a key is expected here", self._at - len(token))
             key = self._string(token)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runner.effects import Decision, Effect, Mode, Place, Source, Verdict
+from runner.effects import Decision, Effect, Match, Mode, Place, Source, Verdict
 from runner.policy.calls import effect_from_json, judge, resolved
 from runner.policy.grants import offer
 from runner.policy.layers import strictness
@@ -25,7 +25,7 @@ class Explanation:
     tool: str
     mode: Mode
     verdict: Verdict
-    matches: tuple[Rule, ...]
+    matches: tuple[Match, ...]
     changes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -35,8 +35,7 @@ class Explanation:
             "mode": self.mode.value,
             "verdict": self.verdict.to_json(),
             "matches": [
-                {"rule": rule.text, "decision": rule.decision.name.lower()} | rule.source.to_json()
-                for rule in self.matches
+                {"rule": one.rule, "decision": one.decision.name.lower()} | one.source.to_json() for one in self.matches
             ],
             "changes": list(self.changes),
         }
@@ -44,32 +43,21 @@ class Explanation:
 
 def explain(policy: Policy, tool: str, effects: tuple[Effect, ...], place: Place) -> Explanation:
     """Why the policy decides so on these effects."""
-    whole = tuple(resolved(effect) for effect in policy.expand(effects))
+    whole = tuple(resolved(effect) for effect in policy.expand(effects, place))
     verdict = policy.judge(whole, tool=tool, place=place)
-    matches = tuple(_matches(policy, tool, whole, place))
     return Explanation(
         tool=tool,
         mode=policy.mode,
         verdict=verdict,
-        matches=matches,
+        matches=tuple(dict.fromkeys(verdict.matches)),
         changes=tuple(_changes(policy, tool, whole, place, verdict)),
     )
 
 
-def _matches(policy: Policy, tool: str, effects: tuple[Effect, ...], place: Place) -> Iterator[Rule]:
-    asked: tuple[Effect | None, ...] = effects or (None,)
-    seen: set[tuple[object, ...]] = set()
-    for rule in (*policy.deny, *policy.ask, *policy.allow):
-        key = (rule.text, rule.decision, rule.source)
-        if key not in seen and any(rule.matches(tool, effect, place) for effect in asked):
-            seen.add(key)
-            yield rule
-
-
-def decides(rule: Rule, verdict: Verdict) -> bool:
+def decides(match: Match, verdict: Verdict) -> bool:
     """Whether this is the rule that the verdict names."""
-    source = rule.source
-    return bool(verdict.rule) and (rule.text, source.layer, source.file, source.line) == (
+    source = match.source
+    return bool(verdict.rule) and (match.rule, source.layer, source.file, source.line) == (
         verdict.rule,
         verdict.source,
         verdict.file,
@@ -79,7 +67,7 @@ def decides(rule: Rule, verdict: Verdict) -> bool:
 
 def _changes(policy: Policy, tool: str, effects: tuple[Effect, ...], place: Place, verdict: Verdict) -> Iterator[str]:
     if verdict.rule:
-        left = replace(policy, rules=tuple(rule for rule in policy.rules if not decides(rule, verdict)))
+        left = replace(policy, rules=tuple(rule for rule in policy.rules if not decides(rule.match, verdict)))
         then = left.judge(effects, tool=tool, place=place)
         where = f"{verdict.file}:{verdict.line}" if verdict.file else verdict.source.value
         who = " (only who administrates this machine)" if verdict.source is Source.MANAGED else ""

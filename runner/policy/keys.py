@@ -58,9 +58,11 @@ KEYS = tuple(
         (
             How.LOCK,
             Scope.TIGHTENS,
-            "permissions.disableBypassPermissionsMode permissions.disableAutoMode permissions.denyInsteadOfPrompting "
-            "permissions.blockReadsOutsideWorkingDirectories permissions.blockWritesOutsideWorkingDirectories "
-            "network.closed",
+            (
+                "permissions.disableBypassPermissionsMode permissions.disableAutoMode "
+                "permissions.denyInsteadOfPrompting permissions.blockReadsOutsideWorkingDirectories "
+                "permissions.blockWritesOutsideWorkingDirectories network.closed"
+            ),
         ),
         (How.FIRST, Scope.TRUSTED, "image system runtime limits.maxTurns limits.maxBudgetUsd limits.maxTokens"),
         (How.FIRST, Scope.TRUSTED, "limits.maxSeconds limits.memory limits.disk limits.cpus limits.pids"),
@@ -70,8 +72,10 @@ KEYS = tuple(
         (
             How.LOCK,
             Scope.MANAGED,
-            "allowManagedPermissionRulesOnly allowManagedHooksOnly allowManagedMcpServersOnly disableShell "
-            "network.allowManagedDomainsOnly",
+            (
+                "allowManagedPermissionRulesOnly allowManagedHooksOnly allowManagedMcpServersOnly disableShell "
+                "network.allowManagedDomainsOnly"
+            ),
         ),
         (How.COMMON, Scope.MANAGED, "allowedImages allowedRegistries"),
         (How.STRICTEST, Scope.MANAGED, "forcedMode"),

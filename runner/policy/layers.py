@@ -4,9 +4,9 @@ left out with the reason. Pure; reading files is `runner.sessions.chain`'s and `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -28,8 +28,9 @@ OTHER_PLACE = "the other place of managed settings does not allow it"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
     """One file that counts as a source, in the shape of our own files. `place`: which of the managed places, 0 for
-    the first. `from_repository`: the repository brought it; `above`: it stands above the directory that the session starts in. `anchor`: what `/path` starts at in its rules. `idle`:
-    keys of Claude Code's without a meaning here, as `key` and line.
+    the first. `from_repository`: the repository brought it; `above`: it stands above the directory that the session
+    starts in. `anchor`: what `/path` starts at in its rules. `idle`: keys of Claude Code's without a meaning here,
+    as `key` and line.
     """
 
     layer: Source
@@ -76,7 +77,7 @@ class LeftOut:
     why: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Settings:
     """What all sources together say. `entries`: for each key what counts, highest source first."""
 
@@ -204,11 +205,11 @@ def version_of(text: str) -> tuple[int, ...]:
     return tuple(parts + [0] * (4 - len(parts)))
 
 
-def join(loaded: Iterable[Loaded], *, trusted: bool) -> Settings:
+@lru_cache(maxsize=16)
+def join(loaded: tuple[Loaded, ...], *, trusted: bool) -> Settings:
     """All sources as one. Their order in `loaded` does not count, but that files of one managed place come in the
     order in which their names do (the last decides).
     """
-    loaded = tuple(loaded)
     order = {id(one): number for number, one in enumerate(loaded)}
     ranked = sorted(loaded, key=lambda one: (ORDER.index(one.layer), one.place, -order[id(one)]))
     entries: dict[str, tuple[Entry, ...]] = {}
@@ -237,9 +238,13 @@ def _lock(entries: dict[str, tuple[Entry, ...]], left: list[LeftOut]) -> None:
     """Take out what managed locks forbid other sources to allow."""
 
     def drop(key: str, why: str, which: Callable[[Entry], bool]) -> None:
-        gone = [e for e in entries[key] if e.source.layer is not Source.MANAGED and which(e)]
-        left.extend(LeftOut(entry=entry, why=why) for entry in gone)
-        entries[key] = tuple(entry for entry in entries[key] if entry not in gone)
+        kept: list[Entry] = []
+        for entry in entries[key]:
+            if entry.source.layer is not Source.MANAGED and which(entry):
+                left.append(LeftOut(entry=entry, why=why))
+            else:
+                kept.append(entry)
+        entries[key] = tuple(kept)
 
     if entries["allowManagedPermissionRulesOnly"]:
         drop("permissions.allow", RULES_LOCKED, lambda _: True)
@@ -320,6 +325,10 @@ def _common(found: list[Entry], naming: set[int], left: list[LeftOut]) -> list[E
     """Of lists of allowed things in both managed places, what stands in both; others' entries stay."""
     managed = [entry for entry in found if entry.source.layer is Source.MANAGED]
     texts = [{entry.text for entry in managed if entry.place == place} for place in naming]
-    gone = [entry for entry in managed if not all(entry.text in each for each in texts)]
-    left.extend(LeftOut(entry=entry, why=OTHER_PLACE) for entry in gone)
-    return [entry for entry in found if entry not in gone]
+    kept: list[Entry] = []
+    for entry in found:
+        if entry.source.layer is Source.MANAGED and not all(entry.text in each for each in texts):
+            left.append(LeftOut(entry=entry, why=OTHER_PLACE))
+        else:
+            kept.append(entry)
+    return kept

@@ -54,7 +54,7 @@ def _stamps(places: Places) -> Iterator[tuple[str, ...]]:
     for place in (places.fumehood, places.claude):
         for path in (place, place / "managed-settings.d"):
             try:
-                names = sorted(os.listdir(path))
+                names = sorted(entry.name for entry in path.iterdir())
             except OSError as error:
                 yield str(path), str(error.errno)
                 continue
@@ -71,51 +71,51 @@ def _stamps(places: Places) -> Iterator[tuple[str, ...]]:
 def read_managed(places: Places, *, now: datetime, seen: Mapping[str, int]) -> Managed:
     """Everything in both places. `seen`: the highest serial number of each file so far. Raises ManagedError."""
     try:
-        mark = stamp(places)
-        keys = _pinned(places)
-        loaded: list[Loaded] = []
-        for number, (place, suffix) in enumerate(((places.fumehood, ".yaml"), (places.claude, ".json"))):
-            for path in _files(place, suffix, places.owner):
-                data = read_file(path, owner=places.owner, links=False)
-                if data is None:
-                    raise SettingsError("vanished while it was read", file=str(path))
-                if keys:
-                    _check_signature(path, data, keys, places.owner)
-                loaded.append(_load(parse(data, str(path)), number))
-        serials = {one.file: one.document.value["serial"] for one in loaded if "serial" in one.document.value}
-        for one in loaded:
-            _check_age(one.document, now, seen.get(one.file, -1))
-            _check_held(one.document)
-    except ManagedError:
-        raise
+        return _read(places, now, seen)
     except SettingsError as error:
         raise ManagedError(
             error.problem, file=error.file, line=error.line, column=error.column, hint=error.hint or HINT
         ) from error
+
+
+def _read(places: Places, now: datetime, seen: Mapping[str, int]) -> Managed:
+    mark = stamp(places)
+    keys = _pinned(places)
+    loaded: list[Loaded] = []
+    for number, (place, suffix) in enumerate(((places.fumehood, ".yaml"), (places.claude, ".json"))):
+        for path in _files(place, suffix, places.owner):
+            data = read_file(path, owner=places.owner, links=False)
+            if data is None:
+                raise SettingsError("vanished while it was read", file=str(path))
+            if keys:
+                _check_signature(path, data, keys, places.owner)
+            loaded.append(_load(parse(data, str(path)), number))
+    serials = {one.file: one.document.value["serial"] for one in loaded if "serial" in one.document.value}
+    for one in loaded:
+        _check_age(one.document, now, seen.get(one.file, -1))
+        _check_held(one.document)
     return Managed(loaded=tuple(loaded), serials=serials, stamp=mark)
 
 
 def _files(place: Path, suffix: str, owner: int) -> Iterator[Path]:
-    """The settings files of a place, in the order in which they are joined."""
+    """The settings files of a place, in the order in which they are joined. Of ours, one under a name that is not
+    read is not passed over.
+    """
     if not _directory(place, owner):
         return
     main = place / f"managed-settings{suffix}"
-    if suffix == ".yaml":
-        for other in (".yml", ".json"):
-            if os.path.lexists(main.with_suffix(other)):
-                raise SettingsError(f"is not read here: name it {main.name}", file=str(main.with_suffix(other)))
+    for other in (".yml", ".json") if suffix == ".yaml" else ():
+        if os.path.lexists(main.with_suffix(other)):
+            raise SettingsError(f"is not read here: name it {main.name}", file=str(main.with_suffix(other)))
     if os.path.lexists(main):
         yield main
     parts = place / "managed-settings.d"
-    if not _directory(parts, owner):
-        return
-    for name in sorted(os.listdir(parts)):
-        if name.startswith(".") or name.endswith(SIGNATURE):
-            continue
-        if name.endswith(suffix):
-            yield parts / name
-        elif suffix == ".yaml":
-            raise SettingsError(f"is not read here: name it *{suffix}, or take it away", file=str(parts / name))
+    if _directory(parts, owner):
+        for name in sorted(entry.name for entry in parts.iterdir()):
+            if name.endswith(suffix) and not name.startswith("."):
+                yield parts / name
+            elif suffix == ".yaml" and not name.startswith(".") and not name.endswith(SIGNATURE):
+                raise SettingsError(f"is not read here: name it *{suffix}, or take it away", file=str(parts / name))
 
 
 def _directory(path: Path, owner: int) -> bool:

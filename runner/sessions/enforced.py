@@ -65,7 +65,8 @@ class Enforced:
         self.policy = policy_of(spec, self._chain, environ).policy
         if spec.policy_digest not in ("", self.policy.digest):
             raise PolicyChangedError(
-                f"this session was specified for policy {spec.policy_digest[:12]}, and {self.policy.digest[:12]} is in force"
+                f"this session was specified for policy {spec.policy_digest[:12]}, "
+                f"and {self.policy.digest[:12]} is in force"
             )
         self.spec = replace(spec, policy_digest=self.policy.digest)
         self._settings = self._chain.settings

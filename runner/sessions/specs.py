@@ -12,7 +12,6 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from runner import __version__
 from runner.effects import Decision, Mode, Place
 from runner.errors import UsageError
 from runner.policy.compose import Composed, Ground, check_versions, compose
@@ -24,6 +23,7 @@ from runner.policy.trust import Grants
 from runner.sessions.chain import SOURCES, Chain, Seen, read_chain
 from runner.sessions.store import Store, is_session_id, state_home
 from runner.spec import BoxLimits, RootRef, SessionSpec, TurnLimits
+from runner.version import VERSION
 from sandbox.roots import find_roots
 
 BOX_HOME = PurePosixPath("/home/box")
@@ -104,7 +104,7 @@ def resume_spec(
     store = Store(state_home(environ))
     spec = store.choose(session, Path(cwd).resolve()).spec
     given = {**(fields or {}), **more}
-    chain = _chain(Path(spec.cwd), environ, store, places, given, spec)
+    chain = _chain(Path(spec.cwd), environ, store, places, given, spec=spec)
     for note in chain.notes:
         notify(note)
     environ = overlaid(environ, chain.settings)
@@ -131,6 +131,7 @@ def _chain(
     store: Store,
     places: Places,
     given: Mapping[str, Any],
+    *,
     spec: SessionSpec | None = None,
 ) -> Chain:
     return read_chain(
@@ -147,7 +148,7 @@ def _chain(
 
 def chain_of(spec: SessionSpec, environ: Mapping[str, str], places: Places = PLACES) -> Chain:
     """The settings chain of a spec, as it is now. Raises SettingsError."""
-    return _chain(Path(spec.cwd), environ, Store(state_home(environ)), places, {}, spec)
+    return _chain(Path(spec.cwd), environ, Store(state_home(environ)), places, {}, spec=spec)
 
 
 def _seen(spec: SessionSpec) -> Seen:
@@ -218,7 +219,7 @@ def policy_of(
     chain's and the spec's. Raises SettingsError, UsageError for a rule that is wrong.
     """
     settings = chain.settings if settings is None else settings
-    check_versions(settings, __version__)
+    check_versions(settings, VERSION)
     grants = Grants(state_home(environ))
     composed = compose(
         settings,

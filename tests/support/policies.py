@@ -48,7 +48,9 @@ def read(where: Places, seen: Mapping[str, int] | None = None) -> Managed:
     return read_managed(where, now=NOW, seen=seen or {})
 
 
-def loaded(layer: Source, value: Mapping[str, Any], *, name: str = "", place: int = 0, repository: bool = False) -> Loaded:
+def loaded(
+    layer: Source, value: Mapping[str, Any], *, name: str = "", place: int = 0, repository: bool = False
+) -> Loaded:
     """A source of these values, each on a line of its own."""
     name = name or f"{layer.value}.yaml"
     return Loaded(

@@ -97,8 +97,13 @@ def test_an_alias_is_the_value_it_names() -> None:
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**15), 10**15) | st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8).filter(str.isprintable), inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**15), 10**15)
+    | st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8).filter(str.isprintable), inner, max_size=4)
+    ),
     max_leaves=20,
 )
 
@@ -157,6 +162,11 @@ def test_a_file_of_somebody_else_or_writable_by_others_is_refused(tmp_path: Path
             read_file(path, owner=os.getuid())
 
 
+def _read_until(path: Path, limit: float) -> None:
+    while time.monotonic() < limit:
+        read_file(path)
+
+
 def test_a_file_that_keeps_changing_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "settings.yaml"
     path.write_bytes(b"#" * MAX_SIZE)
@@ -165,7 +175,6 @@ def test_a_file_that_keeps_changing_is_refused(tmp_path: Path) -> None:
         try:
             limit = time.monotonic() + 60
             with pytest.raises(SettingsError, match="changes while it is read"):
-                while time.monotonic() < limit:
-                    read_file(path)
+                _read_until(path, limit)
         finally:
             writer.kill()

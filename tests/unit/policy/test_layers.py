@@ -29,7 +29,10 @@ def decided(call: str, *sources: Loaded, trusted: bool = False, mode: Mode | Non
 def test_the_highest_source_decides_a_value_and_says_where_it_stands() -> None:
     found = joined(loaded(USER, {"image": "user"}), loaded(FLAG, {"image": "flag"}), loaded(MANAGED, {"runtime": "r"}))
     assert found.value("image") == "flag"
-    assert [(e.where, e.value) for e in found.all("image")] == [("command_line.yaml:2", "flag"), ("user.yaml:2", "user")]
+    assert [(e.where, e.value) for e in found.all("image")] == [
+        ("command_line.yaml:2", "flag"),
+        ("user.yaml:2", "user"),
+    ]
 
 
 def test_the_order_is_managed_command_line_local_project_user() -> None:
@@ -166,8 +169,12 @@ def test_a_managed_list_of_models_is_the_only_one_and_others_add_up_without() ->
 
 
 def test_of_drop_ins_the_last_decides_a_value_and_none_takes_a_lock_back() -> None:
-    first = loaded(MANAGED, {"image": "one", "disableShell": True, "forcedMode": "plan", "requiredMinimumVersion": "3.0"})
-    last = loaded(MANAGED, {"image": "two", "disableShell": False, "forcedMode": "acceptEdits", "requiredMinimumVersion": "2"})
+    first = loaded(
+        MANAGED, {"image": "one", "disableShell": True, "forcedMode": "plan", "requiredMinimumVersion": "3.0"}
+    )
+    last = loaded(
+        MANAGED, {"image": "two", "disableShell": False, "forcedMode": "acceptEdits", "requiredMinimumVersion": "2"}
+    )
     for order in ((first, last), (last, first)):
         found = joined(*order)
         assert found.value("image") == order[-1].document.value["image"]
@@ -231,7 +238,9 @@ LOCKS: tuple[dict[str, Any], ...] = (
     {"permissions": {"deny": ["Bash(rm *)", "WebFetch"]}},
 )
 RULES = st.lists(
-    st.sampled_from(["Bash", "Bash(rm *)", "Bash(ls)", "WebFetch", "WebFetch(domain:a.example)", "Read(x)", "Edit", "Edit(y)"]),
+    st.sampled_from(
+        ["Bash", "Bash(rm *)", "Bash(ls)", "WebFetch", "WebFetch(domain:a.example)", "Read(x)", "Edit", "Edit(y)"]
+    ),
     max_size=3,
 )
 ANYTHING = st.fixed_dictionaries(
@@ -263,13 +272,19 @@ CALLS = ("Bash(rm -rf x)", "Bash(ls)", "Bash(make)", "Read(x)", "Edit(y)", "WebF
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(LOCKS), min_size=1, max_size=3), st.lists(st.tuples(LAYERS, ANYTHING), max_size=4), st.booleans())
+@given(
+    st.lists(st.sampled_from(LOCKS), min_size=1, max_size=3),
+    st.lists(st.tuples(LAYERS, ANYTHING), max_size=4),
+    st.booleans(),
+)
 def test_no_source_overrides_a_managed_lock(
     locks: Sequence[dict[str, Any]], others: Sequence[tuple[Source, dict[str, Any]]], trusted: bool
 ) -> None:
     managed = [loaded(MANAGED, lock, name=f"m{n}") for n, lock in enumerate(locks)]
     alone = joined(*managed)
-    more = joined(*managed, *(loaded(layer, value, name=f"o{n}") for n, (layer, value) in enumerate(others)), trusted=trusted)
+    more = joined(
+        *managed, *(loaded(layer, value, name=f"o{n}") for n, (layer, value) in enumerate(others)), trusted=trusted
+    )
     assert more.locks == alone.locks
     assert more.modes <= alone.modes
     for key in KEYS:
@@ -291,8 +306,13 @@ def test_no_source_overrides_a_managed_lock(
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([MANAGED, FLAG, LOCAL, PROJECT, USER]), ANYTHING), max_size=5), st.randoms())
-def test_decisions_do_not_depend_on_the_order_of_files(sources: Sequence[tuple[Source, dict[str, Any]]], random: Any) -> None:
-    made = [loaded(layer, value, name=f"f{n}", place=n % 2 if layer is MANAGED else 0) for n, (layer, value) in enumerate(sources)]
+def test_decisions_do_not_depend_on_the_order_of_files(
+    sources: Sequence[tuple[Source, dict[str, Any]]], random: Any
+) -> None:
+    made = [
+        loaded(layer, value, name=f"f{n}", place=n % 2 if layer is MANAGED else 0)
+        for n, (layer, value) in enumerate(sources)
+    ]
     other = list(made)
     random.shuffle(other)
     one, two = joined(*made, trusted=True), joined(*other, trusted=True)
@@ -322,5 +342,7 @@ def test_decisions_do_not_depend_on_the_order_of_files(sources: Sequence[tuple[S
         ("", "anthropic:claude-opus-5", False),
     ],
 )
-def test_an_entry_of_a_list_of_models_names_a_family_an_id_or_its_beginning(text: str, model: str, wanted: bool) -> None:
+def test_an_entry_of_a_list_of_models_names_a_family_an_id_or_its_beginning(
+    text: str, model: str, wanted: bool
+) -> None:
     assert names_model(text, model) is wanted

@@ -133,7 +133,11 @@ def test_claude_codes_managed_keys_mean_the_same_here(where: Places) -> None:
             "sandbox": {
                 "enabled": True,
                 "filesystem": {"denyRead": ["/etc/shadow", "~/.aws"], "denyWrite": ["./ci"], "allowWrite": ["/x"]},
-                "network": {"allowedDomains": ["a.example"], "deniedDomains": ["b.example"], "allowManagedDomainsOnly": True},
+                "network": {
+                    "allowedDomains": ["a.example"],
+                    "deniedDomains": ["b.example"],
+                    "allowManagedDomainsOnly": True,
+                },
                 "credentials": {"files": [{"path": "~/.netrc", "mode": "deny"}]},
             },
             "companyAnnouncements": ["hello"],

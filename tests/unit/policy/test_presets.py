@@ -17,7 +17,13 @@ PRESETS = sorted(policy_files.PRESETS.glob("*.yaml"))
 
 
 def test_the_presets_are_those_that_are_documented() -> None:
-    assert [name for name, _ in policy_files.presets()] == ["autonomous", "ci", "enterprise-locked", "readonly", "review"]
+    assert [name for name, _ in policy_files.presets()] == [
+        "autonomous",
+        "ci",
+        "enterprise-locked",
+        "readonly",
+        "review",
+    ]
     assert all(about for _, about in policy_files.presets())
 
 
@@ -40,7 +46,9 @@ def test_an_example_that_does_not_hold_is_found(tmp_path: Path) -> None:
 
 def test_the_schema_for_editors_is_in_step_with_the_models() -> None:
     shipped = policy_files.PRESETS / "policy.schema.json"
-    assert shipped.read_text() == policy_files.schema(), "write it again: fumehood policy schema > policies/policy.schema.json"
+    assert shipped.read_text() == policy_files.schema(), (
+        "write it again: fumehood policy schema > policies/policy.schema.json"
+    )
 
 
 def _allowed(schema: dict[str, Any], shape: dict[str, Any]) -> set[str]:

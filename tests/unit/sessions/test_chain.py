@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from runner.effects import Mode, Source
+from runner.effects import Decision, Mode, Source
 from runner.errors import LockedError, ManagedError, PolicyChangedError, SettingsError, UsageError
+from runner.policy.calls import call_of, judge
 from runner.policy.environment import HOST, MEANINGS, NUMBERS, passes
 from runner.policy.managed import Places
 from runner.policy.trust import Grants, content_digest
 from runner.sessions.chain import Chain, read_chain, read_given
 from runner.sessions.enforced import Enforced
-from runner.sessions.specs import chain_of, new_spec, policy_of, resume_spec
+from runner.sessions.specs import chain_of, ground_of, new_spec, policy_of, resume_spec
 from runner.sessions.store import Store
 from runner.spec import SessionSpec
 from tests.support.policies import manage, places, put
@@ -42,9 +43,7 @@ class Machine:
 
     def spec(self, cwd: Path | None = None, **more: Any) -> SessionSpec:
         self.heard = []
-        return new_spec(
-            cwd or self.project, environ=self.environ, places=self.places, notify=self.heard.append, **more
-        )
+        return new_spec(cwd or self.project, environ=self.environ, places=self.places, notify=self.heard.append, **more)
 
     def stored(self, **more: Any) -> SessionSpec:
         spec = self.spec(**more)
@@ -160,7 +159,9 @@ def test_a_users_file_that_is_malformed_starts_nothing(machine: Machine) -> None
 
 def test_unknown_keys_are_refused_in_our_files_and_listed_of_claude_codes(machine: Machine) -> None:
     machine.user("permisions: {}")
-    with pytest.raises(SettingsError, match=r"settings.yaml:1:1: unknown key 'permisions'; did you mean 'permissions'\?"):
+    with pytest.raises(
+        SettingsError, match=r"settings.yaml:1:1: unknown key 'permisions'; did you mean 'permissions'\?"
+    ):
         machine.chain()
     machine.user("{}")
     put(machine.home / ".claude/settings.json", {"theme": "dark", "permissions": {"deny": ["A"], "new": 1}})
@@ -182,8 +183,15 @@ def test_what_a_repository_may_not_is_named_once_on_stderr_and_does_not_count(ma
     assert [root.host for root in spec.roots] == [str(machine.project)]
     assert spec.environment == ()
     words = "\n".join(machine.heard)
-    for word in ("permissions.allow 'WebFetch'", "permissions.additionalDirectories", "env", "apiKeyHelper", "statusLine", "hooks"):
-        assert words.count(f": {word} ") == 1, words
+    for word in (
+        "permissions.allow 'WebFetch'",
+        "permissions.additionalDirectories",
+        "env",
+        "apiKeyHelper",
+        "statusLine",
+        "hooks",
+    ):
+        assert words.count(f": {word}") == 1 + (word == "hooks"), words
     assert machine.enforced(spec).environ == machine.environ
 
 
@@ -276,7 +284,9 @@ def test_settings_do_not_set_what_belongs_to_the_host(machine: Machine) -> None:
 
 
 def test_given_settings_travel_with_the_spec_but_for_variables(machine: Machine) -> None:
-    file = put(machine.project / "given.yaml", "image: x\nenv: {SECRET: hunter2}\npermissions:\n  deny:\n    - Bash(a)\n")
+    file = put(
+        machine.project / "given.yaml", "image: x\nenv: {SECRET: hunter2}\npermissions:\n  deny:\n    - Bash(a)\n"
+    )
     spec = machine.spec(settings=read_given("given.yaml", machine.project))
     assert "hunter2" not in json.dumps(spec.to_json())
     file.unlink()
@@ -284,7 +294,11 @@ def test_given_settings_travel_with_the_spec_but_for_variables(machine: Machine)
     assert again == spec
     policy = policy_of(again, chain_of(again, machine.environ, machine.places), machine.environ).policy
     assert [(r.text, r.source.file, r.source.line) for r in policy.rules] == [("Bash(a)", str(file), 5)]
-    for text, match in (("none.json", "there is no"), ("{", "ends too early"), ('{"imag": "x", "permissions": {"deny": 1}}', "deny")):
+    for text, match in (
+        ("none.json", "there is no"),
+        ("{", "ends too early"),
+        ('{"imag": "x", "permissions": {"deny": 1}}', "deny"),
+    ):
         with pytest.raises((UsageError, SettingsError), match=match):
             read_given(text, machine.project)
 
@@ -296,8 +310,12 @@ def test_a_path_rule_means_the_file_wherever_the_box_sees_it(machine: Machine) -
     policy = policy_of(spec, chain_of(spec, machine.environ, machine.places), machine.environ).policy
     from_box = PurePosixPath(spec.roots[0].at) / "secret"
     denied = [from_box, PurePosixPath("/home/box/.ssh/id"), PurePosixPath(f"{machine.home}/.ssh/id")]
+    place = ground_of(spec, machine.environ).place
     for path in denied:
-        assert any(rule.pattern is not None and rule.pattern.match(str(path)) for rule in policy.deny), path
+        tool, effects = call_of(f"Read({path})", place)
+        assert judge(policy, tool, effects, place).decision is Decision.DENY, path
+    tool, effects = call_of("Read(/home/box/other)", place)
+    assert judge(policy, tool, effects, place).decision is Decision.ALLOW
 
 
 WAYS = ("flag", "spec", "settings", "user", "resume")
@@ -323,7 +341,9 @@ WAYS = ("flag", "spec", "settings", "user", "resume")
 def test_a_managed_lock_holds_on_every_way_in(
     machine: Machine, way: str, lock: dict[str, Any], fields: dict[str, Any]
 ) -> None:
-    start = {"model": "opus"} if lock != {"deniedModels": ["opus"]} and "sonnet" not in str(lock) else {"model": "sonnet"}
+    start = (
+        {"model": "opus"} if lock != {"deniedModels": ["opus"]} and "sonnet" not in str(lock) else {"model": "sonnet"}
+    )
     if way == "spec":
         spec = machine.spec(**(start | fields))
         manage(machine.places, lock)
@@ -417,8 +437,10 @@ def test_a_spec_for_another_policy_is_refused(machine: Machine) -> None:
 
 def test_no_flag_and_no_setting_source_leaves_managed_settings_out(machine: Machine) -> None:
     manage(machine.places, {"permissions": {"deny": ["WebFetch"]}})
-    spec = machine.spec(setting_sources=(), settings=read_given('{"permissions": {"allow": ["WebFetch"]}}', machine.project))
-    assert [rule.text for rule in machine.enforced(spec).policy.deny] == ["WebFetch"]
+    spec = machine.spec(
+        setting_sources=(), settings=read_given('{"permissions": {"allow": ["WebFetch"]}}', machine.project)
+    )
+    assert [rule.text for rule in machine.enforced(spec).policy.of(Decision.DENY)] == ["WebFetch"]
 
 
 def test_managed_settings_that_break_start_nothing(machine: Machine) -> None:
@@ -486,7 +508,7 @@ def test_before_each_turn_managed_settings_are_looked_at(machine: Machine) -> No
     change = enforced.look(Mode.BYPASS, model)
     assert change is not None
     assert change.problem is None
-    assert (change.policy.mode, [rule.text for rule in change.policy.deny]) == (Mode.DEFAULT, ["Bash(b)"])
+    assert (change.policy.mode, [rule.text for rule in change.policy.of(Decision.DENY)]) == (Mode.DEFAULT, ["Bash(b)"])
     assert enforced.look(Mode.DEFAULT, model) is None
     for spoil in ("{", '{"availableModels": ["sonnet"]}', ""):
         path.write_text(spoil)
