@@ -87,13 +87,20 @@ class UseProvider:
     tool: str
 
 
-Effect: TypeAlias = RunCommand | ReadPath | WritePath | StopTask | ConnectHost | CallServer | UseProvider
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOnHost:
+    """Outside: run a program on the host (a hook that settings place there)."""
+
+    command: str
+
+
+Effect: TypeAlias = RunCommand | ReadPath | WritePath | StopTask | ConnectHost | CallServer | UseProvider | RunOnHost
 
 
 def is_outside(effect: Effect) -> bool:
     """Whether the effect leaves the box."""
     match effect:
-        case ConnectHost() | UseProvider():
+        case ConnectHost() | UseProvider() | RunOnHost():
             return True
         case CallServer(outside=outside):
             return outside

@@ -123,7 +123,9 @@ class ToolRequested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HookRan:
-    """A hook ended. `outcome`: success, error, cancelled, blocked."""
+    """A hook ended. `where`: box or host. `source`: `level:file:line`. `outcome`: success, error, cancelled, blocked.
+    `digest`: of what ran and how; `verdict`: its word (allow, ask, deny, block, stop), "" for none.
+    """
 
     hook: str
     event: str
@@ -133,6 +135,8 @@ class HookRan:
     exit_code: int | None = None
     output: dict[str, Json] = field(default_factory=dict)
     seconds: float = 0.0
+    digest: str = ""
+    verdict: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,7 +333,8 @@ class Redacted:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnEnded:
     """The agent rests. `reason`: completed, interrupted, max_turns, max_budget, max_time,
-    max_tokens, refusal, failed. `result`: the last text. Seconds: wall, and waiting for the model.
+    max_tokens, refusal, hook (one stopped it), failed. `result`: the last text, of `hook` the hook's reason.
+    Seconds: wall, and waiting for the model.
     """
 
     number: int

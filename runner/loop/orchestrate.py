@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.approval import Approver
 from runner.effects import (
@@ -53,6 +53,9 @@ from runner.tools.base import Tool, ToolContext, ToolResult, ToolState, tool_err
 from sandbox.errors import PathError, SandboxError
 from sandbox.spec import Box, Command, Exited, Process, Resolution, Stderr, Stdout
 
+if TYPE_CHECKING:
+    from runner.loop.hooked import Hooked
+
 SIDE_BY_SIDE = 10
 INTERRUPTED = "This call was interrupted, by the user or by a limit. What it had done until then may be done."
 INTERRUPTED_OUTPUT = 10_000
@@ -62,12 +65,9 @@ REFUSED = "The model's provider ended this reply as a refusal; the call was not 
 class Recorder(Protocol):
     """Journals a body and shows it."""
 
-    def __call__(self, body: Body, *, cause: str = "", id: str = "") -> Event:  # noqa: A002 (the record's own word)
+    def __call__(self, body: Body, *, cause: str = "", id: str = "", agent: str = "main") -> Event:  # noqa: A002 (the record's own word)
         """The event as written."""
         ...
-
-
-Hook = Callable[[str, str, dict[str, Any]], Awaitable[tuple[dict[str, Any], Verdict | None]]]
 
 
 class Look(Protocol):
@@ -100,7 +100,7 @@ class Remember:
 @dataclass(slots=True, kw_only=True)
 class Gate:
     """`policy` gives the policy in force. `before_write` is awaited before a call that may change the box
-    (checkpoints). `hook` may replace an input and tighten the verdict. `failure` is set when calls
+    (checkpoints). `hooks` may replace an input and tighten the verdict. `failure` is set when calls
     cannot go on at all (no box): the turn ends with it.
     """
 
@@ -116,12 +116,14 @@ class Gate:
     roots: tuple[PurePosixPath, ...]
     spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
     before_write: Callable[[str], Awaitable[None]] | None = None
-    hook: Hook | None = None
+    hooks: Hooked | None = None
     remember: Remember | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     monotonic: Callable[[], float] = time.monotonic
     failure: SandboxError | None = None
     _judged: set[tuple[str, str]] = field(default_factory=set)
+    _saved: set[str] = field(default_factory=set)
+    _saving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def place(self) -> Place:
@@ -131,7 +133,10 @@ class Gate:
     def renew(self) -> None:
         """A new turn: what failed in the one before is tried again."""
         self.failure = None
+        self._saved.clear()
         self.box.renew()
+        if self.hooks is not None:
+            self.hooks.renew()
 
     def request(self, block: Mapping[str, Any], invalid: str | None = None) -> Call:
         """Take in a tool_use block as the stream completed it: validated and recorded, not yet run."""
@@ -235,6 +240,8 @@ class Gate:
 
     def _finish(self, call: Call, result: ToolResult, started: float) -> None:
         call.done = True
+        if self.hooks is not None:
+            self.hooks.finished(call.id, result)
         self.record(
             ToolFinished(
                 call=call.id,
@@ -259,9 +266,13 @@ class Gate:
     async def _pass(self, call: Call, shown: Shown) -> ToolResult:
         """The gate itself, step by step."""
         hooked: Verdict | None = None
-        if not call.error and self.hook is not None:
-            replaced, hooked = await self.hook(call.id, call.name, call.input)
+        if not call.error and self.hooks is not None:
+            replaced, hooked = await self.hooks.before(call)
             call = self._validated(replace(call, input=replaced))
+        return await self._judged_pass(call, shown, hooked, answered=False)
+
+    async def _judged_pass(self, call: Call, shown: Shown, hooked: Verdict | None, *, answered: bool) -> ToolResult:
+        """From the judgement on. `answered`: a hook that may do so said yes to what the mode asks about."""
         if call.error or call.tool is None or call.args is None:
             return tool_error(call.error or f"No such tool available: {call.name}")
         policy, place = self.policy(), self.place
@@ -272,13 +283,35 @@ class Gate:
             if problem:
                 return tool_error(problem)
         verdict = policy.judge(effects, tool=call.name, place=place, sent=call.input)
-        if hooked is not None:
-            verdict = max(verdict, hooked, key=lambda v: v.decision)
-        if refusal := await self._decide(call, effects, verdict):
+        if hooked is not None and (hooked.decision, verdict.source is Source.MODE) > (verdict.decision, False):
+            verdict = replace(hooked, matches=verdict.matches)
+        refusal, other = await self._decide(call, effects, verdict, answered=answered)
+        if other is not None:
+            return await self._judged_pass(other, shown, hooked, answered=True)
+        if refusal:
             return tool_error(refusal)
-        if self.before_write is not None and any(is_write(effect) for effect in effects):
-            await self.before_write(call.id)
-        return await self._run(call, box, effects, place, shown)
+        if any(is_write(effect) for effect in effects):
+            await self._save(call.id)
+        return await self._run_told(call, box, effects, place, shown)
+
+    async def _save(self, call: str) -> None:
+        if self.before_write is not None:
+            async with self._saving:
+                await self.before_write(call)
+        self._saved.add(call)
+
+    async def _run_told(
+        self, call: Call, box: Box | None, effects: tuple[Effect, ...], place: Place, shown: Shown
+    ) -> ToolResult:
+        if self.hooks is None:
+            return await self._run(call, box, effects, place, shown)
+        began = self.monotonic()
+        try:
+            result = await self._run(call, box, effects, place, shown)
+        except PathError as error:
+            result = tool_error(str(error))
+        await self.hooks.after(call, result, self.monotonic() - began)
+        return result
 
     async def _box(self) -> Box:
         try:
@@ -325,32 +358,69 @@ class Gate:
                 self.failure = self.failure or error
             raise
 
-    async def _decide(self, call: Call, effects: tuple[Effect, ...], verdict: Verdict) -> str:
-        """Record the verdict and, where it is ask, the answer. "" when the call may run, else why not."""
+    async def _decide(
+        self, call: Call, effects: tuple[Effect, ...], verdict: Verdict, *, answered: bool
+    ) -> tuple[str, Call | None]:
+        """Record the verdict and, where it is ask, the answer. "" when the call may run, else why not; and the call
+        that is to be judged in its place, where a hook's answer replaced the input.
+        """
         self._record_judged(call.id, call.name, call.input, effects, verdict)
         if verdict.decision is Decision.DENY:
-            return f"Permission to use {call.name} was denied: {verdict.reason}"
+            return f"Permission to use {call.name} was denied: {verdict.reason}", None
         if verdict.decision is Decision.ASK:
-            always = self._offer(call.name, effects, verdict)
-            asked = ApprovalAsked(
-                call=call.id,
-                tool=call.name,
-                input=call.input,
-                reason=verdict.reason,
-                always=always,
-                kept=self.remember.file if self.remember is not None and always else "",
-            )
-            if self.approver.can_ask:
-                self.record(asked, cause=call.id)
-            given: ApprovalGiven = await self.approver.ask(asked)
-            self.record(given, cause=call.id)
+            given, other = await self._answer_of_hooks(call, verdict, answered=answered)
+            given = given or await self._ask(call, effects, verdict)
             if not given.allowed:
                 why = f"{verdict.reason}; {given.reason}" if given.reason else verdict.reason
-                return f"Permission to use {call.name} was not given: {why}"
-            if given.always and always and self.remember is not None:
-                self.remember.keep(always)
+                return f"Permission to use {call.name} was not given: {why}", None
+            if other is not None:
+                return "", other
         self._judged.add((call.id, digest(call.input)))
-        return ""
+        return "", None
+
+    async def _answer_of_hooks(
+        self, call: Call, verdict: Verdict, *, answered: bool
+    ) -> tuple[ApprovalGiven | None, Call | None]:
+        """What hooks answer in the user's place, recorded, and the call that they put in this one's; None where the
+        user is to be asked.
+        """
+        if self.hooks is None:
+            return None, None
+        if answered:
+            by_mode = verdict.source is Source.MODE
+            given = ApprovalGiven(call=call.id, allowed=True, by="hook", reason="as answered") if by_mode else None
+            answer = None
+        else:
+            answer = await self.hooks.asked(call, verdict)
+            given = (
+                ApprovalGiven(call=call.id, allowed=answer.allowed, by="hook", reason=answer.reason) if answer else None
+            )
+        if given is not None:
+            self.record(given, cause=call.id)
+        if answer is None or answer.input is None:
+            return given, None
+        return given, self._validated(replace(call, input=answer.input))
+
+    async def _ask(self, call: Call, effects: tuple[Effect, ...], verdict: Verdict) -> ApprovalGiven:
+        """The user's answer, recorded and kept."""
+        always = self._offer(call.name, effects, verdict)
+        asked = ApprovalAsked(
+            call=call.id,
+            tool=call.name,
+            input=call.input,
+            reason=verdict.reason,
+            always=always,
+            kept=self.remember.file if self.remember is not None and always else "",
+        )
+        if self.approver.can_ask:
+            self.record(asked, cause=call.id)
+            if self.hooks is not None:
+                self.hooks.notify(f"fumehood needs your permission to use {call.name}")
+        given = await self.approver.ask(asked)
+        self.record(given, cause=call.id)
+        if given.allowed and given.always and always and self.remember is not None:
+            self.remember.keep(always)
+        return given
 
     def _offer(self, tool: str, effects: tuple[Effect, ...], verdict: Verdict) -> str:
         if self.remember is None or not self.approver.can_ask:
@@ -396,6 +466,14 @@ class Gate:
 
     def _record_task(self, body: TaskUpdated, call: str) -> None:
         self.record(body, cause=call)
+
+    async def hook_command(self, call: str, command: Command) -> Process:
+        """Start a hook that its door admitted: nobody else calls this. A state to go back to is kept first."""
+        box = await self._box()
+        if call not in self._saved:
+            await self._save(call)
+        process: Process = await self._guard(box, box.exec(command))
+        return process
 
     async def helper(self, name: str) -> str:
         """Output of one of our own fixed commands (HELPERS), "" when it fails. Judged like everything
