@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner import __version__
 from runner.rig import Rig, forker, remove_dead
 from runner.sessions.specs import Notify, box_cwd, new_spec, resume_spec, silent
 from runner.sessions.store import Store, Stored, state_home
@@ -74,7 +75,7 @@ async def own(
     store.prepare()
     store.directory(spec.session).mkdir(mode=0o700, exist_ok=True)
     with store.lock(spec.session) as lock:
-        rig = Rig(spec, store, lock, environ, progress)
+        rig = Rig(spec, store, lock, environ, progress, version=__version__)
         try:
             session = await rig.open(model, approver)
         except BaseException:

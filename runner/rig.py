@@ -11,7 +11,6 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from runner import __version__
 from runner.sessions.specs import BOX_HOME, Notify, box_cwd, home_of, policy_of
 from runner.sessions.store import Lock, Store
 from runner.spec import SessionSpec
@@ -40,7 +39,10 @@ SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 class Rig:
     """One session's parts, chosen here and joined to each other."""
 
-    def __init__(self, spec: SessionSpec, store: Store, lock: Lock, environ: dict[str, str], progress: Notify) -> None:
+    def __init__(
+        self, spec: SessionSpec, store: Store, lock: Lock, environ: dict[str, str], progress: Notify, *, version: str
+    ) -> None:
+        self._version = version
         self.spec, self.environ, self.store, self.lock = spec, environ, store, lock
         self.directory = store.directory(spec.session)
         self.cwd = box_cwd(spec)
@@ -227,7 +229,7 @@ class Rig:
     def _note_start(self) -> None:
         events, policy = import_module("runner.events"), policy_of(self.spec)
         if self.before < 0:
-            self.journal.append(events.SessionStarted(spec=self.spec.to_json(), version=__version__))
+            self.journal.append(events.SessionStarted(spec=self.spec.to_json(), version=self._version))
         self.journal.append(events.PolicyLoaded(digest=policy.digest, mode=policy.mode.value, sources=policy.sources))
 
     def _resolve(self, name: str, *fallbacks: str) -> ModelClient:

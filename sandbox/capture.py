@@ -61,9 +61,9 @@ class Capture:
         self._keeper = keeper
         self._settle = settle
         self._is_local = local
-        self.owed: State = {}
-        self._before: State = {}
-        self._rows: State = {}
+        self.owed = State()
+        self._before = State()
+        self._rows = State()
         self._seen: set[str] = set()
 
     def run(self, before: State) -> Delta:
@@ -71,7 +71,7 @@ class Capture:
         are those that tell which names are one file: they go with what is new next.
         Raises OSError, UnsteadyError, MuchError, and what the keeper raises.
         """
-        self._before, self._rows, self._seen = before, {}, set()
+        self._before, self._rows, self._seen = before, State(), set()
         self._walk()
         for path, row in list(self._rows.items()):
             old = before.get(path)
@@ -207,9 +207,9 @@ class Capture:
             if not (entry.is_file or entry.is_directory):
                 return _made(entry, "", {})
             payload: Payload = ""
-            if entry.is_file and self._store is None:
-                return _made(entry, None, {})
             if entry.is_file:
+                if self._store is None:
+                    return _made(entry, None, {})
                 payload = _pieces(self._store, tree.chunks(entry.path))
             found = tree.attributes(entry.path)
             kept = {name: value.hex() for name, value in found.items() if _is_kept(name)}

@@ -20,7 +20,7 @@ from sandbox.layers import Layer
 from sandbox.places import Places
 from sandbox.remount import Remount
 from sandbox.spec import Rung
-from sandbox.states import OPAQUE
+from sandbox.states import OPAQUE, State
 from sandbox.trees import LocalTree
 
 
@@ -96,7 +96,7 @@ class Footing:
         """See Workspace.content_at."""
         name = self._checkpoints.find(checkpoint).id
         layer, inner = self._place(path)
-        state = self._checkpoints.state(name).get(layer.name, {})
+        state = self._checkpoints.state(name).get(layer.name, State())
         row = state.get(inner)
         if row is not None:
             if not row.is_file:

@@ -185,8 +185,8 @@ class Pool:
                         left.append(os.scandir(entry.path))
                     elif stat.S_ISDIR(now.st_mode):
                         seen |= {each for each in rows if each.startswith(path + "/")}
-        found += [Problem(layer=layer, path=path, what="removed") for path in sorted(rows.keys() - seen)]
-        return found
+        found += [Problem(layer=layer, path=path, what="removed") for path in rows.keys() - seen]
+        return sorted(found, key=lambda problem: os.fsencode(problem.path))
 
 
 def _as_frozen(row: Row, now: os.stat_result) -> bool:

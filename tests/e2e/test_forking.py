@@ -69,7 +69,8 @@ def test_a_running_session_is_forked_without_being_disturbed(repository: Bench) 
     report = json.loads(repository.run("fork", "--json").stdout)
     (fork,) = report["forks"]
     look = repository.script(
-        {"tools": [bash("cat early mid much/3/3; ls end stop; touch stop")]}, {"text": "saw", "expect": "early\nmid\nmuch/3 3"}
+        {"tools": [bash("cat early mid much/3/3; ls end stop; touch stop")]},
+        {"text": "saw", "expect": "early\nmid\nmuch/3 3"},
     )
     repository.run("-p", "--resume", fork, "--model", look, "look")
     assert running.poll() is None
