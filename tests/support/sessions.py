@@ -13,6 +13,7 @@ from sandbox.conformance import collect
 from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import EngineRefusedError
 from sandbox.keeper import KeeperImage
+from sandbox.pool import Pool
 from sandbox.roots import find_roots
 from sandbox.spec import BoxSpec, Command, Exited, Mount, Rung
 from sandbox.toolbox import SERVER, TOOLBOX_PYTHON, Toolbox
@@ -35,16 +36,26 @@ class Bench:
             mounts=(self.toolbox.mount,),
         )
 
-    def session(self, cwd: Path, state: Path, *add: Path, rung: Rung | None = None, name: str = "") -> Inside:
-        """A session over `cwd`; `name` takes up an earlier one."""
-        return Inside(self, cwd, state, add, rung=rung, name=name or str(uuid.uuid4()))
+    def session(
+        self, cwd: Path, state: Path, *add: Path, rung: Rung | None = None, name: str = "", pool: Pool | None = None
+    ) -> Inside:
+        """A session over `cwd`; `name` takes up an earlier one. `pool`: shared with others."""
+        return Inside(self, cwd, state, add, rung=rung, name=name or str(uuid.uuid4()), pool=pool)
 
 
 class Inside:
     """Entering prepares the workspace and starts the box; leaving ends both, the layers stay."""
 
     def __init__(
-        self, bench: Bench, cwd: Path, state: Path, add: tuple[Path, ...], *, rung: Rung | None, name: str
+        self,
+        bench: Bench,
+        cwd: Path,
+        state: Path,
+        add: tuple[Path, ...],
+        *,
+        rung: Rung | None,
+        name: str,
+        pool: Pool | None = None,
     ) -> None:
         found = find_roots(cwd, add, home=Path("/nowhere"), state=state)
         state.mkdir(parents=True, exist_ok=True)
@@ -61,6 +72,7 @@ class Inside:
             rung=rung,
             identity=("Ada", "ada@example.org"),
             keeper=bench.keeper,
+            pool=pool,
         )
         self.box: ContainerBox | None = None
         self.before_start: Callable[[], Awaitable[None]] | None = None
