@@ -4,6 +4,7 @@ start a session; `reach` gives the commands about one, live or at rest.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -12,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner import __version__
+from runner.policy.managed import PLACES, Places
 from runner.rig import Rig, forker, remove_dead
 from runner.sessions.specs import Notify, box_cwd, new_spec, resume_spec, silent
 from runner.sessions.store import Store, Stored, state_home
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
     from runner.loop.session import Session
     from runner.models.base import ModelClient
     from runner.sessions.access import Access
+    from runner.sessions.checking import Report
     from runner.sessions.cleaning import Removed
+    from runner.sessions.collecting import Collection, Rules
+    from runner.sessions.enforced import Enforced
+    from runner.sessions.usage import Usage
     from sandbox.engine import Engine, ImageInfo
     from sandbox.workspace import Workspace
 
@@ -50,13 +55,15 @@ async def run(
     approver: Approver | None = None,
     model: ModelClient | None = None,
     progress: Notify = silent,
+    places: Places = PLACES,
 ) -> AsyncIterator[Session]:
     """Start or go on with the spec's session, and own it until the context ends: then the box goes, its
     layers stay. `approver` None: what would have to be asked is denied. `model` None: the spec's.
     `progress` hears of slow first-time work. Raises SessionBusyError, SandboxError (no engine, no
-    image), ModelError, UsageError.
+    image), ModelError, UsageError, and what settings and their locks refuse: SettingsError, LockedError,
+    PolicyChangedError.
     """
-    async with own(spec, environ=environ, approver=approver, model=model, progress=progress) as running:
+    async with own(spec, environ=environ, approver=approver, model=model, progress=progress, places=places) as running:
         yield running.session
 
 
@@ -68,14 +75,22 @@ async def own(
     approver: Approver | None = None,
     model: ModelClient | None = None,
     progress: Notify = silent,
+    places: Places = PLACES,
+    stored: bool = False,
 ) -> AsyncIterator[Running]:
-    """As `run`, with all that a command line needs of it."""
+    """As `run`, with all that a command line needs of it. `stored`: a session at rest is reached for a command, no
+    model is asked; it is brought under the locks of today instead of refused.
+    """
     environ = dict(os.environ if environ is None else environ)
     store = Store(state_home(environ))
     store.prepare()
+    enforced: Enforced = import_module("runner.sessions.enforced").Enforced.of(
+        spec, environ, places=places, stored=stored
+    )
     store.directory(spec.session).mkdir(mode=0o700, exist_ok=True)
     with store.lock(spec.session) as lock:
-        rig = Rig(spec, store, lock, environ, progress, version=__version__)
+        enforced.begin()
+        rig = Rig(enforced, store, lock, progress)
         try:
             session = await rig.open(model, approver)
         except BaseException:
@@ -110,7 +125,11 @@ async def reach(
             yield client
     elif box:
         async with own(
-            stored.spec, environ=environ, model=import_module("runner.sessions.rest").NoModel(), progress=progress
+            stored.spec,
+            environ=environ,
+            stored=True,
+            model=import_module("runner.sessions.rest").NoModel(),
+            progress=progress,
         ) as running:
             yield running.access
     else:
@@ -132,6 +151,41 @@ async def reach(
                     travel=travel,
                     forker=forker(stored.spec, store, travel, record),
                 )
+
+
+def check(
+    session: str | None, *, cwd: Path, environ: Mapping[str, str], everything: bool = False, repair: bool = False
+) -> list[Report]:
+    """Verify what is kept of a session (`everything`: of all). Blocks. Raises SessionNotFoundError,
+    SessionBusyError.
+    """
+    store = Store(state_home(environ))
+    names = store.names() if everything else [store.chosen(session, cwd)]
+    checking = import_module("runner.sessions.checking")
+    return [checking.check(store, name, repair=repair) for name in names]
+
+
+def usage(session: str | None, *, cwd: Path, environ: Mapping[str, str]) -> Usage:
+    """What a session takes on the disk; None: all of them, and what they share. Blocks. Raises SessionNotFoundError."""
+    store = Store(state_home(environ))
+    made: Usage = import_module("runner.sessions.usage").measure(store, store.chosen(session, cwd) if session else "")
+    return made
+
+
+def collect(rules: Rules, environ: Mapping[str, str]) -> Collection:
+    """Collect what nothing needs, in all sessions at rest and the caches. Blocks."""
+    store = Store(state_home(environ))
+
+    async def empty(session: str) -> None:
+        stored = store.load(session)
+        async with import_module("runner.sessions.rest").at_rest(stored, environ) as (workspace, _):
+            await asyncio.to_thread(workspace.checkpoints.empty_trash)
+
+    collector = import_module("runner.sessions.collecting").Collector(
+        store, rules, empty=lambda session: asyncio.run(empty(session))
+    )
+    made: Collection = collector.run()
+    return made
 
 
 async def compare(sessions: Sequence[str], *, cwd: Path, environ: Mapping[str, str]) -> dict[str, Any]:

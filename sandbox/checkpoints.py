@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.capture import UnsteadyError
+from sandbox.compaction import Stop, abandon, beside, by_path, follow, rewrite, take_place, wants_packing
 from sandbox.copies import remove_tree
 from sandbox.errors import DiskFullError, WorkspaceError
 from sandbox.forks import Forks
@@ -31,6 +32,7 @@ from sandbox.pool import Pool
 from sandbox.rebuild import Rebuild
 from sandbox.spec import Rung
 from sandbox.states import Payload, State, same_state, update, whole
+from sandbox.store import Store
 from sandbox.taking import Freeze, Present, Taken, Taking, summary
 
 __all__ = ["Checkpoint", "Checkpoints", "Freeze", "finish_restore"]
@@ -90,9 +92,47 @@ class Checkpoints:
         with self._lock:
             return self._open().flat(checkpoint)
 
-    def content(self, row_payload: Payload) -> Iterator[bytes]:
-        """A file's content, from its row's payload."""
-        return self._open().content(row_payload)
+    def pieces(self, payload: Payload) -> Iterator[bytes | int]:
+        """A file's content, from its row's payload in a `state`, holes as numbers. Raises StoreError; OSError for a
+        frozen layer.
+        """
+        with self._lock:
+            log = self._open()
+        for piece in log.pieces(payload):
+            if isinstance(piece, str):
+                with self._lock:
+                    yield self._open().get(piece)
+            else:
+                yield piece
+
+    @property
+    def wants_packing(self) -> bool:
+        """Whether `pack` is worth it by now."""
+        with self._lock:
+            return self._log is not None and wants_packing(self._log.store)
+
+    def pack(self, stop: Stop) -> None:
+        """Compress what was kept so far; checkpoints may be taken meanwhile. In the background. Raises StoreError,
+        OSError, StoppedError; nothing changed then.
+        """
+        with self._lock:
+            log = self._open()
+            store = log.store
+            store.flush()
+            source = Store(store.file, writable=False)
+        with source:
+            notes = list(source.notes())
+            target = rewrite(source, by_path(source, notes), notes, stop=stop)
+            try:
+                with self._lock:
+                    if self._log is log:
+                        follow(store, target, len(source.records))
+                        take_place(target, store.file)
+                        log.store = target
+                        store.close()
+            finally:
+                if log.store is not target:
+                    abandon(target)
 
     def take(
         self,
@@ -250,6 +290,7 @@ class Checkpoints:
 
     def _open(self) -> Log:
         if self._log is None:
+            beside(self._directory / "checkpoints").unlink(missing_ok=True)
             self._log = Log(self._directory / "checkpoints", self.pool, self._keeper, clock=self._clock)
         return self._log
 

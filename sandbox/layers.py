@@ -27,6 +27,8 @@ MOST_LOWERS = 20
 _OPTIONS_LENGTH = 4000
 _OVERLAY_MAGIC = 0x794C7630
 FICLONE = 0x40049409
+# Marks a whole copy whose files were made again since its manifest was written: inode and ctime tell nothing then.
+REMADE = "remade"
 _OPTIONS = "userxattr,index=off,metacopy=off,nosuid,nodev"
 
 

@@ -143,17 +143,21 @@ class Log:
 
     def content(self, payload: Payload) -> Iterator[bytes]:
         """A file's content, from its row's payload, holes filled. Raises StoreError; OSError for a frozen layer."""
+        for piece in self.pieces(payload):
+            yield from _filled(self.get(piece) if isinstance(piece, str) else piece)
+
+    def pieces(self, payload: Payload) -> Iterator[bytes | int | str]:
+        """The same in pieces: bytes, numbers for holes, and digests of what `get` has. Raises as `content`."""
         match payload:
             case None:
                 raise StoreError("this content was not read when it was frozen")
             case str():
-                yield self.get(payload)
+                yield payload
             case Frozen(layer=layer, path=path):
-                for piece in self.frozen(layer, path):
-                    yield from _filled(piece)
+                yield from self.frozen(layer, path)
             case _:
                 for digest, length in payload:
-                    yield from _filled(self.get(digest) if digest else length)
+                    yield digest or length
 
     def frozen(self, layer: str, path: str) -> Iterator[bytes | int]:
         """A file of a frozen layer in pieces, holes as numbers."""

@@ -28,6 +28,11 @@ COMMANDS = {
     "doctor": "runner.cli.doctor",
     "images": "runner.cli.images",
     "clean": "runner.cli.clean",
+    "gc": "runner.cli.gc",
+    "du": "runner.cli.du",
+    "fsck": "runner.cli.fsck",
+    "policy": "runner.cli.policy",
+    "trust": "runner.cli.trust",
 }
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130

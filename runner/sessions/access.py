@@ -59,15 +59,17 @@ class Access(Protocol):
     reports too, so that they can cross a socket.
     """
 
-    async def changes(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-        """What the session changed, sorted by root and path."""
+    async def changes(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+        """What the session changed, sorted by root and path. `points`: one checkpoint (from it to now) or two,
+        by their ids' beginnings; then it is what changed between them in every writable place of the box.
+        """
         ...
 
-    def diff(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
+    def diff(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         """A patch in git's format, in pieces; contents are bytes of any encoding."""
         ...
 
-    def stat(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
+    def stat(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         """How much changed in which file, as lines for people."""
         ...
 

@@ -16,6 +16,7 @@ from runner.sessions.access import Selection
 from runner.sessions.branches import Carry, make_branch
 from runner.sessions.forking import Forker, Request
 from runner.sessions.travel import Journey, Travel
+from sandbox.compare import NOW
 from sandbox.diff import FileDiff, format_stat
 from sandbox.hunks import to_hunks
 from sandbox.plan import PlanError
@@ -53,24 +54,30 @@ class Desk:
         self._session = session
         self._travel = travel
 
-    async def changes(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    async def changes(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         """See Access."""
-        return [item.to_json() | {"digest": _digest(item)} async for item in self._diffs(paths)]
+        return [item.to_json() | {"digest": _digest(item)} async for item in self._diffs(paths, points)]
 
-    async def diff(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
+    async def diff(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         """See Access."""
-        async for item in self._diffs(paths):
+        async for item in self._diffs(paths, points):
             if item.patch.text:
                 yield item.patch.text
 
-    async def stat(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
+    async def stat(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         """See Access."""
-        items = [item async for item in self._diffs(paths)]
-        yield os.fsencode(format_stat(items))
-
-    async def _diffs(self, paths: tuple[str, ...]) -> AsyncIterator[FileDiff]:
         workspace = await self._workspace()
-        async for item in workspace.diffs(_pairs(workspace, paths) if paths else None):
+        items = [item async for item in self._diffs(paths, points)]
+        yield os.fsencode(format_stat([workspace.named(item) for item in items] if points else items))
+
+    async def _diffs(self, paths: tuple[str, ...], points: tuple[str, ...] = ()) -> AsyncIterator[FileDiff]:
+        workspace = await self._workspace()
+        if points:
+            old, new = (*points, NOW)[:2]
+            found = workspace.compare(old, new, paths)
+        else:
+            found = workspace.diffs(_pairs(workspace, paths) if paths else None)
+        async for item in found:
             yield item
 
     async def apply(self, selection: Selection) -> dict[str, Any]:
@@ -134,6 +141,9 @@ class Desk:
     async def checkpoints(self) -> dict[str, Any]:
         """See Access."""
         timeline = await self._travel.timeline()
+        kept = await self._travel.kept()
+        for row in timeline.checkpoints:
+            row["kept"] = row["checkpoint"] in kept
         turns = [asdict(turn) for turn in timeline.turns]
         return {"present": timeline.present, "checkpoints": timeline.checkpoints, "turns": turns}
 

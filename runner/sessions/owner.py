@@ -158,7 +158,7 @@ class _Connection:
                 return None
             case "diff" | "stat":
                 pieces = self._access.diff if name == "diff" else self._access.stat
-                async for data in pieces(tuple(arguments["paths"])):
+                async for data in pieces(tuple(arguments["paths"]), tuple(arguments.get("points", ()))):
                     await self._send_data(number, data)
                 return None
             case "checkpoints":
@@ -194,7 +194,7 @@ class _Connection:
             case "hunks":
                 return await self._access.hunks(tuple(arguments["paths"]))
             case _:
-                return await self._access.changes(tuple(arguments["paths"]))
+                return await self._access.changes(tuple(arguments["paths"]), tuple(arguments.get("points", ())))
 
     async def _send_data(self, number: int, data: bytes) -> None:
         for start in range(0, len(data), DATA_LIMIT):

@@ -227,14 +227,15 @@ class Store:
     def __iter__(self) -> Iterator[Stored]:
         """Every readable session, newest first; damaged ones are left out."""
         found: list[Stored] = []
-        for name in self._names():
+        for name in self.names():
             try:
                 found.append(self.load(name))
             except (SessionNotFoundError, JournalError):
                 continue
         yield from sorted(found, key=lambda stored: stored.updated, reverse=True)
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """The ids of all sessions, damaged ones too."""
         try:
             return sorted(entry.name for entry in self.sessions.iterdir() if is_session_id(entry.name))
         except FileNotFoundError:
@@ -245,7 +246,7 @@ class Store:
         wanted = prefix.lower()
         if is_session_id(wanted):
             return self.load(wanted)
-        matches = [name for name in self._names() if wanted and name.startswith(wanted)]
+        matches = [name for name in self.names() if wanted and name.startswith(wanted)]
         if not matches:
             raise SessionNotFoundError(f"no session begins with {prefix!r} (see: fumehood sessions)")
         if len(matches) > 1:
@@ -266,13 +267,20 @@ class Store:
             raise SessionNotFoundError(f"no session was started in {cwd} yet")
         return above
 
+    def chosen(self, session: str | None, cwd: Path) -> str:
+        """As `choose`, the id only: of a session that cannot be read, too."""
+        if session and is_session_id(session.lower()) and self.directory(session.lower()).is_dir():
+            return session.lower()
+        matches = [name for name in self.names() if session and name.startswith(session.lower())]
+        return matches[0] if len(matches) == 1 else self.choose(session, cwd).session
+
     def choose(self, session: str | None, cwd: Path) -> Stored:
         """What a command means: the named session, else this directory's latest."""
         return self.find(session) if session else self.latest(cwd)
 
-    def state(self, stored: Stored) -> State:
-        """Running, idle, or stale (its last turn never ended and nobody owns it)."""
-        if self.lock(stored.session).held():
+    def state(self, stored: Stored, *, owned: bool = True) -> State:
+        """Running, idle, or stale (its last turn never ended and nobody owns it). `owned` False: the caller does."""
+        if owned and self.lock(stored.session).held():
             return State.RUNNING
         return State.STALE if _unfinished(stored.journal) else State.IDLE
 

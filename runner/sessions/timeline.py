@@ -113,6 +113,18 @@ class Timeline:
             case TurnStarted() | _:
                 pass
 
+    def needed(self, turns: int) -> set[str]:
+        """The checkpoints that a session may still want whatever is collected: the present one, all since the
+        beginning of the last `turns` turns, and what a redo would go to.
+        """
+        here = [turn for turn in self.turns if turn.here][-turns:] if turns else []
+        first = min((turn.number for turn in here), default=None)
+        kept = {self.present} | {move.before for move in self._undone} | {move.checkpoint for move in self._undone}
+        kept |= {turn.checkpoint for turn in here}
+        if first is not None:
+            kept |= {row["checkpoint"] for row in self.checkpoints if row["turn"] >= first}
+        return kept - {""}
+
     def undo(self, steps: int) -> Goal:
         """Before the last `steps` turns. Raises UsageError."""
         turns = [turn for turn in self.turns if turn.here]

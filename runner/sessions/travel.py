@@ -103,6 +103,11 @@ class Travel:
 
         return await asyncio.to_thread(read)
 
+    async def kept(self) -> set[str]:
+        """The checkpoints whose files are there; others were collected."""
+        points = (await self._workspace()).checkpoints
+        return {each.id for each in await asyncio.to_thread(points.list)}
+
     async def go(self, journey: Journey) -> dict[str, Any]:
         """Do it, or say what it would do. Raises UsageError, SandboxError; nothing happened then."""
         async with self._quiet():
@@ -118,6 +123,8 @@ class Travel:
                 "layers": [],
                 "box": "kept",
             }
+            if report["checkpoint"] and goal.checkpoint not in await self.kept():
+                raise UsageError("the files of that point were collected (see: fumehood gc --help)")
             if not journey.dry:
                 await self._move(goal, what, journey.kind, report)
             return report
