@@ -114,7 +114,7 @@ class _Rig:
             directory=self.directory,
             scratch=store.cache / "boxes",
             cwd=self.cwd,
-            lay=lambda: _lay_ground(spec, environ, store.cache, progress),
+            lay=lambda: _lay_ground(spec, environ, self.directory, store.cache, progress),
             record=self.journal.append,
             identity=import_module("runner.sessions.identity").read_identity(environ, home_of(environ)),
             environment={name: environ[name] for name in spec.environment if name in environ},
@@ -311,7 +311,9 @@ class _Rig:
         return made
 
 
-def _lay_ground(spec: SessionSpec, environ: Mapping[str, str], cache: Path, progress: Notify) -> Ground:
+def _lay_ground(
+    spec: SessionSpec, environ: Mapping[str, str], directory: Path, cache: Path, progress: Notify
+) -> Ground:
     """Engine, image and toolbox; some milliseconds when all are there. Runs in a thread."""
     engine = import_module("sandbox.engine").connect(environ)
     try:
@@ -322,7 +324,7 @@ def _lay_ground(spec: SessionSpec, environ: Mapping[str, str], cache: Path, prog
             engine, spec.image, packages=spec.packages, cache=cache, progress=progress
         )
         toolbox = import_module("sandbox.toolbox").ensure_toolbox(engine, base=image, cache=cache, progress=progress)
-        import_module("runner.sessions.cleaning").evict(engine, spec.session)
+        import_module("runner.sessions.cleaning").evict(engine, spec.session, directory)
     except BaseException:
         engine.close()
         raise
@@ -407,7 +409,9 @@ def _connect(environ: Mapping[str, str]) -> Engine:
 
 
 def clean_dead(environ: Mapping[str, str]) -> Removed:
-    """Remove the containers and volumes whose owner is dead; layers and toolboxes stay. Blocks."""
+    """Remove containers and volumes whose owner is dead, and images that nobody names; layers and toolboxes stay.
+    Blocks.
+    """
     engine = _connect(environ)
     try:
         return _remove_dead(engine, Store(state_home(environ)))

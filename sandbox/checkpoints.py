@@ -29,6 +29,7 @@ from sandbox.places import Places
 from sandbox.rebuild import Rebuild
 from sandbox.states import Delta, State, decode, encode, same_state, update
 from sandbox.store import Store
+from sandbox.system import NAME, Record, System, record_file
 
 INTENT_VERSION = 1
 _WHOLE_AFTER = 1000
@@ -41,7 +42,8 @@ Freeze = Callable[[], AbstractContextManager[object]]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """A state that can be gone back to. `files`: paths that changed against its parent, directories not
-    counted; `size`: bytes that the log grew by; `at`: seconds since the epoch.
+    counted; `size`: bytes that the log grew by, and the engine's images; `at`: seconds since the epoch;
+    `system`: the image of the root file system, "" for the session's own.
     """
 
     id: str
@@ -51,6 +53,7 @@ class Checkpoint:
     files: int
     size: int
     changed: tuple[str, ...] = ()
+    system: str = ""
 
 
 @dataclass(slots=True)
@@ -89,6 +92,7 @@ class Checkpoints:
         self._kept: dict[str, _Kept] = {}
         self._present = _Present()
         self._lock = threading.RLock()
+        self.system: System | None = None
 
     def close(self) -> None:
         """Give the log back."""
@@ -131,21 +135,36 @@ class Checkpoints:
         """
         with self._lock:
             try:
-                store = self._open()
-                self._load()
-                before = store.size
-                for _ in range(_TRIES):
-                    try:
-                        with freeze() if busy else nullcontext():
-                            deltas = self._capture(store, settle=busy)
-                        break
-                    except UnsteadyError:
-                        busy = True
-                else:
-                    raise WorkspaceError("the box writes faster than a checkpoint can be taken")
-                return self._keep(store, label, deltas, before=before, durable=durable) if deltas else None
+                return self._take(label, busy=busy, freeze=freeze, durable=durable)
             except OSError as error:
                 raise _translated(error) from error
+
+    def _take(self, label: str, *, busy: bool, freeze: Freeze, durable: bool) -> Checkpoint | None:
+        store, system = self._open(), self.system
+        self._load()
+        before = store.size
+        for _ in range(_TRIES):
+            changed = system is not None and system.look()
+            try:
+                if system is not None and changed:
+                    system.watch()
+                with freeze() if busy or changed else nullcontext():
+                    deltas = self._capture(store, settle=busy)
+                    image = system.commit() if system is not None and changed else self._image()
+            except UnsteadyError:
+                busy = True
+                continue
+            # what had not changed before the files were taken in must not have changed meanwhile either
+            if changed or system is None or not system.look():
+                break
+        else:
+            raise WorkspaceError("the box writes faster than a checkpoint can be taken")
+        if not deltas and image == self._image_of(self._present.id):
+            return None
+        made = self._keep(store, label, deltas, before=before, durable=durable, image=image)
+        if system is not None:
+            system.kept()
+        return made
 
     def state(self, checkpoint: str) -> dict[str, State]:
         """The rows of all layers at a checkpoint. Raises StoreError."""
@@ -188,6 +207,10 @@ class Checkpoints:
             try:
                 wanted, store = self.state(checkpoint), self._open()
                 self._load()
+                again = self.image_differs(checkpoint)
+                if self.system is not None:
+                    self.system.require(self._image_of(checkpoint))
+                    self.system.forget()
                 layers = [
                     la
                     for la in self._layers()
@@ -205,9 +228,34 @@ class Checkpoints:
                 self.finish()
                 self._present = _Present(id=checkpoint, states=wanted, loaded=True)
                 store.note({"type": "restored", "id": checkpoint, "at": self._clock()})
-                return tuple(layer.name for layer in layers)
+                return (*(layer.name for layer in layers), *(("system",) if again else ()))
             except OSError as error:
                 raise _translated(error) from error
+
+    @property
+    def image(self) -> str:
+        """The image of the root file system as it stands, "" for the session's own."""
+        with self._lock:
+            self._open()
+            return self._image()
+
+    def image_differs(self, checkpoint: str) -> bool:
+        """Whether going back to a checkpoint takes another root file system than there is."""
+        with self._lock:
+            self._open()
+            return self._image() != self._image_of(checkpoint)
+
+    def images(self) -> frozenset[str]:
+        """All that a checkpoint names."""
+        return frozenset(made.system for made in self.list() if made.system)
+
+    def _image(self) -> str:
+        kept = self._image_of(self._present.id)
+        return kept if self.system is None else self.system.present(kept, after=self._present.id)
+
+    def _image_of(self, checkpoint: str) -> str:
+        kept = self._kept.get(checkpoint)
+        return kept.checkpoint.system if kept is not None else ""
 
     @property
     def pending(self) -> dict[str, Any] | None:
@@ -258,6 +306,7 @@ class Checkpoints:
         made = Checkpoint(
             **{name: note[name] for name in ("id", "parent", "label", "at", "files", "size")},
             changed=tuple(note["changed"]),
+            system=note.get("system", ""),
         )
         parent = self._kept.get(made.parent)
         weight = 0 if note["whole"] or parent is None else parent.weight + note["rows"]
@@ -288,10 +337,15 @@ class Checkpoints:
                 found[name] = Delta(rows=late | rows, gone=gone)
         return found
 
-    def _keep(self, store: Store, label: str, deltas: dict[str, Delta], *, before: int, durable: bool) -> Checkpoint:
+    def _keep(
+        self, store: Store, label: str, deltas: dict[str, Delta], *, before: int, durable: bool, image: str
+    ) -> Checkpoint:
         parent = self._kept.get(self._present.id)
         rows = sum(len(delta.rows) + len(delta.gone) for delta in deltas.values())
         files, changed = _summary(deltas)
+        grown = 0
+        if image != self._image_of(self._present.id) and self.system is not None:
+            files, changed, grown = files + 1, [NAME, *changed], self.system.size(image) if image else 0
         update(self._present.states, deltas)
         total = sum(map(len, self._present.states.values()))
         whole = (
@@ -309,7 +363,8 @@ class Checkpoints:
                 "at": self._clock(),
                 "files": files,
                 "changed": changed,
-                "size": store.size - before,
+                "size": store.size - before + grown,
+                "system": image,
                 "rows": rows,
                 "whole": whole,
                 "index": index,
@@ -337,6 +392,16 @@ class Checkpoints:
     def _discard(self, target: Path) -> None:
         if target.exists():
             target.rename(target.with_name(_TRASH + uuid.uuid4().hex[:8]))
+
+
+def images_named(state: Path) -> frozenset[str]:
+    """The images of root file systems that a session at rest can still go to. Raises StoreError, OSError."""
+    record = Record.read(record_file(state))
+    file = state / "store" / "checkpoints"
+    if not file.exists():
+        return frozenset({record.image})
+    with Store(file, writable=False) as store:
+        return frozenset({record.image, *(note.get("system", "") for note in store.notes())})
 
 
 def write_intent(file: Path, intent: Mapping[str, Any]) -> None:

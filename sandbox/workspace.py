@@ -21,7 +21,7 @@ from sandbox.checkpoints import Checkpoint, Checkpoints, finish_restore
 from sandbox.copies import remove_tree
 from sandbox.diff import FileDiff
 from sandbox.disk import usage_of
-from sandbox.engine import Engine
+from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import WorkspaceError
 from sandbox.freezer import Freezer
 from sandbox.gitdir import find_top, read_head
@@ -35,6 +35,7 @@ from sandbox.plan import PlanError, Selection
 from sandbox.roots import Root, to_host
 from sandbox.skeleton import own_places
 from sandbox.spec import Mount, Owner, Rung
+from sandbox.system import System
 from sandbox.trees import LocalTree
 from sandbox.views import Views
 
@@ -101,6 +102,7 @@ class Workspace:
             image=self._keeper.image,
         )
         self.checkpoints = Checkpoints(self._places, self._keeper, directory=state / "store")
+        self.system = self.checkpoints.system = System(engine, session=session, state=state)
         self.freezer: Freezer | None = None
         self._cleaning: asyncio.Task[None] | None = None
         self._views = Views(self._places, self._keeper, store=state / "store" / "log", held=held or HeldBack.load())
@@ -114,6 +116,7 @@ class Workspace:
 
         def make() -> tuple[Mount, ...]:
             self.finish_restore()
+            self.system.rescue(lambda: self.checkpoints.present)
             local = engine.on_this_machine and not (_is_private(engine.endpoint) and engine.info.rootless)
             self._fresh = self._places.make(local=local, forced=self._forced, began_ns=time.time_ns())
             return self._places.mounts(engine, fresh=self._fresh)
@@ -149,6 +152,7 @@ class Workspace:
         """
 
         def take() -> Checkpoint | None:
+            self.system.rescue(lambda: self.checkpoints.present)
             freezer = self.freezer
             if freezer is None:
                 return self.checkpoints.take(label)
@@ -192,6 +196,23 @@ class Workspace:
                 if top is not None and PurePosixPath(path).is_relative_to(top):
                     return layer, str(PurePosixPath(path).relative_to(top))
         raise WorkspaceError(f"{path} lies in no writable place of the box")
+
+    async def image(self, base: ImageInfo) -> ImageInfo:
+        """What the next box starts from: `base`, or what was kept of its root file system. Raises SandboxError."""
+
+        def choose() -> ImageInfo:
+            checkpoints = self.checkpoints
+            if not self.system.used:
+                return self.system.image(base, "", after="")
+            return self.system.image(base, checkpoints.image, after=checkpoints.present)
+
+        return await asyncio.to_thread(choose)
+
+    async def end_box(self) -> None:
+        """A box with a writable root file system is about to go: what it wrote there is kept. Where this raises a
+        SandboxError, its container must stay.
+        """
+        await asyncio.to_thread(self.system.end, lambda: self.checkpoints.present)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -357,6 +378,7 @@ class Workspace:
         (marks of the kernel that belong to root need the keeper).
         """
         await self.release()
+        await asyncio.to_thread(self.system.discard)
         if self._engine is not None:
             await asyncio.to_thread(self._places.remove_remote, self._engine)
         try:

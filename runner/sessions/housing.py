@@ -25,6 +25,8 @@ from sandbox.toolbox import SERVER, TOOLBOX_PYTHON, Toolbox
 from sandbox.workspace import Workspace
 
 CLOSE_TIMEOUT = 20.0
+COMMIT_TIMEOUT = 600.0
+ANSWER_TIMEOUT = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +158,7 @@ class Housing:
             if task is not None:
                 await asyncio.gather(task, return_exceptions=True)
         with suppress(SandboxError, TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT):
+            async with asyncio.timeout(COMMIT_TIMEOUT if self._spec.system_writable else CLOSE_TIMEOUT):
                 await self._leave(reason)
                 if self.workspace is not None:
                     await self.workspace.release()
@@ -183,11 +185,13 @@ class Housing:
         except EngineRefusedError:
             box = await self._enter(ground, await workspace.fall())
         self._open, self._laid = box, True
+        if self._spec.system_writable:
+            await asyncio.to_thread(workspace.system.begin, box.container, _asking(box))
         workspace.freezer = await asyncio.to_thread(Freezer, ground.engine, box.container)
         self._record(
             BoxStarted(
                 container=box.container,
-                image=ground.image.id,
+                image=box.spec.image,
                 engine=f"{ground.engine.kind} (API {ground.engine.api})",
                 runtime=self._spec.runtime,
                 rungs=workspace.rungs,
@@ -212,9 +216,10 @@ class Housing:
             await box.stop(DiskFullError(sentence, hint=hint))
 
     async def _enter(self, ground: Ground, mounts: tuple[Mount, ...]) -> ContainerBox:
+        assert self.workspace is not None
         spec = BoxSpec(
             session=self._spec.session,
-            image=ground.image.id,
+            image=(await self.workspace.image(ground.image)).id,
             owner=owner_of(self._spec),
             cwd=self._cwd,
             mounts=(*mounts, ground.toolbox.mount),
@@ -237,10 +242,25 @@ class Housing:
             return
         if self.workspace is not None:
             self.workspace.freezer = None
+            try:
+                await self.workspace.end_box()
+            except SandboxError:  # what cannot be kept now can be by the next owner: the container stays
+                box.keep_container = True
         await box.__aexit__(None, None, None)
         if reason != "lost" and not self._ended:
             self._record(BoxEnded(reason=reason))
         self._ended = False
+
+
+def _asking(box: ContainerBox) -> Callable[[bool], bool]:
+    """Asks the box, from other threads than the loop's, whether its root file system changed."""
+    loop = asyncio.get_running_loop()
+
+    def ask(again: bool) -> bool:
+        asked = asyncio.run_coroutine_threadsafe(box.root_changed(again=again), loop)
+        return asked.result(ANSWER_TIMEOUT)
+
+    return ask
 
 
 Starter = Callable[[], Awaitable[Box]]

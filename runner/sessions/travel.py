@@ -128,10 +128,11 @@ class Travel:
         if files:
             await self.take(f"before {kind}")
         present = await asyncio.to_thread(lambda: workspace.checkpoints.present)
+        system = files and await asyncio.to_thread(workspace.checkpoints.image_differs, goal.checkpoint)
         head = self._journal.head()
         body = HeadMoved(
             to=head if what == "files" else goal.to,
-            reason=_reason(kind, what, goal),
+            reason=_reason(kind, what, goal, system=system),
             kind=kind,
             what=what,
             left=head,
@@ -173,7 +174,7 @@ def _goal(timeline: Timeline, journey: Journey) -> tuple[Goal, str]:
             return timeline.rewind(journey.to), journey.what
 
 
-def _reason(kind: str, what: str, goal: Goal) -> str:
+def _reason(kind: str, what: str, goal: Goal, *, system: bool) -> str:
     """What the model is told with its next request."""
     if kind == "redo":
         text = "The user took back the last undo: conversation and files are again as they were before it."
@@ -186,6 +187,8 @@ def _reason(kind: str, what: str, goal: Goal) -> str:
             f"The user took back the last {len(goal.turns)} turns, which you do not see any more. Files in the "
             "workspace, the home directory and /tmp are as they were before."
         )
+    if system:
+        text += " So is the rest of the system, with the packages that were installed then and no others."
     if what != "conversation":
         text += " Processes that ran in the background were ended. Read files again before you edit them."
     if goal.not_undone:
