@@ -11,7 +11,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -56,6 +56,7 @@ RUN = 64 << 20
 SMALLEST_TMPFS = 16 << 20
 PROCESSES = 32768
 REMOVALS, REMOVAL_PAUSE = 5, 0.2
+ANSWER_SECONDS = 120.0
 # What the server's hello must hold, and what it means where it does not.
 WANTED = {
     "userns": "no user namespaces: commands run beside the server, told apart by uid only",
@@ -373,6 +374,17 @@ class ContainerBox:
             return stat_of(result)
         except ProtocolError as error:
             raise self.pipe.violated(str(error)) from error
+
+
+def asking(box: ContainerBox) -> Callable[[bool], bool]:
+    """Asks the box, from other threads than this loop's, whether its root file system changed (see `System.begin`)."""
+    loop = asyncio.get_running_loop()
+
+    def ask(again: bool) -> bool:
+        asked = asyncio.run_coroutine_threadsafe(box.root_changed(again=again), loop)
+        return asked.result(ANSWER_SECONDS)
+
+    return ask
 
 
 _KINDS = frozenset({"file", "directory", "link", "fifo", "socket", "device"})

@@ -277,7 +277,7 @@ def _fields(record: Record) -> dict[str, str]:
     return {"image": record.image, "after": record.after, "box": record.box, "base": record.base}
 
 
-_PLAIN = ('CMD ["/bin/sh"]', "ENTRYPOINT []", "USER 0:0", "WORKDIR /")
+_PLAIN = ('ENTRYPOINT ["/bin/sh"]', "USER 0:0", "WORKDIR /")
 
 
 def _lines(word: str, values: Mapping[str, str]) -> list[str]:

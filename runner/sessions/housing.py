@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from runner.events import BoxEnded, BoxStarted, Recorded
 from runner.spec import SessionSpec
-from sandbox.box import ContainerBox
+from sandbox.box import ContainerBox, asking
 from sandbox.disk import DiskWatch, free_space
 from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import DiskFullError, EngineRefusedError, SandboxError, WorkspaceError
@@ -26,7 +26,6 @@ from sandbox.workspace import Workspace
 
 CLOSE_TIMEOUT = 20.0
 COMMIT_TIMEOUT = 600.0
-ANSWER_TIMEOUT = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +185,7 @@ class Housing:
             box = await self._enter(ground, await workspace.fall())
         self._open, self._laid = box, True
         if self._spec.system_writable:
-            await asyncio.to_thread(workspace.system.begin, box.container, _asking(box))
+            await asyncio.to_thread(workspace.system.begin, box.container, asking(box))
         workspace.freezer = await asyncio.to_thread(Freezer, ground.engine, box.container)
         self._record(
             BoxStarted(
@@ -250,17 +249,6 @@ class Housing:
         if reason != "lost" and not self._ended:
             self._record(BoxEnded(reason=reason))
         self._ended = False
-
-
-def _asking(box: ContainerBox) -> Callable[[bool], bool]:
-    """Asks the box, from other threads than the loop's, whether its root file system changed."""
-    loop = asyncio.get_running_loop()
-
-    def ask(again: bool) -> bool:
-        asked = asyncio.run_coroutine_threadsafe(box.root_changed(again=again), loop)
-        return asked.result(ANSWER_TIMEOUT)
-
-    return ask
 
 
 Starter = Callable[[], Awaitable[Box]]

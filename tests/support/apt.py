@@ -9,9 +9,10 @@ set -e
 mkdir -p /usr/local/repo
 cd /usr/local/repo
 package() {
+    control=/tmp/deb/$1/DEBIAN/control
     mkdir -p "/tmp/deb/$1/DEBIAN" "/tmp/deb/$1/usr/bin" "/tmp/deb/$1/var/lib/$1"
-    printf 'Package: %s\nVersion: 1.0\nArchitecture: all\nDepends: %s\n' "$1" "$2" > "/tmp/deb/$1/DEBIAN/control"
-    printf 'Maintainer: nobody <nobody@example.org>\nDescription: a package for a test\n' >> "/tmp/deb/$1/DEBIAN/control"
+    printf 'Package: %s\nVersion: 1.0\nArchitecture: all\nDepends: %s\n' "$1" "$2" > "$control"
+    printf 'Maintainer: nobody <nobody@example.org>\nDescription: a package for a test\n' >> "$control"
     printf '#!/bin/sh\necho "%s answers"\n' "$1" > "/tmp/deb/$1/usr/bin/$1"
     chmod 755 "/tmp/deb/$1/usr/bin/$1"
     printf '#!/bin/sh\nset -e\nuseradd --system --home-dir /var/lib/%s u-%s\n' "$1" "$1" > "/tmp/deb/$1/DEBIAN/postinst"
