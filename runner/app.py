@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from runner.loop.session import Session
     from runner.models.base import ModelClient
     from runner.sessions.access import Access
+    from runner.sessions.ahead import Ahead
     from runner.sessions.cleaning import Removed
     from runner.sessions.desk import Desk
     from runner.sessions.housing import Ground, Housing
@@ -126,7 +127,7 @@ class _Rig:
         self._progress = progress
         self._drifted: list[dict[str, str]] = []
         self._going: Travel | None = None
-        self._wrote = False
+        self._ahead: Ahead | None = None
 
     async def open(self, model: ModelClient | None, approver: Approver | None) -> Session:
         """The session, taking operations; its box on the way, engine and image known to be there."""
@@ -144,6 +145,8 @@ class _Rig:
     async def close(self) -> None:
         """Everything down, in order; the layers stay."""
         await self._stack.aclose()
+        if self._ahead is not None:
+            await asyncio.gather(self._ahead.settle(), return_exceptions=True)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -191,6 +194,7 @@ class _Rig:
         self._tasks.append(asyncio.create_task(client.warm()))
         if approver is None:
             approver = import_module("runner.approval").DenyApprover()
+        ahead = self._ahead = import_module("runner.sessions.ahead").Ahead(self._take)
         made: Session = import_module("runner.loop.session").Session(
             journal=self.journal,
             model=client,
@@ -205,8 +209,9 @@ class _Rig:
             cost_of=import_module("runner.models.prices").cost_of,
             limits=spec.limits,
             before_turn=self._look_for_drift,
-            before_write=self._before_write,
-            after_turn=self._after_turn,
+            before_write=ahead.before_write,
+            between=ahead.between,
+            after_turn=ahead.after_turn,
             undo=self._undo,
             resolve_model=self._resolve,
             max_output_tokens=spec.max_output_tokens,
@@ -214,6 +219,10 @@ class _Rig:
         )
         self._going = self._travel(made)
         return made
+
+    async def _take(self, label: str, *, before: str = "") -> None:
+        assert self._going is not None
+        await self._going.take(label, before=before)
 
     def _travel(self, session: Session) -> Travel:
         async def stop() -> None:
@@ -228,17 +237,6 @@ class _Rig:
             stop=stop,
         )
         return made
-
-    async def _before_write(self, call: str) -> None:
-        """A checkpoint before each call that may write, where something changed since the last."""
-        assert self._going is not None
-        first, self._wrote = not self._wrote, True
-        await self._going.take("start of turn" if first else "call", before=call)
-
-    async def _after_turn(self) -> None:
-        if self._wrote and self._going is not None:
-            self._wrote = False
-            await self._going.take("end of turn")
 
     async def _undo(self, steps: int) -> object:
         assert self._going is not None
