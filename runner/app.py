@@ -119,6 +119,7 @@ class _Rig:
             record=self.journal.append,
             identity=import_module("runner.sessions.identity").read_identity(environ, home_of(environ)),
             environment={name: environ[name] for name in spec.environment if name in environ},
+            pool=import_module("sandbox.pool").Pool(store.layers, sessions=store.sessions),
         )
         self._models: list[ModelClient] = []
         self._tasks: list[asyncio.Task[Any]] = []

@@ -8,6 +8,7 @@ holds the cgroup itself, in a fraction of a millisecond; else the engine pauses 
 from __future__ import annotations
 
 import os
+import signal
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from sandbox.errors import EngineRefusedError, SandboxError
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _HOLD_SECONDS = 2.0
+_PAUSE = 0.005
 # Lets go of the cgroup at the end of its input: when its maker is done with it, or dead.
 _GUARD = 'read -r _; printf %s "$1" > "$2"'
 
@@ -36,18 +38,20 @@ class _Switch:
 
 
 class Freezer:
-    """For one container, made when its server has said hello and nothing else was started. Blocks."""
+    """For one container, made when its server has said hello and nothing else was started. Blocks. `pid`: its first
+    process, as this machine counts them; 0 where it is not known.
+    """
 
     def __init__(self, engine: Engine, container: str) -> None:
         self._engine = engine
         self._container = container
-        self._procs, self._switch = _find(engine, container)
-        self._own = self._living() or frozenset()
+        self._procs, self._switch, self.pid = _find(engine, container)
+        self._own = self.living() or frozenset()
         self._guard: tuple[int, int] | None = None
 
     def busy(self) -> bool:
         """Whether a process lives that is not of the server."""
-        living = self._living()
+        living = self.living()
         return living is None or bool(living - self._own)
 
     @contextmanager
@@ -101,7 +105,19 @@ class Freezer:
         except NotFoundError:
             return False
 
-    def _living(self) -> frozenset[str] | None:
+    def end_others(self, seconds: float = 3.0) -> bool:
+        """End all processes that are not of the server, where this process may; whether none is left."""
+        if self.busy():
+            with self.frozen():  # so that none can have children before it ends
+                for pid in (self.living() or frozenset()) - self._own:
+                    with suppress(ProcessLookupError, PermissionError):
+                        os.kill(int(pid), signal.SIGKILL)
+        until = time.monotonic() + seconds
+        while self.busy() and time.monotonic() < until:
+            time.sleep(_PAUSE)
+        return not self.busy()
+
+    def living(self) -> frozenset[str] | None:
         """Ids of the box's processes on this machine; None where they cannot be told."""
         if self._procs is None:
             return None
@@ -134,11 +150,11 @@ def _dismiss(pid: int, pipe: int) -> None:
         os.waitpid(pid, 0)
 
 
-def _find(engine: Engine, container: str) -> tuple[Path | None, _Switch | None]:
-    """The file that lists a container's processes, and what holds them."""
-    procs, switch = None, None
+def _find(engine: Engine, container: str) -> tuple[Path | None, _Switch | None, int]:
+    """The file that lists a container's processes, what holds them, and the first of them (0: unknown)."""
+    procs, switch, found = None, None, 0
     if not engine.on_this_machine:
-        return procs, switch
+        return procs, switch, found
     with suppress(SandboxError, OSError, KeyError, ValueError):
         first = int(engine.containers.inspect(container)["State"]["Pid"])
         for line in Path(f"/proc/{first}/cgroup").read_text().splitlines():
@@ -148,9 +164,9 @@ def _find(engine: Engine, container: str) -> tuple[Path | None, _Switch | None]:
                 continue
             if str(first) not in (place / "cgroup.procs").read_text().split():
                 continue
-            procs = procs or place / "cgroup.procs"
+            procs, found = procs or place / "cgroup.procs", first
             switch = switch or _switch_in(place)
-    return procs, switch
+    return procs, switch, found
 
 
 def _switch_in(place: Path) -> _Switch | None:

@@ -11,31 +11,47 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
+from sandbox.errors import StoreError
 from sandbox.keeper import Keeper
 from sandbox.spec import Owner
-from sandbox.states import Row, State
-from sandbox.store import Store
+from sandbox.states import Frozen, Row, State
 
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+class Contents(Protocol):
+    """Where contents come from."""
+
+    def get(self, digest: str) -> bytes:
+        """A content by its digest. Raises StoreError."""
+        ...
+
+    def frozen(self, layer: str, path: str) -> Iterator[bytes | int]:
+        """A file of a frozen layer in pieces, holes as numbers. Raises OSError."""
+        ...
+
+
 class Rebuild:
     """Writes one state into the empty directory `target`. `old` and `now`: the directory that holds the
-    present state, and that state.
+    present state, and that state. `frozen`: where frozen layers lie, if `target` is to be one too: their files
+    are taken over by hard links then.
     """
 
     def __init__(
         self,
         target: Path,
-        store: Store,
+        store: Contents,
         keeper: Keeper,
         *,
         old: Path | None = None,
         now: Mapping[str, Row] | None = None,
+        frozen: Callable[[str], Path] | None = None,
     ) -> None:
+        self._frozen = frozen
         self._target = os.fsencode(target)
         self._store = store
         self._keeper = keeper
@@ -53,7 +69,7 @@ class Rebuild:
                 if name:
                     os.mkdir(place, 0o700)
                 directories.append((place, row))
-            elif not (self._taken_over(name, path, row, place) or self._linked(row, place)):
+            elif not (self._taken_over(name, path, row, place) or self._shared(row, place) or self._linked(row, place)):
                 self._make(row, place)
                 self._dress(row, place)
         for place, row in reversed(directories):
@@ -75,15 +91,17 @@ class Rebuild:
             return False
         if row.links > 1 and self._links.get(row.inode):
             return False
-        try:
-            os.link(self._old + b"/" + name, place, follow_symlinks=False)
-        except OSError as error:
-            if error.errno in (errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV):
-                return False
-            raise
+        if not _link(self._old + b"/" + name, place):
+            return False
         if row.links > 1:
             self._links[row.inode] = place
         return True
+
+    def _shared(self, row: Row, place: bytes) -> bool:
+        """A file of a frozen layer, in one more frozen layer."""
+        if self._frozen is None or not isinstance(row.payload, Frozen):
+            return False
+        return _link(os.fsencode(self._frozen(row.payload.layer)) + b"/" + os.fsencode(row.payload.path), place)
 
     def _make(self, row: Row, place: bytes) -> None:
         if row.is_link:
@@ -103,11 +121,21 @@ class Rebuild:
             _write(opened, self._store.get(row.payload), 0)
             return
         at = 0
-        for digest, length in row.payload:
-            if digest:
-                _write(opened, self._store.get(digest), at)
-            at += length
+        for piece in self._pieces(row):
+            if isinstance(piece, bytes):
+                _write(opened, piece, at)
+            at += len(piece) if isinstance(piece, bytes) else piece
         os.ftruncate(opened, at)
+
+    def _pieces(self, row: Row) -> Iterator[bytes | int]:
+        match row.payload:
+            case Frozen(layer=layer, path=path):
+                yield from self._store.frozen(layer, path)
+            case list() as pieces:
+                for digest, length in pieces:
+                    yield self._store.get(digest) if digest else length
+            case _:
+                raise StoreError("a content that was never read")
 
     def _dress(self, row: Row, place: bytes) -> None:
         """Attributes, mode, owner, times; the owner last where the keeper must set it."""
@@ -127,6 +155,16 @@ class Rebuild:
             os.utime(place, ns=(row.mtime_ns, row.mtime_ns), follow_symlinks=False)
         if foreign:
             self._keeper.chown(Path(os.fsdecode(place)), Owner(uid=row.uid, gid=row.gid))
+
+
+def _link(old: bytes, place: bytes) -> bool:
+    try:
+        os.link(old, place, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV):
+            return False
+        raise
+    return True
 
 
 def _write(opened: int, data: bytes, at: int) -> None:

@@ -13,7 +13,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -126,12 +126,16 @@ class System:
         """Whether a box of this session ever had a writable root file system."""
         return bool(self._record.base)
 
-    def end(self, after: Callable[[], str]) -> None:
-        """The box is about to go, or has ended by itself: its root file system is kept where it changed. What this
-        raises leaves the container to `rescue`: it must not be removed then.
+    def end(self, after: Callable[[], str], freeze: Callable[[], AbstractContextManager[object]]) -> None:
+        """The box is about to go, or has ended by itself: its root file system is kept where it changed, held by
+        `freeze`. What this raises leaves the container to `rescue`: it must not be removed then.
         """
         if self._container and self._record.box == self._container:
-            self._write(**self._image_after(after, self._container) if self.look() else {}, box="")
+            found = {}
+            if self.look():
+                with freeze():
+                    found = self._image_after(after, self._container)
+            self._write(**found, box="")
         self._container, self._ask, self._unkept = "", None, False
 
     def rescue(self, after: Callable[[], str]) -> None:
@@ -218,7 +222,9 @@ class System:
         return {"image": self._commit(container), "after": after()}
 
     def _write(self, **fields: str) -> None:
-        self._record = Record(**{**_fields(self._record), **fields})
+        had = {"image": self._record.image, "after": self._record.after, "box": self._record.box}
+        had |= {"base": self._record.base, **fields}
+        self._record = Record(image=had["image"], after=had["after"], box=had["box"], base=had["base"])
         self._record.write(self._file)
 
     def _commit(self, container: str) -> str:
@@ -271,10 +277,6 @@ class System:
         if self._engine is None:
             raise WorkspaceError("this session's root file system needs a container engine")
         return self._engine
-
-
-def _fields(record: Record) -> dict[str, str]:
-    return {"image": record.image, "after": record.after, "box": record.box, "base": record.base}
 
 
 _PLAIN = ('ENTRYPOINT ["/bin/sh"]', "USER 0:0", "WORKDIR /")

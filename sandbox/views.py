@@ -25,6 +25,7 @@ from sandbox.manifest import Drifted, Manifest
 from sandbox.places import Places
 from sandbox.plan import ApplyConflictError, Plan, PlanError, Selection, leaves, make_plan
 from sandbox.spec import Rung
+from sandbox.stacks import StackTree
 from sandbox.store import Store
 from sandbox.transaction import nothing
 from sandbox.trees import Entry, Tree, content
@@ -220,8 +221,11 @@ class Views:
 
     def _layer(self, layer: Layer, stack: ExitStack) -> Tree:
         """What was written in a place of the box."""
-        tree = KeptTree(self._places.top(layer), self._keeper, local=not layer.remote)
-        return stack.enter_context(closing(tree))
+        trees = [
+            stack.enter_context(closing(KeptTree(top, self._keeper, local=not layer.remote)))
+            for top in (self._places.top(layer), *self._places.trees(layer))
+        ]
+        return StackTree(trees) if layer.lowers else trees[0]
 
     def _bases(self, layer: Layer, stack: ExitStack, store: Store | None) -> Bases:
         table = self._places.table

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from runner.errors import SessionBusyError
 from runner.sessions.store import Store, is_session_id
-from sandbox.checkpoints import images_named
 from sandbox.containers import LABEL, OWNER_LABEL, SESSION_LABEL, ContainerInfo, owner_dead
 from sandbox.engine import Engine
 from sandbox.errors import EngineRefusedError, SandboxError
+from sandbox.points import images_named
 from sandbox.system import forgotten, left_box, session_images, sweep
 
 

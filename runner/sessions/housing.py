@@ -19,6 +19,7 @@ from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import DiskFullError, EngineRefusedError, SandboxError, WorkspaceError
 from sandbox.freezer import Freezer
 from sandbox.keeper import KeeperImage
+from sandbox.pool import Pool
 from sandbox.roots import Root
 from sandbox.spec import Box, BoxSpec, Limits, Mount, Owner, Rung
 from sandbox.toolbox import SERVER, TOOLBOX_PYTHON, Toolbox
@@ -77,7 +78,9 @@ class Housing:
         record: Callable[[Recorded], object],
         identity: tuple[str, str],
         environment: Mapping[str, str],
+        pool: Pool | None = None,
     ) -> None:
+        self._pool = pool
         self._spec = spec
         self._directory = directory
         self._scratch = scratch
@@ -136,6 +139,7 @@ class Housing:
                 rung=Rung(self._spec.cow) if self._spec.cow else None,
                 identity=self._identity,
                 keeper=ground.keeper,
+                pool=self._pool,
             )
             await self.workspace.recover()
         return self.workspace
@@ -240,12 +244,14 @@ class Housing:
         if box is None:
             return
         if self.workspace is not None:
-            self.workspace.freezer = None
             try:
-                await self.workspace.end_box()
+                await self.workspace.ending()
             except SandboxError:  # what cannot be kept now can be by the next owner: the container stays
                 box.keep_container = True
         await box.__aexit__(None, None, None)
+        if self.workspace is not None:
+            with suppress(SandboxError):  # what could not be frozen stays as it is
+                await self.workspace.ended()
         if reason != "lost" and not self._ended:
             self._record(BoxEnded(reason=reason))
         self._ended = False

@@ -136,12 +136,15 @@ class Lock:
 
 
 class Store:
-    """All sessions of one `$FUMEHOOD_HOME`. Directories are 0700, made when first needed."""
+    """All sessions of one `$FUMEHOOD_HOME`. Directories are 0700, made when first needed. `layers`: the pool of
+    frozen layers (`sandbox.pool`).
+    """
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.sessions = home / "sessions"
         self.cache = home / "cache"
+        self.layers = home / "layers"
 
     def prepare(self) -> None:
         """Make the directories. Raises UsageError when the place cannot hold state."""

@@ -16,7 +16,7 @@ from runner.errors import UsageError
 from runner.events import CheckpointTaken, Event, HeadMoved
 from runner.journal import Journal
 from runner.sessions.timeline import Goal, Timeline
-from sandbox.checkpoints import finish_restore
+from sandbox.intents import finish_restore
 from sandbox.workspace import Workspace
 
 KINDS = ("undo", "redo", "rewind")
@@ -142,10 +142,12 @@ class Travel:
         mark = self._journal.ids()
         note = {"id": mark, "move": asdict(body)}
         if files and goal.checkpoint != present:
-            if self._stop is not None:
+            restored = await workspace.restore(goal.checkpoint, note)
+            if restored is None and self._stop is not None:
                 await self._stop()
-                report["box"] = "ended"
-            report["layers"] = list(await workspace.restore(goal.checkpoint, note))
+                report["box"] = "restarted"
+                restored = await workspace.restore(goal.checkpoint, note)
+            report["layers"] = list(restored.layers if restored is not None else ())
         self._record(body, id=mark)
         await asyncio.to_thread(workspace.checkpoints.settle)
 
@@ -158,7 +160,7 @@ def settle(directory: Path, journal: Journal | None) -> None:
     found = finish_restore(directory / "layers", intent)
     if found is None or journal is None:
         return
-    note = found["note"]
+    note = found.note
     if "move" in note and all(event.id != note["id"] for event in journal.read()):
         journal.append(HeadMoved(**note["move"]), id=note["id"])
     intent.unlink(missing_ok=True)

@@ -20,6 +20,9 @@ from sandbox.toolbox import SERVER, TOOLBOX_PYTHON, Toolbox
 from sandbox.workspace import Workspace
 
 
+SECONDS = 240
+
+
 class Bench:
     """An engine with an image and a toolbox in it."""
 
@@ -105,9 +108,9 @@ class Inside:
         """The box goes, the layers stay."""
         box, self.box = self.box, None
         if box is not None:
-            self.workspace.freezer = None
-            await self.workspace.end_box()
+            await self.workspace.ending()
             await box.__aexit__(None, None, None)
+            await self.workspace.ended()
 
     async def discard(self) -> None:
         """All of it goes."""
@@ -137,7 +140,7 @@ class Inside:
     async def run_any(self, script: str, *, cwd: PurePosixPath | None = None) -> tuple[int, str]:
         """A shell command's exit code and output."""
         assert self.box is not None
-        command = Command(argv=("set -e\n" + script,), cwd=cwd or self.cwd, shell=True, merge=True, timeout=60)
+        command = Command(argv=("set -e\n" + script,), cwd=cwd or self.cwd, shell=True, merge=True, timeout=SECONDS)
         out, _, end = await collect(await self.box.exec(command))
         assert isinstance(end, Exited)
         return end.code, out.decode("utf-8", "surrogateescape")
