@@ -236,6 +236,9 @@ class _Rig:
             record=session.record,
             quiet=session.quiet,
             stop=stop,
+            running=lambda: [
+                (task.id, task.command) for task in session.gate.state.tasks.values() if task.state == "running"
+            ],
         )
         return made
 

@@ -23,7 +23,8 @@ from tests.support.sessions import Bench, Inside
 pytestmark = [pytest.mark.box, pytest.mark.timeout(600)]
 
 # Every path of the box that can be kept (the root file system, where it is writable), with what it is: one JSON line
-# each. Outside of the layers the engine keeps times to the second, and no attribute but file capabilities; what is not said here is compared to the last bit.
+# each. Outside of the layers the engine keeps times to the second, and no attribute but file capabilities; all else is
+# compared to the last bit.
 LOOK = r"""
 import hashlib, json, os, stat
 LAYERS = [os.fsencode(p) for p in (os.getcwd(), os.path.expanduser("~"), "/tmp", "/var/tmp")]

@@ -19,7 +19,6 @@ from sandbox.spec import BoxSpec, Command, Exited, Mount, Rung
 from sandbox.toolbox import SERVER, TOOLBOX_PYTHON, Toolbox
 from sandbox.workspace import Workspace
 
-
 SECONDS = 240
 
 
