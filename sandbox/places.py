@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -125,6 +126,12 @@ class Places:
     def dress(self, source: Path, target: Path) -> None:
         """Give a directory of ours another's attributes, owner and times, by the keeper where this process may not."""
         self._attributes(source, target, None)
+
+    def copy_skeleton(self, source: Path, target: Path) -> None:
+        """Our own beginning of HOME and the like once more, for a fork."""
+        shutil.copytree(source, target, symlinks=True)
+        for path in (target, *target.rglob("*")):
+            self._own_by(path, self._owner)
 
     def mounts(self, engine: Engine, *, fresh: bool = False) -> tuple[Mount, ...]:
         """Define the engine's volumes anew and return what to mount. `fresh`: there can be none yet."""

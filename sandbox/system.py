@@ -121,11 +121,6 @@ class System:
         self._container, self._ask, self._unkept = container, ask, False
         self._write(box=container, base=self._base.id if self._base else "")
 
-    @property
-    def used(self) -> bool:
-        """Whether a box of this session ever had a writable root file system."""
-        return bool(self._record.base)
-
     def end(self, after: Callable[[], str], freeze: Callable[[], AbstractContextManager[object]]) -> None:
         """The box is about to go, or has ended by itself: its root file system is kept where it changed, held by
         `freeze`. What this raises leaves the container to `rescue`: it must not be removed then.
@@ -208,13 +203,14 @@ class System:
         """Remove the images that are not `named` by a checkpoint (nor by us); how many went."""
         return sweep(self._need_engine(), self._session, {*named, self._record.image})
 
-    def discard(self) -> None:
-        """Everything of the session's in the engine goes."""
+    def discard(self, named: Callable[[], Collection[str]]) -> None:
+        """Everything of the session's in the engine goes, but images that are `named` by others."""
         if self._engine is None:
             return
         if self._record.box:
             self._engine.containers.remove(self._record.box)
-        sweep(self._engine, self._session, ())
+        if session_images(self._engine, self._session):
+            sweep(self._engine, self._session, named())
 
     # Within
 

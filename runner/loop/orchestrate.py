@@ -235,13 +235,13 @@ class Gate:
         if call.error or call.tool is None or call.args is None:
             return tool_error(call.error or f"No such tool available: {call.name}")
         policy, place = self.policy(), self.place
-        effects = policy.expand(call.tool.effects(call.args, place))
+        effects = policy.expand(call.tool.effects(call.args, place), place)
         box = await self._box() if effects else None
         if box is not None:
             effects, problem = await self._resolve(call.id, box, effects)
             if problem:
                 return tool_error(problem)
-        verdict = policy.judge(effects, tool=call.name, place=place)
+        verdict = policy.judge(effects, tool=call.name, place=place, sent=call.input)
         if hooked is not None:
             verdict = max(verdict, hooked, key=lambda v: v.decision)
         if refusal := await self._decide(call, effects, verdict):

@@ -51,14 +51,24 @@ def _remove_images(engine: Engine, store: Store) -> int:
     of it names (their maker died before he wrote it).
     """
     gone, images = 0, session_images(engine)
+    if not images:
+        return 0
+    try:
+        named = {
+            name: images_named(store.directory(name))
+            for name in store.names()
+            if (store.directory(name) / "store").is_dir()
+        }
+    except (SandboxError, OSError):  # whose log cannot be read may name any of them
+        return 0
     for session in {image.labels[SESSION_LABEL] for image in images}:
         directory = store.directory(session)
         if not is_session_id(session) or not directory.exists():
             if all(forgotten(image.labels) for image in images if image.labels[SESSION_LABEL] == session):
-                gone += sweep(engine, session, ())
+                gone += sweep(engine, session, frozenset().union(*named.values()))
             continue
         with suppress(SessionBusyError, SandboxError, OSError), store.lock(session):
-            gone += sweep(engine, session, images_named(directory))
+            gone += sweep(engine, session, images_named(directory).union(*named.values()))
     return gone
 
 

@@ -242,6 +242,9 @@ class Housing:
             self._watch = None
         box, self._open = self._open, None
         if box is None:
+            if self.workspace is not None:
+                with suppress(SandboxError):  # what did not come to run stands on nothing
+                    await self.workspace.ended()
             return
         if self.workspace is not None:
             try:

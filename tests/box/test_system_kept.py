@@ -316,6 +316,7 @@ async def test_a_lost_image_is_named_and_leaves_what_is_there(
         sweep(bench.engine, name, ())
         with pytest.raises(ImageMissingError, match="lost the image"):
             await again(inside)
+        await inside.workspace.ended()
         assert await restored(inside, first) == ("system",)
         await again(inside)
         await inside.discard()
