@@ -6,11 +6,12 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from sandbox.copies import copy_tree, remove_tree
-from sandbox.engine import Engine, session_labels
+from sandbox.engine import ConflictError, Engine, session_labels
 from sandbox.errors import DiskFullError, StoreError, WorkspaceError
 from sandbox.gitlinks import box_links
 from sandbox.keeper import LAYERS, KeeperImage
@@ -138,10 +139,13 @@ class Places:
         return tuple(self._mount(engine, layer, fresh=fresh) for layer in self.table.layers)
 
     def unmount(self, engine: Engine) -> None:
-        """Remove the engine's volumes; they are definitions only (a remote one holds the layer: it stays)."""
+        """Remove the engine's volumes; they are definitions only (a remote one holds the layer: it stays).
+        Those of a container that is kept stay with it.
+        """
         for layer in self.table.layers if self.table else ():
             if layer.rung is Rung.OVERLAY:
-                engine.volumes.remove(self.volume(layer))
+                with suppress(ConflictError):
+                    engine.volumes.remove(self.volume(layer))
 
     def remove_remote(self, engine: Engine) -> None:
         """Remove the volumes that hold layers on another machine."""
