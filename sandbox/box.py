@@ -14,11 +14,11 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from resource import RLIMIT_NPROC, getrlimit
 from types import TracebackType
 from typing import Any, Self, cast
 
 from sandbox.accounts import HOME, USER, account_files
+from sandbox.checks import OWN_KERNEL
 from sandbox.containers import ContainerSpec, session_labels
 from sandbox.engine import Engine
 from sandbox.errors import EngineRefusedError, ImageMissingError, ProtocolError, SandboxError
@@ -53,7 +53,6 @@ READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysr
 SHM = 256 << 20
 RUN = 64 << 20
 SMALLEST_TMPFS = 16 << 20
-PROCESSES = 32768
 REMOVALS, REMOVAL_PAUSE = 5, 0.2
 # What the server's hello must hold, and what it means where it does not.
 WANTED = {
@@ -105,8 +104,11 @@ class ContainerBox:
 
     @property
     def used_fallbacks(self) -> tuple[str, ...]:
-        """A sentence for every part of the hardening that this host or engine does not give."""
-        return tuple(text for feature, text in WANTED.items() if feature not in self.features)
+        """A sentence for every part of the hardening that this host or engine does not give. A runtime with a
+        kernel of its own needs no filter before the host's.
+        """
+        own = {"seccomp"} if self.spec.runtime in OWN_KERNEL else set()
+        return tuple(text for feature, text in WANTED.items() if feature not in self.features | own)
 
     # Life
 
@@ -210,7 +212,7 @@ class ContainerBox:
             security_opt=self._security(filtered=filtered),
             masked_paths=MASKED_PATHS,
             readonly_paths=READONLY_PATHS,
-            ulimits={"nofile": limits.nofile, "core": 0, "fsize": limits.file_size} | self._processes(),
+            ulimits={"nofile": limits.nofile, "core": 0, "fsize": limits.file_size},
             read_only=not spec.system_writable,
             stdin=True,
             runtime=spec.runtime,
@@ -220,12 +222,6 @@ class ContainerBox:
             cpus=limits.cpus,
             shm_size=min(SHM, limits.memory // 4),
         )
-
-    def _processes(self) -> dict[str, int]:
-        """Podman asks for a million processes unless told, which not every host may grant: as many as we may, or
-        fewer, for its service may less. What bounds the box is the limit of its cgroup.
-        """
-        return {"nproc": min(getrlimit(RLIMIT_NPROC)[1], PROCESSES)} if self._engine.kind == "podman" else {}
 
     def _mounts(self, image: str) -> tuple[Mount, ...]:
         spec = self.spec

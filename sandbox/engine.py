@@ -7,9 +7,11 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from resource import RLIMIT_NOFILE, RLIMIT_NPROC, getrlimit
 from typing import Any
 
 from sandbox.containers import LABEL, ContainerInfo, Containers, ContainerSpec, owner_alive, owner_label, session_labels
@@ -37,6 +39,9 @@ __all__ = [
 # What we speak: the bodies we send are the same in all of these. Docker 29 refuses less than 1.44.
 NEWEST_API = (1, 44)
 OLDEST_API = (1, 40)
+# Podman's names for what Docker and uname call otherwise: images and toolboxes are cached by them.
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+OPEN_FILES, PROCESSES = 4096, 32768
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,15 +187,25 @@ class Volumes:
         # Podman takes the beginning of a name for the name where no other begins so
         return VolumeInfo(name=row["Name"], labels=row.get("Labels") or {}) if row["Name"] == name else None
 
-    def remove(self, name: str, *, missing_ok: bool = True) -> None:
-        """Remove; ConflictError while a container uses it, NotFoundError unless `missing_ok`."""
-        try:
-            if self._engine.kind == "podman" and self.find(name) is None:
-                raise NotFoundError(f"no volume {name}")  # noqa: TRY301
-            self._engine.call("DELETE", f"/volumes/{name}")
-        except NotFoundError:
-            if not missing_ok:
+    def remove(self, name: str, *, missing_ok: bool = True, patience: float = 0.0) -> None:
+        """Remove; ConflictError while a container uses it, NotFoundError unless `missing_ok`. `patience`: seconds
+        to try for where it is in use; Podman may still be at the end of a container that is gone already.
+        """
+        until = time.monotonic() + patience
+        while True:
+            try:
+                if self._engine.kind == "podman" and self.find(name) is None:
+                    raise NotFoundError(f"no volume {name}")  # noqa: TRY301
+                self._engine.call("DELETE", f"/volumes/{name}")
+            except NotFoundError:
+                if not missing_ok:
+                    raise
+            except ConflictError:
+                if time.monotonic() < until:
+                    time.sleep(0.05)
+                    continue
                 raise
+            return
 
     def list(self, label: str = LABEL) -> list[VolumeInfo]:
         """Volumes that carry a label (`key` or `key=value`)."""
@@ -210,7 +225,7 @@ class Engine:
         self.prefix = f"/v{api}"
         self.images = Images(self)
         self.volumes = Volumes(self)
-        self.containers = Containers(transport, self.prefix)
+        self.containers = Containers(transport, self.prefix, ulimits=_podman_limits() if kind == "podman" else None)
 
     def close(self) -> None:
         """Give up what is kept open."""
@@ -254,7 +269,7 @@ class Engine:
             userns_remap="name=userns" in options,
             runtimes=tuple(sorted(info.get("Runtimes") or {})),
             default_runtime=info.get("DefaultRuntime") or "",
-            architecture=info.get("Architecture") or "",
+            architecture=_MACHINES.get(info.get("Architecture"), info.get("Architecture") or ""),
             cgroup=str(info.get("CgroupVersion") or "1"),
             seccomp="name=seccomp" in options,
             root_dir=info.get("DockerRootDir") or "",
@@ -326,6 +341,16 @@ def _connect(endpoint: str, environ: Mapping[str, str]) -> Engine:
         )
     chosen = min(api, NEWEST_API)
     return Engine(transport, api=f"{chosen[0]}.{chosen[1]}", kind="podman" if podman else "docker", environ=environ)
+
+
+def _podman_limits() -> dict[str, int]:
+    """Podman asks for a million open files and processes unless told, which not every host may grant: as many
+    as we may, or fewer, for its service may less. What bounds a box is its own limits and those of its cgroup.
+    """
+    most = {"nofile": (RLIMIT_NOFILE, OPEN_FILES), "nproc": (RLIMIT_NPROC, PROCESSES)}
+    return {
+        name: limit if (hard := getrlimit(which)[1]) < 0 else min(hard, limit) for name, (which, limit) in most.items()
+    }
 
 
 def _version(text: str) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from sandbox.roots import Root
 from sandbox.skeleton import Skeleton
 from sandbox.spec import Mount, Owner, Rung
 
+REMOVAL_SECONDS = 10.0
 Chown = Callable[[Path, Owner], None]
 
 
@@ -105,13 +106,13 @@ class Places:
         """Remove the engine's volumes; they are definitions only (a remote one holds the layer: it stays)."""
         for layer in self.table.layers if self.table else ():
             if layer.rung is Rung.OVERLAY:
-                engine.volumes.remove(self.volume(layer))
+                engine.volumes.remove(self.volume(layer), patience=REMOVAL_SECONDS)
 
     def remove_remote(self, engine: Engine) -> None:
         """Remove the volumes that hold layers on another machine."""
         for layer in self.table.layers if self.table else ():
             if layer.remote:
-                engine.volumes.remove(self.volume(layer))
+                engine.volumes.remove(self.volume(layer), patience=REMOVAL_SECONDS)
 
     def remote_mounts(self) -> tuple[Mount, ...]:
         """The layers on another machine, as a keeper has them; empty where all are on this one."""
@@ -128,7 +129,7 @@ class Places:
         name = self.volume(layer)
         if layer.rung is Rung.OVERLAY:
             if not fresh and engine.volumes.find(name) is not None:
-                engine.volumes.remove(name)
+                engine.volumes.remove(name, patience=REMOVAL_SECONDS)
             options = overlay_options(self.path(layer))
             engine.volumes.create(name, options=options, labels=session_labels(self.session))
         elif not (self.path(layer) / "filled").exists():
