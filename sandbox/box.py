@@ -200,6 +200,10 @@ class ContainerBox:
         if owner_is_root and "SETFCAP" not in capabilities:
             capabilities += ("SETFCAP",)
         mounts = self._mounts(image.id)
+        if self._engine.kind == "podman":  # gives the top of each new volume the image's time, or its own user
+            tops = [(mount.top, mount.at) for mount in mounts if mount.top]
+            settings += [f"top={uid}:{gid}:{time_ns}:{at}" for (uid, gid, time_ns), at in tops]
+            capabilities = (*capabilities, *({"CHOWN"} - set(capabilities)))
         return ContainerSpec(
             image=spec.image,
             command=(*TOOLBOX_PYTHON, MAIN, *settings),

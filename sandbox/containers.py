@@ -231,7 +231,8 @@ class Containers:
             except NotFoundError:
                 return
             except ConflictError as error:
-                if "in progress" not in str(error) or time.monotonic() > until:
+                passing = "in progress" in str(error) or "state improper" in str(error)
+                if not passing or time.monotonic() > until:
                     raise
                 time.sleep(0.02)
             else:

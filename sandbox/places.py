@@ -134,7 +134,13 @@ class Places:
             engine.volumes.create(name, options=options, labels=session_labels(self.session))
         elif not (self.path(layer) / "filled").exists():
             self._fill_remote(engine, layer)
-        return Mount(volume=name, at=layer.at)
+        return Mount(volume=name, at=layer.at, top=None if layer.remote else self._top_of(layer))
+
+    def _top_of(self, layer: Layer) -> tuple[int, int, int]:
+        """As it should be, whatever an earlier start left."""
+        seen = layer.host.stat() if layer.host else None
+        owner = Owner(uid=seen.st_uid, gid=seen.st_gid) if seen else self._owner
+        return owner.uid, owner.gid, self.top(layer).stat().st_mtime_ns
 
     def _fill_remote(self, engine: Engine, layer: Layer) -> None:
         source = layer.host or self.path(layer) / "lower"

@@ -113,6 +113,8 @@ def raise_for(status: int, body: bytes) -> None:
     match status:
         case _ if "no such container" in message or "no such volume" in message:  # Podman may say so with a 500
             raise NotFoundError(message)
+        case _ if "container state improper" in message:  # the same
+            raise ConflictError(message)
         case 403:
             raise EnginePermissionError(
                 f"the engine forbids it: {message}", hint="its authorization plugins decide; ask who runs the engine"

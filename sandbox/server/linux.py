@@ -184,7 +184,8 @@ def open_path(path: bytes, flags: int, mode: int = 0) -> int:
 def _open_stepwise(path: bytes, flags: int, mode: int) -> int:
     """The same for a kernel without that call (gVisor), name by name."""
     names = [name for name in path.split(b"/") if name] or [b"."]
-    flags |= os.O_DIRECTORY if path[-1:] == b"/" else 0
+    if path[-1:] == b"/" and not flags & os.O_CREAT:
+        flags |= os.O_DIRECTORY
     at = os.open(b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     for number, name in enumerate(names, start=1):
         wanted = flags if number == len(names) else os.O_PATH | os.O_DIRECTORY
