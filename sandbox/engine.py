@@ -15,7 +15,13 @@ from resource import RLIMIT_NOFILE, RLIMIT_NPROC, getrlimit
 from typing import Any
 
 from sandbox.containers import LABEL, ContainerInfo, Containers, ContainerSpec, owner_alive, owner_label, session_labels
-from sandbox.errors import EngineLostError, EngineMissingError, EnginePermissionError, EngineRefusedError
+from sandbox.errors import (
+    EngineLostError,
+    EngineMissingError,
+    EnginePermissionError,
+    EngineRefusedError,
+    ImageMissingError,
+)
 from sandbox.transport import ConflictError, NotFoundError, SocketTransport, Transport, parse_json
 
 __all__ = [
@@ -138,14 +144,29 @@ class Images:
         return image
 
     def pull(self, name: str) -> ImageInfo:
-        """Fetch from a registry with the user's credentials. ImageMissingError when none gives it."""
+        """Fetch from a registry with the user's credentials (none over ssh). ImageMissingError when none gives it."""
         if ":" not in name.rpartition("/")[2] and "@" not in name:
             name += ":latest"
+        if self._engine.endpoint.startswith("ssh://"):
+            return self._pull_openly(name)
         sdk = importlib.import_module("sandbox.sdk")  # lazy: 0.3 s, needed here only
         sdk.pull(self._engine.endpoint, self._engine.environ, version=self._engine.api, name=name)
         image = self.find(name)
         if image is None:
             raise EngineLostError(f"{name} was pulled, but the engine does not have it")
+        return image
+
+    def _pull_openly(self, name: str) -> ImageInfo:
+        path = f"{self._engine.prefix}/images/create"
+        try:
+            with self._engine.transport.open("POST", path, query={"fromImage": name}, timeout=600) as reply:
+                lines = b"".join(reply.chunks()).splitlines()
+        except EngineRefusedError as error:
+            raise ImageMissingError(f"{name}: {error}") from error
+        errors = [answer["error"] for answer in map(parse_json, filter(None, lines)) if "error" in answer]
+        image = None if errors else self.find(name)
+        if image is None:
+            raise ImageMissingError(f"{name}: {errors[0] if errors else 'not had'}")
         return image
 
     def list(self, label: str = LABEL) -> list[ImageInfo]:
@@ -320,7 +341,9 @@ def _connect(endpoint: str, environ: Mapping[str, str]) -> Engine:
     transport: Transport
     if scheme == "unix" or (scheme == "tcp" and not environ.get("DOCKER_TLS_VERIFY")):
         transport = SocketTransport(endpoint)
-    elif scheme in {"ssh", "tcp", "https"}:
+    elif scheme == "ssh":
+        transport = importlib.import_module("sandbox.ssh").SshTransport(endpoint, environ)  # lazy: for these only
+    elif scheme in {"tcp", "https"}:
         sdk = importlib.import_module("sandbox.sdk")  # lazy: 0.3 s, needed for these endpoints only
         transport = sdk.SdkTransport(endpoint, environ, version="1.41")
     else:
@@ -334,7 +357,11 @@ def _connect(endpoint: str, environ: Mapping[str, str]) -> Engine:
             api = _version(reply.headers.get("api-version", ""))
             podman = "libpod-api-version" in reply.headers or "libpod" in reply.headers.get("server", "").lower()
     except EngineLostError as error:  # it was never there
+        transport.close()
         raise EngineMissingError(f"{endpoint}: {error}", hint="set DOCKER_HOST to an engine, or unset it") from error
+    except BaseException:
+        transport.close()
+        raise
     if api < OLDEST_API:
         raise EngineMissingError(
             f"the engine at {endpoint} is too old (API {api[0]}.{api[1]})", hint="Docker 20.10 or Podman 4"

@@ -32,13 +32,13 @@ class Freezer:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Nothing in the box moves meanwhile: a box that has ended needs no holding. Raises what the engine
-        raises.
+        """Nothing in the box moves meanwhile: a box that has ended needs no holding, and a rootless engine may
+        have no freezer (`fumehood doctor` says so). Raises what the engine raises.
         """
         try:
             self._engine.containers.pause(self._container)
         except EngineRefusedError:
-            if self._runs():
+            if self._runs() and not cannot_hold(self._engine):
                 raise
         try:
             yield
@@ -59,6 +59,11 @@ class Freezer:
             return frozenset(self._procs.read_text().split())
         except OSError:
             return None
+
+
+def cannot_hold(engine: Engine) -> bool:
+    """Whether an engine has no cgroup for its containers: without root there is none in the first version."""
+    return engine.info.rootless and engine.info.cgroup == "1"
 
 
 def _find(engine: Engine, container: str) -> Path | None:

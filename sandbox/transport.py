@@ -1,7 +1,7 @@
 """HTTP/1.1 to a container engine over a plain socket: one connection per request, JSON or streams.
 
 Written out because importing the docker SDK (requests, urllib3) takes 0.3 s, half of a box's
-whole start. What only the SDK can do (ssh, TLS, registry credentials) goes through `sandbox.sdk`,
+whole start. What only the SDK can do (TLS, registry credentials) goes through `sandbox.sdk`,
 which fulfils the same protocol. Both translate foreign errors into `sandbox.errors`.
 """
 
@@ -311,10 +311,13 @@ class SocketTransport:
                 with suppress(BrokenPipeError, ConnectionResetError):
                     for piece in pieces:
                         sock.sendall(piece)
-            return SocketReply(sock)
+            return self._reply(sock)
         except BaseException:
             sock.close()
             raise
+
+    def _reply(self, sock: socket.socket) -> SocketReply:
+        return SocketReply(sock)
 
     def _connect(self) -> socket.socket:
         scheme, _, rest = self.endpoint.partition("://")
