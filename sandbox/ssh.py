@@ -62,7 +62,12 @@ class SshTransport(SocketTransport):
         try:
             with theirs:
                 process = subprocess.Popen(
-                    self._command, stdin=theirs, stdout=theirs, stderr=said, env=self._environ, start_new_session=True
+                    self._command,
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    stderr=said,
+                    env=self._environ,
+                    start_new_session=True,
                 )
         except OSError as error:
             ours.close()
