@@ -524,4 +524,8 @@ def _head_of(host: Path) -> str:
 
 def _is_private(endpoint: str) -> bool:
     """Whether an endpoint may be a user's own engine: only then is it worth asking."""
-    return "/run/user/" in endpoint or "/home/" in endpoint
+    try:
+        owned = Path(endpoint.removeprefix("unix://")).stat().st_uid != 0
+    except OSError:
+        owned = False
+    return owned or "/run/user/" in endpoint or "/home/" in endpoint
