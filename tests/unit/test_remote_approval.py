@@ -105,7 +105,9 @@ async def test_a_no_is_a_no_with_its_reason(office: tuple[Office, str]) -> None:
 
 
 WRONG: dict[str, Answer] = {
-    "another secret": lambda q: signed({"call": "c1", "nonce": q["nonce"], "allowed": True}, b"another secret, as long"),
+    "another secret": lambda q: signed(
+        {"call": "c1", "nonce": q["nonce"], "allowed": True}, b"another secret, as long"
+    ),
     "no signature": lambda q: (200, json.dumps({"call": "c1", "nonce": q["nonce"], "allowed": True}).encode(), ""),
     "another call": lambda q: signed({"call": "c2", "nonce": q["nonce"], "allowed": True}),
     "an old nonce": lambda _: signed({"call": "c1", "nonce": "0" * 32, "allowed": True}),
@@ -127,7 +129,7 @@ async def test_everything_else_is_a_no(office: tuple[Office, str], name: str) ->
     made.answer = WRONG[name]
     given = await approver(url).ask(ASKED)
     assert not given.allowed
-    assert (given.reason or name in ("a word", "one", "nothing")), given
+    assert given.reason or name in ("a word", "one", "nothing"), given
 
 
 async def test_no_answer_in_time_is_a_no(office: tuple[Office, str]) -> None:
@@ -156,7 +158,12 @@ def test_the_secret_comes_from_a_file_or_a_variable_and_is_long_enough(tmp_path:
     file.write_bytes(SECRET + b"\n")
     assert read_secret({"secretFile": str(file)}, {}) == SECRET
     assert read_secret({"secretEnv": "S"}, {"S": SECRET.decode()}) == SECRET
-    for wanted, environ in (({"secretEnv": "S"}, {}), ({"secretEnv": "S"}, {"S": "short"}), ({}, {}), ({"secretFile": str(tmp_path / "no")}, {})):
+    for wanted, environ in (
+        ({"secretEnv": "S"}, {}),
+        ({"secretEnv": "S"}, {"S": "short"}),
+        ({}, {}),
+        ({"secretFile": str(tmp_path / "no")}, {}),
+    ):
         with pytest.raises(UsageError):
             read_secret(wanted, environ)
 
@@ -164,5 +171,3 @@ def test_the_secret_comes_from_a_file_or_a_variable_and_is_long_enough(tmp_path:
 def test_the_answer_never_comes_from_a_client_of_the_session() -> None:
 
     assert not approver("http://127.0.0.1:9/").answer(ApprovalGiven(call="c1", allowed=True, by="client"))
-
-
