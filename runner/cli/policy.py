@@ -24,7 +24,7 @@ from runner.policy.keys import KEYS, How
 from runner.policy.layers import Settings
 from runner.policy.trust import Grants
 from runner.sessions.past import calls_of
-from runner.sessions.specs import chain_of, ground_of, new_spec, policy_of
+from runner.sessions.specs import standing_policy
 from runner.sessions.store import Store, state_home
 from runner.ui.safe import one_line, visible
 
@@ -52,14 +52,12 @@ def out_json(value: Any) -> None:
 @app.command()
 def show(as_json: AsJson = False) -> None:
     """Every setting in force here, with the source it comes from; then what does not count, and why."""
-    spec = new_spec(Path.cwd(), environ=os.environ)
-    chain = chain_of(spec, os.environ)
-    composed = policy_of(spec, chain, os.environ)
-    settings = chain.settings
+    chain, composed, _ = standing_policy(Path.cwd(), environ=os.environ)
+    settings, mode = chain.settings, composed.policy.mode.value
     if as_json:
-        out_json(_shown(settings, spec.mode.value, composed.policy.digest, chain.notes))
+        out_json(_shown(settings, mode, composed.policy.digest, chain.notes))
         return
-    out(f"mode           {spec.mode.value}")
+    out(f"mode           {mode}")
     out(f"policy digest  {composed.policy.digest}")
     for name, value, where in _rows(settings):
         out(f"{name:14} {value}  ({where})")
@@ -127,13 +125,12 @@ def explain_call(
     """Why a call is decided as it is: every rule that speaks of it, which one decides, and what would change it."""
     if bool(call) is bool(session):
         raise UsageError("name a call, or --session and --call")
-    spec = new_spec(Path.cwd(), environ=os.environ, fields={"mode": _mode(mode)} if mode else {})
-    policy = policy_of(spec, chain_of(spec, os.environ), os.environ).policy
+    _, composed, ground = standing_policy(Path.cwd(), environ=os.environ, mode=_mode(mode) if mode else None)
+    policy = composed.policy
     then = None
     if call:
-        place = ground_of(spec, os.environ).place
-        tool, effects = call_of(call, place)
-        found = explain(policy, tool, effects, place)
+        tool, effects = call_of(call, ground.place)
+        found = explain(policy, tool, effects, ground.place)
     else:
         store = Store(state_home(os.environ))
         calls = list(calls_of(store.choose(session, Path.cwd()), os.environ))

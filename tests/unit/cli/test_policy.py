@@ -154,7 +154,8 @@ def test_check_says_line_and_column_and_what_was_meant(terminal: Terminal) -> No
 
 
 def test_test_runs_the_examples_of_files_and_rules(terminal: Terminal) -> None:
-    good = "permissions:\n  deny:\n    - {rule: Bash(rm *), match: [rm x], notMatch: [ls]}\ncases:\n  - {call: Bash(rm x), expect: deny}\n"
+    good = "permissions:\n  deny:\n    - {rule: Bash(rm *), match: [rm x], notMatch: [ls]}\n"
+    good += "cases:\n  - {call: Bash(rm x), expect: deny}\n"
     put(terminal.place / "p.yaml", good)
     assert "1 examples hold" in terminal.run("policy", "test", "p.yaml")
     put(terminal.place / "p.yaml", good.replace("expect: deny", "expect: allow").replace("[ls]", "[rm y]"))
