@@ -40,7 +40,8 @@ class MuchError(Exception):
 class Capture:
     """Takes in one layer. `settle`: write each captured file's pages out first, so that a later store
     through a mapping moves its stamp (needed while something else runs in the box). `most`: how many new
-    entries and bytes are read, then MuchError; None: all. `store` None: contents are not read at all.
+    entries and bytes are read, then MuchError; None: all. `store` None: neither contents nor attributes of files
+    are read.
     """
 
     def __init__(
@@ -137,6 +138,9 @@ class Capture:
     def _meet(self, path: str, seen: os.stat_result, directory: int, name: str | None) -> None:
         """Take in a path that this process can see."""
         self._seen.add(path)
+        if self._store is None and stat.S_ISREG(seen.st_mode):
+            self._rows[path] = _told(seen)
+            return
         entry = Entry.of(os.fsencode(path), seen)
         old = self._before.get(path)
         if old is not None and old[:5] == _stamp(entry):
@@ -162,8 +166,6 @@ class Capture:
             return _made(entry, payload, {})
         if name is None:
             return _made(entry, payload, _attributes(directory))
-        if self._store is None and entry.is_file:
-            return _made(entry, None, _attributes(Path(f"/proc/self/fd/{directory}/{name}")))
         opened = os.open(name, _DIRECTORY if entry.is_directory else _FILE, dir_fd=directory)
         try:
             if entry.is_file:
@@ -205,8 +207,10 @@ class Capture:
             if not (entry.is_file or entry.is_directory):
                 return _made(entry, "", {})
             payload: Payload = ""
+            if entry.is_file and self._store is None:
+                return _made(entry, None, {})
             if entry.is_file:
-                payload = None if self._store is None else _pieces(self._store, tree.chunks(entry.path))
+                payload = _pieces(self._store, tree.chunks(entry.path))
             found = tree.attributes(entry.path)
             kept = {name: value.hex() for name, value in found.items() if _is_kept(name)}
             return _made(entry, payload, kept)
@@ -254,11 +258,26 @@ def _pieces(store: Store, chunks: Iterable[bytes | int]) -> list[list[Any]]:
     return pieces
 
 
-def _attributes(of: int | Path) -> dict[str, str]:
-    follow = isinstance(of, int)
+def _told(seen: os.stat_result) -> Row:
+    """A file of which nothing is read: its content and attributes stay where they are."""
+    return Row(
+        seen.st_ino,
+        seen.st_size,
+        seen.st_mtime_ns,
+        seen.st_ctime_ns,
+        seen.st_mode,
+        seen.st_uid,
+        seen.st_gid,
+        seen.st_rdev,
+        seen.st_nlink,
+        None,
+        {},
+    )
+
+
+def _attributes(opened: int) -> dict[str, str]:
     try:
-        names = os.listxattr(of, follow_symlinks=follow)
-        return {name: os.getxattr(of, name, follow_symlinks=follow).hex() for name in names if _is_kept(name)}
+        return {name: os.getxattr(opened, name).hex() for name in os.listxattr(opened) if _is_kept(name)}
     except OSError as error:
         if error.errno in (errno.ENOTSUP, errno.ENODATA):
             return {}

@@ -12,15 +12,17 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sandbox.capture import Capture, MuchError, UnsteadyError
+from sandbox.compaction import Stop, abandon, beside, by_path, follow, rewrite, take_place, wants_packing
 from sandbox.copies import remove_tree
-from sandbox.errors import DiskFullError, StoreError, WorkspaceError
+from sandbox.errors import DiskFullError, WorkspaceError
+from sandbox.forks import Forks
 from sandbox.freezing import AtRest, Freezing, Stack, Swap, SwapError
 from sandbox.intents import RESTORE, TRASH, Intent, discard, finish, finish_restore
 from sandbox.keeper import Keeper
@@ -31,6 +33,7 @@ from sandbox.pool import Pool
 from sandbox.rebuild import Rebuild
 from sandbox.spec import Rung
 from sandbox.states import Delta, Payload, State, same_state, update, whole
+from sandbox.store import Store
 
 __all__ = ["Checkpoint", "Checkpoints", "Freeze", "finish_restore"]
 
@@ -114,9 +117,47 @@ class Checkpoints:
         with self._lock:
             return self._open().flat(checkpoint)
 
-    def content(self, row_payload: Payload) -> Iterator[bytes]:
-        """A file's content, from its row's payload."""
-        return self._open().content(row_payload)
+    def pieces(self, payload: Payload) -> Iterator[bytes | int]:
+        """A file's content, from its row's payload in a `state`, holes as numbers. Raises StoreError; OSError for a
+        frozen layer.
+        """
+        with self._lock:
+            log = self._open()
+        for piece in log.pieces(payload):
+            if isinstance(piece, str):
+                with self._lock:
+                    yield self._open().get(piece)
+            else:
+                yield piece
+
+    @property
+    def wants_packing(self) -> bool:
+        """Whether `pack` is worth it by now."""
+        with self._lock:
+            return self._log is not None and wants_packing(self._log.store)
+
+    def pack(self, stop: Stop) -> None:
+        """Compress what was kept so far; checkpoints may be taken meanwhile. In the background. Raises StoreError,
+        OSError, StoppedError; nothing changed then.
+        """
+        with self._lock:
+            log = self._open()
+            store = log.store
+            store.flush()
+            source = Store(store.file, writable=False)
+        with source:
+            notes = list(source.notes())
+            target = rewrite(source, by_path(source, notes), notes, stop=stop)
+            try:
+                with self._lock:
+                    if self._log is log:
+                        follow(store, target, len(source.records))
+                        take_place(target, store.file)
+                        log.store = target
+                        store.close()
+            finally:
+                if log.store is not target:
+                    abandon(target)
 
     def take(
         self,
@@ -137,21 +178,7 @@ class Checkpoints:
                 log = self._open()
                 self._load(log)
                 before, taken = log.store.size, _Taken()
-                for _ in range(_TRIES):
-                    try:
-                        with ExitStack() as still:
-                            if busy:
-                                still.enter_context(freeze())
-                            self._capture(log, taken, settle=busy, bounded=swap is not None, rotate=swap is not None)
-                            if taken.much and swap is not None:
-                                if not busy:
-                                    still.enter_context(freeze())
-                                self._freeze(log, taken, swap)
-                        break
-                    except UnsteadyError:
-                        busy = True
-                else:
-                    raise WorkspaceError("the box writes faster than a checkpoint can be taken")
+                self._find(log, taken, busy=busy, freeze=freeze, swap=swap)
                 if not (taken.deltas or taken.frozen):
                     return None
                 way = swap.way if swap is not None and taken.frozen else "log"
@@ -236,6 +263,18 @@ class Checkpoints:
             except OSError as error:
                 raise _translated(error) from error
 
+    def fork(self, checkpoint: str, targets: Iterable[tuple[str, Path]]) -> tuple[str, ...]:
+        """Fill the empty state directories of new sessions (id, directory) with what this one was at a checkpoint: see
+        `sandbox.forks`. Raises WorkspaceError, DiskFullError, StoreError.
+        """
+        with self._lock:
+            try:
+                log = self._open()
+                forks = Forks(self._places, self.pool, self._keeper, self._freezing, directory=self._directory)
+                return forks.make(log, checkpoint, targets, most=self.most)
+            except OSError as error:
+                raise _translated(error) from error
+
     @property
     def pending(self) -> dict[str, Any] | None:
         """The note of a restore that is done in the layers and was not yet `settle`d."""
@@ -270,6 +309,7 @@ class Checkpoints:
 
     def _open(self) -> Log:
         if self._log is None:
+            beside(self._directory / "checkpoints").unlink(missing_ok=True)
             self._log = Log(self._directory / "checkpoints", self.pool, self._keeper, clock=self._clock)
         return self._log
 
@@ -287,6 +327,23 @@ class Checkpoints:
     def _is_large(self, state: Mapping[str, Any]) -> bool:
         entries, size = self.most
         return len(state) > entries or sum(row.size for row in state.values() if row.is_file) > size
+
+    def _find(self, log: Log, taken: _Taken, *, busy: bool, freeze: Freeze, swap: Swap | None) -> None:
+        """All that changed; what is much is frozen where it can be."""
+        for _ in range(_TRIES):
+            try:
+                with ExitStack() as still:
+                    if busy:
+                        still.enter_context(freeze())
+                    self._capture(log, taken, settle=busy, bounded=swap is not None, rotate=swap is not None)
+                    if taken.much and swap is not None:
+                        if not busy:
+                            still.enter_context(freeze())
+                        self._freeze(log, taken, swap)
+                    return
+            except UnsteadyError:
+                busy = True
+        raise WorkspaceError("the box writes faster than a checkpoint can be taken")
 
     def _capture(self, log: Log, taken: _Taken, *, settle: bool, bounded: bool, rotate: bool) -> None:
         """Find what is new, layer by layer. `bounded`: what is too much to be read is only told (`much`); `rotate`: so
@@ -337,22 +394,25 @@ class Checkpoints:
     def _freeze(self, log: Log, taken: _Taken, swap: Swap) -> None:
         """Freeze the layers in which much is, those that cannot be are read after all. Nothing moves meanwhile."""
         for layer in taken.much:
-            try:
-                if self._freezing.refused(layer, swap):
-                    raise SwapError("not now")
-                known = self._state(layer)
-                state, delta = self._freezing.freeze(layer, known, swap, log)
-                earlier = taken.frozen.get(layer.name, Delta(rows={}, gone=[]))
-                taken.frozen[layer.name] = Delta(rows={**earlier.rows, **delta.rows}, gone=earlier.gone + delta.gone)
-                self._present.states[layer.name] = state
-                self._present.owed.pop(layer.name, None)
-                taken.deltas.pop(layer.name, None)
-            except SwapError as error:
-                if error.dead:
-                    raise WorkspaceError(f"the box had to be ended: {error}") from error
-                if layer.name not in taken.deltas:
-                    self._capture_one(log, layer, taken, settle=True)
+            frozen = not self._freezing.refused(layer, swap) and self._frozen(log, layer, taken, swap)
+            if not frozen and layer.name not in taken.deltas:
+                self._capture_one(log, layer, taken, settle=True)
         taken.much = []
+
+    def _frozen(self, log: Log, layer: Layer, taken: _Taken, swap: Swap) -> bool:
+        """Freeze one layer, if it turns out that it can be."""
+        try:
+            state, delta = self._freezing.freeze(layer, self._state(layer), swap, log)
+        except SwapError as error:
+            if error.dead:
+                raise WorkspaceError(f"the box had to be ended: {error}") from error
+            return False
+        earlier = taken.frozen.get(layer.name, Delta(rows={}, gone=[]))
+        taken.frozen[layer.name] = Delta(rows={**earlier.rows, **delta.rows}, gone=earlier.gone + delta.gone)
+        self._present.states[layer.name] = state
+        self._present.owed.pop(layer.name, None)
+        taken.deltas.pop(layer.name, None)
+        return True
 
     def _keep(self, log: Log, label: str, taken: _Taken, *, before: int, durable: bool, way: str) -> Checkpoint:
         update(self._present.states, taken.deltas)

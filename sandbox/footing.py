@@ -5,23 +5,16 @@ taken and gone back to with the box alive where that can be, without it where no
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
-from sandbox.bases import filled
 from sandbox.checkpoints import Checkpoint, Checkpoints
 from sandbox.errors import WorkspaceError
 from sandbox.freezer import Freezer
 from sandbox.freezing import AtRest, Swap, SwapError
-from sandbox.layers import Layer
 from sandbox.places import Places
 from sandbox.remount import Remount
-from sandbox.spec import Rung
-from sandbox.states import OPAQUE
-from sandbox.trees import LocalTree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +70,7 @@ class Footing:
             return None
 
     async def ended(self) -> None:
-        """The box is gone. What it left is frozen where it is much. Raises WorkspaceError, DiskFullError, StoreError."""
+        """The box is gone; what it left is frozen where it is much. Raises as a checkpoint does."""
         self.freezer, self.stands = None, False
         if self._places.table is not None:
             await asyncio.shield(asyncio.to_thread(self._checkpoints.rest))
@@ -91,29 +84,3 @@ class Footing:
         if self.stands is False:
             return AtRest()
         return Remount.of(self.freezer) if self.stands else None
-
-    def content_at(self, checkpoint: str, path: str) -> Iterator[bytes]:
-        """See Workspace.content_at."""
-        name = self._checkpoints.find(checkpoint).id
-        layer, inner = self._place(path)
-        state = self._checkpoints.state(name).get(layer.name, {})
-        row = state.get(inner)
-        if row is not None:
-            if not row.is_file:
-                raise WorkspaceError(f"{path} was no file at {checkpoint}")
-            return iter(self._checkpoints.content(row.payload))
-        parents = [str(parent) for parent in PurePosixPath(inner).parents if str(parent) != "."]
-        hidden = any(parent in state and not state[parent].is_directory for parent in parents)
-        opaque = any(OPAQUE in state[parent].attributes for parent in parents if parent in state)
-        lower = layer.host or self._places.path(layer) / "lower"
-        if hidden or opaque or layer.rung is not Rung.OVERLAY or not (lower / inner).is_file():
-            raise WorkspaceError(f"{path} was not there at {checkpoint}")
-        return filled(LocalTree(lower).chunks(os.fsencode(inner)))
-
-    def _place(self, path: str) -> tuple[Layer, str]:
-        """The layer that holds a path, and the path beneath it."""
-        for layer in self._places.table.layers if self._places.table else ():
-            for top in (PurePosixPath(layer.host) if layer.host else None, layer.at):
-                if top is not None and PurePosixPath(path).is_relative_to(top):
-                    return layer, str(PurePosixPath(path).relative_to(top))
-        raise WorkspaceError(f"{path} lies in no writable place of the box")

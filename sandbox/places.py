@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +125,12 @@ class Places:
     def dress(self, source: Path, target: Path) -> None:
         """Give a directory of ours another's attributes, owner and times, by the keeper where this process may not."""
         self._attributes(source, target, None)
+
+    def copy_skeleton(self, source: Path, target: Path) -> None:
+        """Our own beginning of HOME and the like once more, for a fork."""
+        shutil.copytree(source, target, symlinks=True)
+        for path in (target, *target.rglob("*")):
+            self._own_by(path, self._owner)
 
     def mounts(self, engine: Engine, *, fresh: bool = False) -> tuple[Mount, ...]:
         """Define the engine's volumes anew and return what to mount. `fresh`: there can be none yet."""
@@ -271,9 +278,7 @@ class Places:
     def _record(self, layers: list[Layer], began_ns: int) -> None:
         kept = self.table.frozen if self.table else ()
         self._write(
-            LayerTable(
-                session=self.session, began_ns=began_ns, owner=self._owner, layers=tuple(layers), frozen=kept
-            )
+            LayerTable(session=self.session, began_ns=began_ns, owner=self._owner, layers=tuple(layers), frozen=kept)
         )
 
     def _write(self, table: LayerTable) -> None:

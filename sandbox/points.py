@@ -5,6 +5,7 @@ beside it under names of their own (hard links) and are only read.
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -67,12 +68,16 @@ class Log:
         file.parent.mkdir(exist_ok=True, mode=0o700)
         self.store = Store(file, writable=True)
         self._inherited = [Store(each, writable=False) for each in sorted(file.parent.glob(INHERITED + "*"))]
-        noted, again = dict[str, Any](), dict[str, str]()
-        for note in (note for store in self._inherited for note in store.notes()):
-            if note["type"] == "checkpoint":
-                noted[note["id"]] = note
-            elif note["type"] == "restacked":
-                again[note["id"]] = note["index"]
+        self._take_up()
+        intent = Intent.read(file.with_name(RESTORE))
+        if intent is not None:
+            self.present = intent.checkpoint
+
+    def _take_up(self) -> None:
+        """What the notes tell, oldest first."""
+        inherited = [note for store in self._inherited for note in store.notes()]
+        noted = {note["id"]: note for note in inherited if note["type"] == "checkpoint"}
+        again = {note["id"]: note["index"] for note in inherited if note["type"] == "restacked"}
         for note in self.store.notes():
             match note["type"]:
                 case "checkpoint":
@@ -85,9 +90,6 @@ class Log:
                     for each in _ancestors(noted, note["id"]):
                         self._remember(each)
                         self._kept[each["id"]].again = again.get(each["id"], "")
-        intent = Intent.read(file.with_name(RESTORE))
-        if intent is not None:
-            self.present = intent.checkpoint
 
     def close(self) -> None:
         """Give the files back."""
@@ -141,27 +143,40 @@ class Log:
 
     def content(self, payload: Payload) -> Iterator[bytes]:
         """A file's content, from its row's payload, holes filled. Raises StoreError; OSError for a frozen layer."""
+        for piece in self.pieces(payload):
+            yield from _filled(self.get(piece) if isinstance(piece, str) else piece)
+
+    def pieces(self, payload: Payload) -> Iterator[bytes | int | str]:
+        """The same in pieces: bytes, numbers for holes, and digests of what `get` has. Raises as `content`."""
         match payload:
             case None:
                 raise StoreError("this content was not read when it was frozen")
             case str():
-                yield self.get(payload)
+                yield payload
             case Frozen(layer=layer, path=path):
-                for piece in self.frozen(layer, path):
-                    yield from _filled(piece)
+                yield from self.frozen(layer, path)
             case _:
                 for digest, length in payload:
-                    yield from _filled(self.get(digest) if digest else length)
+                    yield digest or length
 
     def frozen(self, layer: str, path: str) -> Iterator[bytes | int]:
         """A file of a frozen layer in pieces, holes as numbers."""
         tree = KeptTree(self._pool.tree(layer), self._keeper)
         try:
-            yield from tree.chunks(path.encode("utf-8", "surrogateescape"))
+            yield from tree.chunks(os.fsencode(path))
         finally:
             tree.close()
 
-    def keep(  # noqa: PLR0913 (what a checkpoint's note says)
+    def attributes(self, layer: str, path: str) -> dict[str, str]:
+        """The attributes of a file of a frozen layer, as a row keeps them."""
+        tree = KeptTree(self._pool.tree(layer), self._keeper)
+        try:
+            found = tree.attributes(os.fsencode(path))
+        finally:
+            tree.close()
+        return {name: value.hex() for name, value in found.items() if name.startswith("user.")}
+
+    def keep(
         self,
         deltas: Mapping[str, Delta],
         states: Mapping[str, State],

@@ -159,7 +159,7 @@ class Pool:
 
     def problems(self, layer: str) -> list[Problem]:
         """What differs from the rows by its stamps: a path that came, went or was written. As far as this user may
-        look. (A ctime alone says nothing: one more hard link moves it.)
+        look. A ctime alone says nothing: one more hard link moves it.
         """
         try:
             rows = self.rows(layer)

@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sandbox.apply import Applied, AppliedReport, Recovered
+from sandbox.bases import filled
 from sandbox.changes import Change
 from sandbox.checkpoints import Checkpoint, Checkpoints
+from sandbox.compaction import Background
+from sandbox.compare import NOW, Past, name_of, named
 from sandbox.copies import remove_tree
 from sandbox.diff import FileDiff
 from sandbox.disk import usage_of
@@ -110,6 +113,8 @@ class Workspace:
         self.checkpoints = Checkpoints(self._places, self._keeper, directory=state / "store", pool=self.pool)
         self.footing = Footing(self._places, self.checkpoints)
         self._views = Views(self._places, self._keeper, store=state / "store" / "log", held=held or HeldBack.load())
+        self._packing = Background(self.checkpoints.pack)
+        self._past = Past(self.checkpoints, written=self._views.written, beneath=self._views.beneath)
 
     async def prepare(self) -> tuple[Mount, ...]:
         """Make the layers where there are none yet, define the engine's volumes, and return what
@@ -158,12 +163,24 @@ class Workspace:
         """
         return await self.footing.checkpoint(label)
 
+    def tidy(self) -> None:
+        """Compress what the log of checkpoints holds by now, in the background, where there is enough of it."""
+        if self.checkpoints.wants_packing:
+            self._packing.start()
+
     async def restore(self, checkpoint: str, note: Mapping[str, Any] | None = None) -> Restored | None:
         """Go back to a checkpoint, the present state having been taken. What runs in the box beside its server is
         ended first. None where the box has to end for it (`ended`), and nothing was done. `note` is kept with the
         intent until `checkpoints.settle`.
         """
         return await self.footing.restore(checkpoint, note)
+
+    async def fork(self, checkpoint: str, targets: Sequence[tuple[str, Path]]) -> tuple[str, ...]:
+        """Fill the empty state directories of new sessions (id, directory) with what this one was at a checkpoint. The
+        names of the layers that had to be copied once for it. Raises WorkspaceError, DiskFullError, StoreError.
+        """
+        await self._walked()
+        return await asyncio.shield(asyncio.to_thread(self.checkpoints.fork, checkpoint, targets))
 
     @property
     def freezer(self) -> Freezer | None:
@@ -180,9 +197,51 @@ class Workspace:
 
     def content_at(self, checkpoint: str, path: str) -> Iterator[bytes]:
         """A file of the box as it was at a checkpoint. `path`: as the box sees it, or the host's of a root. What the
-        session had not touched then is the host's file as it is now. Raises WorkspaceError. Blocks.
+        session had not touched then is as it was when the session began, where that was kept, else as the
+        host has it now. Raises WorkspaceError. Blocks.
         """
-        return self.footing.content_at(checkpoint, path)
+        name = self.checkpoints.find(checkpoint).id
+        found = self._past.file(*self._place(path), name)
+        if found is None:
+            raise WorkspaceError(f"{path} was no file at {checkpoint}")
+        return filled(found)
+
+    async def compare(
+        self, old: str, new: str = NOW, paths: Iterable[str] = (), *, git: bool = False
+    ) -> AsyncIterator[FileDiff]:
+        """What changed in all writable places from one checkpoint to another, or to now; as `diffs` gives it, but
+        paths of places that are no root begin with where the box has them. `paths`: absolute, in the box or on
+        the host. Raises WorkspaceError, StoreError.
+        """
+        points = [await asyncio.to_thread(self._point, name) for name in (old, new)]
+        chosen = Selection(paths=tuple((layer.name, path) for layer, path in map(self._place, paths)) or None)
+
+        def takes(change: Change) -> bool:
+            return (git or not change.in_git) and chosen.takes(change)
+
+        for layer in self.layers:
+            found = self._past.diffs(layer, *points, takes=takes)
+            try:
+                while (item := await asyncio.to_thread(next, found, None)) is not None:
+                    yield item
+            finally:
+                found.close()
+
+    def named(self, item: FileDiff) -> FileDiff:
+        """One of `compare` with its paths as the texts have them."""
+        return named(item, next(name_of(layer) for layer in self.layers if layer.name == item.change.root))
+
+    def _point(self, name: str) -> str:
+        return self.checkpoints.find(name).id if name else NOW
+
+    def _place(self, path: str) -> tuple[Layer, str]:
+        """The layer that holds a path, and the path beneath it."""
+        for layer in self.layers:
+            for top in (PurePosixPath(layer.host) if layer.host else None, layer.at):
+                if top is not None and PurePosixPath(path).is_relative_to(top):
+                    inner = str(PurePosixPath(path).relative_to(top))
+                    return layer, "" if inner == "." else inner
+        raise WorkspaceError(f"{path} lies in no writable place of the box")
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -341,6 +400,7 @@ class Workspace:
             task.cancel()
         await asyncio.gather(*self._walks.values(), return_exceptions=True)
         self._walks.clear()
+        await asyncio.to_thread(self._packing.stop)
         await self.footing.close()
         await asyncio.to_thread(self.checkpoints.close)
         await asyncio.to_thread(self._keeper.close)
@@ -397,6 +457,7 @@ class Workspace:
         found = await find_touched(top, file)
         paths = {path for letter, path in found if letter != _UNREADABLE and path != b"."}
         closed = [path for letter, path in found if letter == _UNREADABLE]
+        paths = await asyncio.to_thread(self._views.without_remade, layer, paths)
         if closed:
             paths |= await asyncio.to_thread(self._views.touched_beneath, layer, closed)
         return sorted(paths)

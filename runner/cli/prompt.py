@@ -40,6 +40,9 @@ commands (only as the first word; -- makes them a prompt):
   doctor                     what works on this machine, and what does not
   images list|build          the images that boxes are made from
   clean                      remove what dead sessions left running
+  du [SESSION]               what sessions and caches take on the disk
+  gc                         collect old checkpoints, leftovers and old caches
+  fsck [SESSION]             verify all that is kept
   policy COMMAND             what is allowed here and why; check, test and sign policy files
   trust                      let this repository's settings count; --list, --revoke
 """

@@ -173,7 +173,7 @@ def _broad(rule: Rule) -> bool:
     pattern = rule.pattern
     if not isinstance(pattern, CommandPattern) or not pattern.wild:
         return False
-    return not pattern.first or BROAD.match(" ".join(pattern.pieces[0].split()) + " ") is not None
+    return not pattern.key or BROAD.match(" ".join(pattern.pieces[0].split()) + " ") is not None
 
 
 def _short(text: str) -> str:

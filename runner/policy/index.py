@@ -13,12 +13,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from runner.effects import ConnectHost, Effect, Place, ReadPath, RunCommand, WritePath
-from runner.policy import loose
-from runner.policy.commands import only_reads
-from runner.policy.patterns import CommandPattern, HostPattern, PathPattern, folded, normal
-from runner.policy.places import absolute, nearby
+from runner.policy.patterns import KEY_WORDS, CommandPattern, HostPattern, PathPattern, folded, keys_of, normal
+from runner.policy.reach import reach_of
 from runner.policy.rules import EDITORS, NAMED, READERS, SHELLS, Kind, Rule
-from runner.policy.runs import Reading, base, readings
 
 
 class RuleIndex:
@@ -44,14 +41,14 @@ class RuleIndex:
                 self._tools[rule.tool].append(rule)
             case _ if rule.kind is Kind.FIELD:
                 self._fields[rule.tool].append(rule)
-            case CommandPattern(first=first):
-                self._commands[first].append(rule)
+            case CommandPattern(key=key):
+                self._commands[key].append(rule)
             case PathPattern(key=key):
                 self._paths[rule.kind][key].append(rule)
             case HostPattern(host=host):
                 self._hosts["*" if "*" in host else host].append(rule)
 
-    @property
+    @cached_property
     def paths(self) -> bool:
         """Whether any rule is about paths."""
         return any(self._paths.values())
@@ -66,24 +63,26 @@ class RuleIndex:
 
     def commands(self, text: str) -> Iterator[Rule]:
         """The rules whose pattern matches a command's text."""
-        first = text.partition(" ")[0]
-        for rule in (*self._commands.get(first, ()), *self._commands.get("", ())):
-            if isinstance(rule.pattern, CommandPattern) and rule.pattern.matches(text):
-                yield rule
+        table, key, end = self._commands, "", -1
+        for _ in range(KEY_WORDS + 1 if table else 0):
+            for rule in table.get(key, ()):
+                if isinstance(rule.pattern, CommandPattern) and rule.pattern.matches(text):
+                    yield rule
+            if key == text:
+                return
+            end = text.find(" ", end + 1)
+            key = text if end < 0 else text[:end]
 
     def on_path(self, kind: Kind, path: str) -> Iterator[Rule]:
         """The rules of a kind whose pattern matches a path (absolute and normal; folded for deny and ask)."""
+        return self._on_paths(kind, (path,), keys_of((path,)))
+
+    def _on_paths(self, kind: Kind, paths: tuple[str, ...], keys: frozenset[str]) -> Iterator[Rule]:
         table = self._paths[kind]
-        if not table:
-            return
-        keys = {""}
-        for segment in path.split("/"):
-            keys.add(segment)
-            if "." in segment:
-                keys.add(segment[segment.rindex(".") :])
-        for key in keys:
-            for rule in table.get(key, ()):
-                if isinstance(rule.pattern, PathPattern) and rule.pattern.matches(path):
+        for key in keys & table.keys() if table else ():
+            for rule in table[key]:
+                pattern = rule.pattern
+                if isinstance(pattern, PathPattern) and any(map(pattern.matches, paths)):
                     yield rule
 
     def on_host(self, host: str) -> Iterator[Rule]:
@@ -115,37 +114,34 @@ class RuleIndex:
         return found
 
     def _on_effect(self, tool: str, effect: ReadPath | WritePath) -> Iterator[Rule]:
+        if not self.paths:
+            return
         kind = Kind.READ if isinstance(effect, ReadPath) else Kind.EDIT
         family = READERS | EDITORS | SHELLS if kind is Kind.READ else EDITORS | SHELLS
-        for path in dict.fromkeys(folded(normal(p)) for p in (effect.path, effect.link, effect.target) if p):
-            for rule in self.on_path(kind, path):
-                if tool == rule.tool or (rule.tool in {"Read", "Edit"} and tool in family):
-                    yield rule
-            if kind is Kind.EDIT and tool != "NotebookEdit":
-                yield from (rule for rule in self.on_path(Kind.READ, path) if rule.tool == "Read")
+        paths = tuple({folded(normal(path)) for path in {effect.path, effect.link, effect.target} if path})
+        keys = keys_of(paths)
+        for rule in self._on_paths(kind, paths, keys):
+            if tool == rule.tool or (rule.tool in {"Read", "Edit"} and tool in family):
+                yield rule
+        if kind is Kind.EDIT and tool != "NotebookEdit":
+            yield from (rule for rule in self._on_paths(Kind.READ, paths, keys) if rule.tool == "Read")
 
     def _on_command(self, effect: RunCommand, place: Place) -> Iterator[Rule]:
-        reading = readings(effect.command)
+        reach = reach_of(effect.command, str(effect.cwd), str(place.home))
         if self._commands:
-            yield from self._on_texts(effect.command, reading)
-        if self.paths:
-            reading_only = only_reads(effect.command)
-            for path in _named(effect, reading, place, self._segments if _has_glob(reading) else ""):
-                yield from self.on_path(Kind.READ, path)
-                if not reading_only:
-                    yield from self.on_path(Kind.EDIT, path)
-
-    def _on_texts(self, command: str, reading: Reading) -> Iterator[Rule]:
-        texts = dict.fromkeys((" ".join(command.split()), *reading.texts))
-        if not reading.whole:
-            texts |= dict.fromkeys(loose.fragments(command))
-        for text in texts:
-            yield from self.commands(text)
-        for simple in reading.simples:
-            if simple.words[0].glob:
-                pattern, rest = base(simple.words[0]), " ".join(w.value or w.source for w in simple.words[1:])
-                for name in fnmatch.filter(self._commands, pattern):
+            for text in reach.texts:
+                yield from self.commands(text)
+            for pattern, rest in reach.globs:
+                for name in fnmatch.filter({key.partition(" ")[0] for key in self._commands}, pattern):
                     yield from self.commands(f"{name} {rest}".rstrip())
+        if self.paths:
+            kinds = (Kind.READ,) if reach.only_reads else (Kind.READ, Kind.EDIT)
+            paths, keys = reach.paths, reach.keys
+            if reach.path_globs:
+                paths += tuple(path for glob in reach.path_globs for path in _globbed(glob, self._segments))
+                keys = keys_of(paths)
+            for kind in kinds:
+                yield from self._on_paths(kind, paths, keys)
 
     @cached_property
     def _segments(self) -> str:
@@ -169,40 +165,11 @@ def _compared(rule: Rule, sent: Mapping[str, Any]) -> bool:
     return any(rule.pattern.matches(text) for text in texts)
 
 
-def _has_glob(reading: Reading) -> bool:
-    return any(word.glob for simple in reading.simples for word in simple.words[1:])
-
-
-def _named(effect: RunCommand, reading: Reading, place: Place, segments: str) -> dict[str, None]:
-    """Every path that a word of the command might name, folded."""
-    words = dict.fromkeys(loose.words(effect.command))
-    for simple in reading.simples:
-        words |= dict.fromkeys(word.value for word in simple.words if word.value)
-        words |= dict.fromkeys(w.value.partition("=")[2] for w in simple.words if w.value and "=" in w.value)
-    for redirect in reading.redirects:
-        words |= dict.fromkeys([redirect.word.value] if redirect.word.value else [])
-    if segments:
-        for simple in reading.simples:
-            for word in simple.words[1:]:
-                if word.glob:
-                    words |= dict.fromkeys(_globbed(word.value or "", segments))
-    places = nearby(effect.cwd, place.home, reading)
-    found: dict[str, None] = {}
-    for text in words:
-        if not text or "\0" in text:
-            continue
-        if text.startswith(("/", "~")):
-            found |= dict.fromkeys(folded(normal(path)) for path in absolute(text, effect.cwd, place.home, ()))
-        else:
-            found |= dict.fromkeys(folded(normal(where / text)) for where in places)
-    return found
-
-
 def _globbed(pattern: str, segments: str) -> Iterator[str]:
-    """What a glob's last segment may stand for, of the names that rules speak of."""
+    """What a path's last segment, a glob, may stand for, of the names that rules speak of."""
     head, slash, last = pattern.rpartition("/")
-    body = fnmatch.translate(folded(last)).removesuffix(r"\Z")
-    for name in re.findall(f"(?m)^{body}$".replace("(?s:", "(?:"), segments):
+    body = fnmatch.translate(last).removesuffix(r"\Z").replace("(?s:", "(?:")
+    for name in re.findall(f"(?m)^{body}$", segments):
         yield head + slash + name
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import posixpath
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -16,6 +17,7 @@ from runner.effects import Place
 from runner.errors import UsageError
 
 MOST_DEEP = 3
+KEY_WORDS = 3
 _SPECIAL = re.compile(r"[*?\[\\]")
 
 
@@ -41,10 +43,11 @@ class CommandPattern:
         return self.boundary or len(self.pieces) > 1
 
     @property
-    def first(self) -> str:
-        """The word that every text it matches begins with; "" when there is none such."""
-        word, space, _ = self.pieces[0].partition(" ")
-        return word if space or (len(self.pieces) == 1) else ""
+    def key(self) -> str:
+        """The first words, at most KEY_WORDS, that every text it matches begins with."""
+        head = self.pieces[0]
+        whole = len(self.pieces) == 1
+        return " ".join((head if whole else head.rpartition(" ")[0]).split(" ")[:KEY_WORDS])
 
 
 def _glob(pieces: tuple[str, ...], text: str) -> bool:
@@ -114,6 +117,12 @@ class PathPattern:
         if last.startswith("*") and "." in last and not _SPECIAL.search(last[1:]):
             return last[last.rindex(".") :]
         return self.base.rpartition("/")[2]
+
+
+def keys_of(paths: Iterable[str]) -> frozenset[str]:
+    """Every key that a pattern which matches one of these paths may have."""
+    segments = {segment for path in paths for segment in path.split("/")}
+    return frozenset(segments | {segment[segment.rindex(".") :] for segment in segments if "." in segment} | {""})
 
 
 def path_pattern(pattern: str, place: Place, *, anywhere: bool, anchor: PurePosixPath | None = None) -> PathPattern:

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from runner.effects import Place, ReadPath, WritePath
-from runner.policy.patterns import normal
-from runner.policy.runs import Reading, base
+from runner.policy.patterns import folded, normal
+from runner.policy.runs import base
 from runner.policy.words import Simple, Word, names
 
 SCRATCH = (PurePosixPath("/tmp"), PurePosixPath("/var/tmp"))  # noqa: S108 (the box's own)
@@ -23,30 +23,32 @@ PROTECTED_FILES = names(
     "pyrightconfig.json .mcp.json .claude.json fumehood.yaml"
 )
 MOST_MOVES = 3
-MOST_NEARBY = 16
 _ALL = re.compile(r"[.*?]+")
 _BELOW_VARIABLE = re.compile(r"\"?\$(?:\w+|\{\w+\})\"?/+(?:[.*?]*)\"?")
 
 
 def below(effect: ReadPath | WritePath, places: Iterable[PurePosixPath]) -> bool:
     """Whether link and target both lie in one of the places."""
-    known = tuple(places)
-    paths = (PurePosixPath(normal(path or effect.path)) for path in (effect.link, effect.target))
-    return all(any(path.is_relative_to(place) for place in known) for path in paths)
+    known = [str(place).rstrip("/") for place in places]
+    for path in {effect.link or effect.path, effect.target or effect.path}:
+        text = normal(path)
+        if not any(text == place or text.startswith(place + "/") for place in known):
+            return False
+    return True
 
 
 def protected(effect: WritePath) -> bool:
     """Whether a program later executes or obeys what is written there. Case does not count."""
-    for path in (effect.path, effect.link or effect.path, effect.target or effect.path):
-        parts = [part.casefold() for part in PurePosixPath(normal(path)).parts]
-        if not parts[1:]:
-            continue
+    for path in {effect.path, effect.link or effect.path, effect.target or effect.path}:
+        parts = folded(normal(path)).split("/")
         if parts[-1] in PROTECTED_FILES:
             return True
+        if PROTECTED_DIRECTORIES.isdisjoint(parts) and "git" not in parts:
+            continue
         for at, part in enumerate(parts):
             if part == ".claude" and parts[at + 1 : at + 2] == ["worktrees"] and len(parts) > at + 2:
                 continue
-            if part in PROTECTED_DIRECTORIES or (part == "git" and at and parts[at - 1] == ".config"):
+            if part in PROTECTED_DIRECTORIES or (part == "git" and parts[at - 1] == ".config"):
                 return True
     return False
 
@@ -71,16 +73,6 @@ def absolute(text: str, cwd: PurePosixPath, home: PurePosixPath, moves: tuple[Wo
         for place in tuple(places):
             places += absolute(value, place, home, ()) or (PurePosixPath("/"),)
     return tuple(dict.fromkeys(place / text for place in places))
-
-
-def nearby(cwd: PurePosixPath, home: PurePosixPath, reading: Reading) -> tuple[PurePosixPath, ...]:
-    """cwd, and every directory that a `cd` anywhere in the command may lead to: a loose reading."""
-    places = [cwd]
-    for word in dict.fromkeys(move for simple in reading.simples for move in simple.moves[-MOST_NEARBY:]):
-        if word.value and "\0" not in word.value and len(places) < MOST_NEARBY:
-            text = word.value
-            places += [home / text[2:]] if text.startswith("~/") else [place / text for place in tuple(places)]
-    return tuple(dict.fromkeys(PurePosixPath(normal(place)) for place in places))
 
 
 def critical(simples: Iterable[Simple], cwd: PurePosixPath, place: Place) -> str:

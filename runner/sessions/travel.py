@@ -73,7 +73,7 @@ class Travel:
         stop: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._workspace = workspace
-        self._journal = journal
+        self.journal = journal
         self._record = record
         self._quiet = quiet
         self._stop = stop
@@ -98,10 +98,15 @@ class Travel:
         """As the journal tells it now."""
 
         def read() -> Timeline:
-            path = {event.id for event in self._journal.path()}
-            return Timeline.read(self._journal.read(), path=path, head=self._journal.head())
+            path = {event.id for event in self.journal.path()}
+            return Timeline.read(self.journal.read(), path=path, head=self.journal.head())
 
         return await asyncio.to_thread(read)
+
+    async def kept(self) -> set[str]:
+        """The checkpoints whose files are there; others were collected."""
+        points = (await self._workspace()).checkpoints
+        return {each.id for each in await asyncio.to_thread(points.list)}
 
     async def go(self, journey: Journey) -> dict[str, Any]:
         """Do it, or say what it would do. Raises UsageError, SandboxError; nothing happened then."""
@@ -118,6 +123,8 @@ class Travel:
                 "layers": [],
                 "box": "kept",
             }
+            if report["checkpoint"] and goal.checkpoint not in await self.kept():
+                raise UsageError("the files of that point were collected (see: fumehood gc --help)")
             if not journey.dry:
                 await self._move(goal, what, journey.kind, report)
             return report
@@ -128,7 +135,7 @@ class Travel:
         if files:
             await self.take(f"before {kind}")
         present = await asyncio.to_thread(lambda: workspace.checkpoints.present)
-        head = self._journal.head()
+        head = self.journal.head()
         body = HeadMoved(
             to=head if what == "files" else goal.to,
             reason=_reason(kind, what, goal),
@@ -138,7 +145,7 @@ class Travel:
             before=present if files else "",
             checkpoint=goal.checkpoint if files else "",
         )
-        mark = self._journal.ids()
+        mark = self.journal.ids()
         note = {"id": mark, "move": asdict(body)}
         if files and goal.checkpoint != present:
             restored = await workspace.restore(goal.checkpoint, note)
