@@ -165,12 +165,15 @@ class ApprovalAsked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalGiven:
-    """The answer. `by`: terminal, client, remote, nobody."""
+    """The answer. `by`: terminal, client, remote, nobody. `input`: what is to be run in place of what was asked for
+    (the user's answers in it); it is judged again.
+    """
 
     call: str
     allowed: bool
     by: str
     reason: str = ""
+    input: dict[str, Json] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

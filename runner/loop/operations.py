@@ -34,11 +34,12 @@ class Interrupt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The reply to an ApprovalAsked."""
+    """The reply to an ApprovalAsked. `input` takes the place of the call's own: it holds a user's answers."""
 
     call: str
     allowed: bool
     reason: str = ""
+    input: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,7 @@ _FIELDS: dict[str, type[Any]] = {
     "call": str,
     "allowed": bool,
     "reason": str,
+    "input": dict,
     "mode": str,
     "model": str,
     "steps": int,
@@ -93,7 +95,7 @@ def operation_from_json(data: Mapping[str, Any]) -> Operation:
     made = _TYPES.get(str(data.get("type")))
     if made is None:
         raise ValueError(f"unknown operation {data.get('type')!r}")
-    values = {key: value for key, value in data.items() if key != "type"}
+    values = {key: value for key, value in data.items() if key != "type" and not (key == "input" and value is None)}
     for key, value in values.items():
         wanted = _FIELDS.get(key)
         if wanted is None or type(value) is not wanted:
