@@ -54,4 +54,4 @@ def test_settings_are_named_with_what_means_nothing_here_and_what_cannot_be_used
     manage(where, "permissions: [")
     (check,) = check_settings(environ, place, where)
     assert check.level is Level.FAIL
-    assert "managed-settings.yaml:1" in check.found
+    assert "managed-settings.yaml:2:1: is no YAML" in check.found

@@ -19,6 +19,7 @@ from runner.events import (
     ToolFinished,
     TurnEnded,
 )
+from runner.loop.modes import Remember
 from runner.loop.operations import Answer, Prompt, SetMode, SetModel
 from runner.policy.grants import with_grant
 from runner.policy.policy import Policy
@@ -81,7 +82,9 @@ async def test_a_locked_mode_and_a_locked_model_are_refused_while_running_too(st
         raise LockedError(name)
 
     async with stage.open(resolve_model=resolve) as session:
-        session._policy = replace(session._policy, mode=Mode.DEFAULT, modes=frozenset({Mode.DEFAULT, Mode.PLAN}))
+        session._modes.policy = replace(
+            session._modes.policy, mode=Mode.DEFAULT, modes=frozenset({Mode.DEFAULT, Mode.PLAN})
+        )
         with pytest.raises(UsageError, match="locked"):
             await session.submit(SetMode(mode=Mode.BYPASS))
         with pytest.raises(LockedError):
@@ -92,7 +95,7 @@ async def test_a_locked_mode_and_a_locked_model_are_refused_while_running_too(st
 async def test_the_users_shell_can_be_disabled_and_the_attempt_is_recorded(stage: Stage) -> None:
     stage.script({"text": "one"})
     async with stage.open() as session:
-        session._policy = replace(session._policy, locks=("disableShell",))
+        session._modes.policy = replace(session._modes.policy, locks=("disableShell",))
         with pytest.raises(LockedError):
             await session.gate.user_command(Command(argv=("sh",), cwd=REPO))
     judged = [e.body for e in stage.journal.read() if isinstance(e.body, Judged) and e.body.tool == "shell"]
@@ -110,13 +113,12 @@ async def test_always_allows_exactly_the_rule_that_was_shown(stage: Stage) -> No
     stage.script(write, write, other, {"text": "done"})
     kept: list[str] = []
 
-    async with stage.open(mode=Mode.DEFAULT, approver=ClientApprover()) as session:
+    def keep(policy: Policy, rule: str) -> Policy:
+        kept.append(rule)
+        return with_grant(policy, rule, session.gate.place, "/state/approvals.json")
 
-        def remember(policy: Policy, rule: str) -> Policy:
-            kept.append(rule)
-            return with_grant(policy, rule, session.gate.place, "/state/approvals.json")
-
-        session.gate.remember = session._remembering(remember, "/state/approvals.json")
+    remember = Remember(keep=keep, file="/state/approvals.json")
+    async with stage.open(mode=Mode.DEFAULT, approver=ClientApprover(), remember=remember) as session:
         await session.submit(Prompt.text("go"))
         async for event in session.events():
             if isinstance(event.body, ApprovalAsked):
@@ -135,8 +137,8 @@ async def test_always_allows_exactly_the_rule_that_was_shown(stage: Stage) -> No
 async def test_nothing_is_offered_for_always_where_nobody_is_asked_or_a_rule_asks(stage: Stage) -> None:
     for approver, rules in ((DenyApprover(), ()), (ClientApprover(deadline=0.01), ("Change",))):
         stage.script(CHANGE, {"text": "done"})
-        async with stage.open(mode=Mode.DEFAULT, approver=approver, ask=rules) as session:
-            session.gate.remember = session._remembering(lambda policy, _rule: policy, "/state/approvals.json")
+        remember = Remember(keep=lambda policy, _rule: policy, file="/state/approvals.json")
+        async with stage.open(mode=Mode.DEFAULT, approver=approver, ask=rules, remember=remember) as session:
             await stage.play(session)
         assert all(one.always == "" for one in stage.bodies(ApprovalAsked))
     assert [given.allowed for given in stage.bodies(ApprovalGiven)] == [False, False]
