@@ -11,11 +11,11 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from runner import __version__
 from runner.sessions.specs import BOX_HOME, Notify, box_cwd, home_of
 from runner.sessions.store import Lock, Store
 from runner.sessions.timeline import END
 from runner.spec import SessionSpec
+from runner.version import VERSION
 from sandbox.errors import SandboxError
 
 if TYPE_CHECKING:
@@ -147,7 +147,9 @@ class Rig:
             ),
             policy=self.enforced.policy,
             look=self.enforced.look,
-            remember=(self.enforced.remember, self.enforced.approvals_file),
+            remember=import_module("runner.loop.modes").Remember(
+                keep=self.enforced.remember, file=self.enforced.approvals_file
+            ),
             approver=approver,
             box=self.housing.box,
             restart_box=self.housing.restart,
@@ -235,7 +237,7 @@ class Rig:
     def _note_start(self) -> None:
         events = import_module("runner.events")
         if self.before < 0:
-            self.journal.append(events.SessionStarted(spec=self.spec.to_json(), version=__version__))
+            self.journal.append(events.SessionStarted(spec=self.spec.to_json(), version=VERSION))
         self.journal.append(self.enforced.loaded())
 
     def _resolve(self, name: str, *fallbacks: str) -> ModelClient:
