@@ -14,7 +14,7 @@ from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import EngineRefusedError
 from sandbox.keeper import KeeperImage
 from sandbox.roots import find_roots
-from sandbox.spec import BoxSpec, Command, Exited, Mount, Rung
+from sandbox.spec import BoxSpec, Command, Exited, Limits, Mount, Rung
 from sandbox.toolbox import SERVER, TOOLBOX_PYTHON, Toolbox
 from sandbox.workspace import Workspace
 
@@ -63,6 +63,7 @@ class Inside:
             keeper=bench.keeper,
         )
         self.box: ContainerBox | None = None
+        self.limits = Limits()
         self.before_start: Callable[[], Awaitable[None]] | None = None
 
     async def __aenter__(self) -> Self:
@@ -100,6 +101,7 @@ class Inside:
             owner=self.root.owner,
             cwd=self.cwd,
             mounts=(*mounts, self.bench.toolbox.mount),
+            limits=self.limits,
         )
         self.box = await ContainerBox(spec, self.bench.engine).__aenter__()
 
