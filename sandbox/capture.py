@@ -1,4 +1,5 @@
-"""Taking in a layer: a walk that sees what was touched since the last state, and stores it at once.
+"""Taking in a layer: a walk that sees what was touched since the last state, and stores it at once. Of a layer
+that is about to be frozen only the rows are taken: its contents stay where they are.
 
 One pass, by descriptors of directories, no link followed; what this process may not read is read by
 the keeper. The tree may be written beside it: a file that changes while it is read is told.
@@ -23,7 +24,7 @@ from sandbox.walk import MAX_DEPTH
 PIECE = 4 << 20
 KEPT_ATTRIBUTES = ("user.", "system.posix_acl_")
 # The kernel's own notes on a layer, true of this one only.
-DROPPED_ATTRIBUTES = frozenset({"user.overlay.origin", "user.overlay.impure", "user.overlay.nlink"})
+DROPPED_ATTRIBUTES = frozenset({f"user.overlay.{name}" for name in ("origin", "impure", "nlink", "uuid")})
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -32,12 +33,29 @@ class UnsteadyError(Exception):
     """A file was written while it was read; the state never existed."""
 
 
+class MuchError(Exception):
+    """More is new in the layer than the caller wants to be read."""
+
+
 class Capture:
     """Takes in one layer. `settle`: write each captured file's pages out first, so that a later store
-    through a mapping moves its stamp (needed while something else runs in the box).
+    through a mapping moves its stamp (needed while something else runs in the box). `most`: how many new
+    entries and bytes are read, then MuchError; None: all. `store` None: neither contents nor attributes of files
+    are read.
     """
 
-    def __init__(self, top: Path, store: Store, keeper: Keeper, *, settle: bool, local: bool = True) -> None:
+    def __init__(
+        self,
+        top: Path,
+        store: Store | None,
+        keeper: Keeper,
+        *,
+        settle: bool = False,
+        local: bool = True,
+        most: tuple[int, int] | None = None,
+    ) -> None:
+        self._most = most
+        self._count = self._bytes = 0
         self._top = top
         self._store = store
         self._keeper = keeper
@@ -51,7 +69,7 @@ class Capture:
     def run(self, before: State) -> Delta:
         """What is new against `before`. Where only stamps moved, `before` gets them and nothing is new; `owed`
         are those that tell which names are one file: they go with what is new next.
-        Raises OSError, UnsteadyError, and what the keeper raises.
+        Raises OSError, UnsteadyError, MuchError, and what the keeper raises.
         """
         self._before, self._rows, self._seen = before, {}, set()
         self._walk()
@@ -120,14 +138,24 @@ class Capture:
     def _meet(self, path: str, seen: os.stat_result, directory: int, name: str | None) -> None:
         """Take in a path that this process can see."""
         self._seen.add(path)
+        if self._store is None and stat.S_ISREG(seen.st_mode):
+            self._rows[path] = _told(seen)
+            return
         entry = Entry.of(os.fsencode(path), seen)
         old = self._before.get(path)
         if old is not None and old[:5] == _stamp(entry):
             return
+        self._weigh(entry)
         try:
             self._rows[path] = self._row(entry, directory, name)
         except PermissionError:
             self._rows[path] = self._kept_row(entry)
+
+    def _weigh(self, entry: Entry) -> None:
+        self._count += 1
+        self._bytes += entry.size if entry.is_file else 0
+        if self._most is not None and (self._count > self._most[0] or self._bytes > self._most[1]):
+            raise MuchError
 
     def _row(self, entry: Entry, directory: int, name: str | None) -> Row:
         payload: Payload = ""
@@ -147,8 +175,8 @@ class Capture:
             os.close(opened)
 
     def _content(self, opened: int, entry: Entry) -> Payload:
-        seen = os.fstat(opened)
-        if not stat.S_ISREG(seen.st_mode):
+        seen, store = os.fstat(opened), self._store
+        if store is None or not stat.S_ISREG(seen.st_mode):
             raise UnsteadyError(entry.path)
         if self._settle:
             os.fdatasync(opened)
@@ -156,25 +184,15 @@ class Capture:
             data = os.read(opened, entry.size + 1)
             while 0 < len(data) < entry.size and (more := os.read(opened, entry.size + 1 - len(data))):
                 data += more
-            payload: Payload = self._store.add(data)
+            payload: Payload = store.add(data)
             size = len(data)
         else:
-            payload = self._pieces(file_chunks(opened))
+            payload = _pieces(store, file_chunks(opened))
             size = sum(length for _, length in payload)
         after = os.fstat(opened)
         if size != entry.size or _stamp(Entry.of(entry.path, after)) != _stamp(entry):
             raise UnsteadyError(entry.path)
         return payload
-
-    def _pieces(self, chunks: Iterable[bytes | int]) -> list[list[Any]]:
-        """Store contents in pieces cut at multiples of PIECE, so that what is appended to costs its end."""
-        pieces: list[list[Any]] = []
-        for chunk in _cut(chunks):
-            if isinstance(chunk, int):
-                pieces.append(["", chunk])
-            else:
-                pieces.append([self._store.add(chunk), len(chunk)])
-        return pieces
 
     # By the keeper
 
@@ -188,7 +206,11 @@ class Capture:
                 return _made(entry, os.fsdecode(tree.readlink(entry.path)), {})
             if not (entry.is_file or entry.is_directory):
                 return _made(entry, "", {})
-            payload: Payload = self._pieces(tree.chunks(entry.path)) if entry.is_file else ""
+            payload: Payload = ""
+            if entry.is_file and self._store is None:
+                return _made(entry, None, {})
+            if entry.is_file:
+                payload = _pieces(self._store, tree.chunks(entry.path))
             found = tree.attributes(entry.path)
             kept = {name: value.hex() for name, value in found.items() if _is_kept(name)}
             return _made(entry, payload, kept)
@@ -207,6 +229,7 @@ class Capture:
                 self._seen.add(name)
                 old = self._before.get(name)
                 if old is None or old[:5] != _stamp(entry):
+                    self._weigh(entry)
                     self._rows[name] = self._kept_row(entry)
         finally:
             tree.close()
@@ -222,6 +245,34 @@ def _made(entry: Entry, payload: Payload, attributes: dict[str, str]) -> Row:
 
 def _is_kept(name: str) -> bool:
     return name.startswith(KEPT_ATTRIBUTES) and name not in DROPPED_ATTRIBUTES
+
+
+def _pieces(store: Store, chunks: Iterable[bytes | int]) -> list[list[Any]]:
+    """Store contents in pieces cut at multiples of PIECE, so that what is appended to costs its end."""
+    pieces: list[list[Any]] = []
+    for chunk in _cut(chunks):
+        if isinstance(chunk, int):
+            pieces.append(["", chunk])
+        else:
+            pieces.append([store.add(chunk), len(chunk)])
+    return pieces
+
+
+def _told(seen: os.stat_result) -> Row:
+    """A file of which nothing is read: its content and attributes stay where they are."""
+    return Row(
+        seen.st_ino,
+        seen.st_size,
+        seen.st_mtime_ns,
+        seen.st_ctime_ns,
+        seen.st_mode,
+        seen.st_uid,
+        seen.st_gid,
+        seen.st_rdev,
+        seen.st_nlink,
+        None,
+        {},
+    )
 
 
 def _attributes(opened: int) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from sandbox.apply import Applied, AppliedReport, Applies, Part, Recovered
 from sandbox.bases import Bases
 from sandbox.changes import Change, Pair, classify, listed_pairs, other_attributes, overlay_pairs
+from sandbox.compare import Began
 from sandbox.diff import PATCH_BYTES, FileDiff, Sides, with_renames
 from sandbox.errors import StoreError, WorkspaceError
 from sandbox.gitdir import is_git_dir
@@ -25,6 +26,7 @@ from sandbox.manifest import Drifted, Manifest
 from sandbox.places import Places
 from sandbox.plan import ApplyConflictError, Plan, PlanError, Selection, leaves, make_plan
 from sandbox.spec import Rung
+from sandbox.stacks import StackTree
 from sandbox.store import Store
 from sandbox.transaction import nothing
 from sandbox.trees import Entry, Tree, content
@@ -64,6 +66,19 @@ class Views:
     def roots(self) -> list[Layer]:
         """The layers that lie over roots."""
         return [layer for layer in (self._places.table.layers if self._places.table else ()) if layer.host is not None]
+
+    def written(self, layer: Layer, stack: ExitStack) -> Tree:
+        """What was written in a place of the box, until the stack closes."""
+        return self._layer(layer, stack)
+
+    def beneath(self, layer: Layer, stack: ExitStack) -> Tree:
+        """What lies beneath a place, as it was when the session began."""
+        lower = KeptTree(layer.host or self._places.path(layer) / "lower", self._keeper)
+        stack.enter_context(closing(lower))
+        if layer.host is None:
+            return lower
+        store = stack.enter_context(self._store(writable=False))
+        return Began(lower, self._bases(layer, stack, store))
 
     def changes(self, layer: Layer, touched: Iterable[bytes]) -> list[Change]:
         """A root's changes, sorted by path. `touched`: the paths to look at in a whole copy."""
@@ -237,8 +252,11 @@ class Views:
 
     def _layer(self, layer: Layer, stack: ExitStack) -> Tree:
         """What was written in a place of the box."""
-        tree = KeptTree(self._places.top(layer), self._keeper, local=not layer.remote)
-        return stack.enter_context(closing(tree))
+        trees = [
+            stack.enter_context(closing(KeptTree(top, self._keeper, local=not layer.remote)))
+            for top in (self._places.top(layer), *self._places.trees(layer))
+        ]
+        return StackTree(trees) if layer.lowers else trees[0]
 
     def _bases(self, layer: Layer, stack: ExitStack, store: Store | None) -> Bases:
         table = self._places.table

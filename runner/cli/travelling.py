@@ -33,7 +33,7 @@ def travel(session: str | None, journey: dict[str, Any], *, as_json: bool) -> No
     if report["what"] == "both" and not report["checkpoint"]:
         parts = "conversation (no file was changed)"
     out(f"{parts} {would}{_DONE[report['kind']]}\n")
-    if report["box"] == "ended":
+    if report["box"] == "restarted":
         out("the box was ended, with all that ran in it; it starts again when it is needed\n")
     for line in report["not_undone"]:
         out(f"not taken back: {one_line(line)}\n")

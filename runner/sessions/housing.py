@@ -19,6 +19,7 @@ from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import DiskFullError, EngineRefusedError, SandboxError, WorkspaceError
 from sandbox.freezer import Freezer
 from sandbox.keeper import KeeperImage
+from sandbox.pool import Pool
 from sandbox.roots import Root
 from sandbox.spec import Box, BoxSpec, Limits, Mount, Owner, Rung
 from sandbox.toolbox import SERVER, TOOLBOX_PYTHON, Toolbox
@@ -76,7 +77,9 @@ class Housing:
         record: Callable[[Recorded], object],
         identity: tuple[str, str],
         environment: Mapping[str, str],
+        pool: Pool | None = None,
     ) -> None:
+        self._pool = pool
         self._spec = spec
         self._directory = directory
         self._scratch = scratch
@@ -135,6 +138,7 @@ class Housing:
                 rung=Rung(self._spec.cow) if self._spec.cow else None,
                 identity=self._identity,
                 keeper=ground.keeper,
+                pool=self._pool,
             )
             await self.workspace.recover()
         return self.workspace
@@ -235,9 +239,10 @@ class Housing:
         box, self._open = self._open, None
         if box is None:
             return
-        if self.workspace is not None:
-            self.workspace.freezer = None
         await box.__aexit__(None, None, None)
+        if self.workspace is not None:
+            with suppress(SandboxError):  # what could not be frozen stays as it is
+                await self.workspace.ended()
         if reason != "lost" and not self._ended:
             self._record(BoxEnded(reason=reason))
         self._ended = False

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner.errors import UsageError
-from runner.events import Applied, CheckpointTaken, Egress, Event, HeadMoved, Judged, PromptGiven, TurnStarted
+from runner.events import Applied, CheckpointTaken, Egress, Event, Forked, HeadMoved, Judged, PromptGiven, TurnStarted
 
 START = "start of turn"
 END = "end of turn"
@@ -62,7 +62,7 @@ class Timeline:
             made._take(event, tools, here=event.id in path)
         return made
 
-    def _take(self, event: Event, tools: dict[str, str], *, here: bool) -> None:
+    def _take(self, event: Event, tools: dict[str, str], *, here: bool) -> None:  # noqa: C901 (one row per kind)
         match event.body:
             case PromptGiven(source="user", content=content):
                 self._undone.clear()
@@ -103,6 +103,8 @@ class Timeline:
                 else:
                     self._undone.append(body)
                 self.present = body.checkpoint or self.present
+            case Forked(direction="from"):
+                self._undone.clear()  # what was taken back before lies in the origin
             case Applied(count=count):
                 self._outside.append((event.seq, f"apply wrote {count} paths on the host"))
             case Egress(method=method, host=host, verdict=verdict):
@@ -110,6 +112,18 @@ class Timeline:
                     self._outside.append((event.seq, f"{method} {host}"))
             case TurnStarted() | _:
                 pass
+
+    def needed(self, turns: int) -> set[str]:
+        """The checkpoints that a session may still want whatever is collected: the present one, all since the
+        beginning of the last `turns` turns, and what a redo would go to.
+        """
+        here = [turn for turn in self.turns if turn.here][-turns:] if turns else []
+        first = min((turn.number for turn in here), default=None)
+        kept = {self.present} | {move.before for move in self._undone} | {move.checkpoint for move in self._undone}
+        kept |= {turn.checkpoint for turn in here}
+        if first is not None:
+            kept |= {row["checkpoint"] for row in self.checkpoints if row["turn"] >= first}
+        return kept - {""}
 
     def undo(self, steps: int) -> Goal:
         """Before the last `steps` turns. Raises UsageError."""

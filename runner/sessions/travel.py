@@ -16,7 +16,7 @@ from runner.errors import UsageError
 from runner.events import CheckpointTaken, Event, HeadMoved
 from runner.journal import Journal
 from runner.sessions.timeline import Goal, Timeline
-from sandbox.checkpoints import finish_restore
+from sandbox.intents import finish_restore
 from sandbox.workspace import Workspace
 
 KINDS = ("undo", "redo", "rewind")
@@ -73,7 +73,7 @@ class Travel:
         stop: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._workspace = workspace
-        self._journal = journal
+        self.journal = journal
         self._record = record
         self._quiet = quiet
         self._stop = stop
@@ -98,10 +98,15 @@ class Travel:
         """As the journal tells it now."""
 
         def read() -> Timeline:
-            path = {event.id for event in self._journal.path()}
-            return Timeline.read(self._journal.read(), path=path, head=self._journal.head())
+            path = {event.id for event in self.journal.path()}
+            return Timeline.read(self.journal.read(), path=path, head=self.journal.head())
 
         return await asyncio.to_thread(read)
+
+    async def kept(self) -> set[str]:
+        """The checkpoints whose files are there; others were collected."""
+        points = (await self._workspace()).checkpoints
+        return {each.id for each in await asyncio.to_thread(points.list)}
 
     async def go(self, journey: Journey) -> dict[str, Any]:
         """Do it, or say what it would do. Raises UsageError, SandboxError; nothing happened then."""
@@ -118,6 +123,8 @@ class Travel:
                 "layers": [],
                 "box": "kept",
             }
+            if report["checkpoint"] and goal.checkpoint not in await self.kept():
+                raise UsageError("the files of that point were collected (see: fumehood gc --help)")
             if not journey.dry:
                 await self._move(goal, what, journey.kind, report)
             return report
@@ -128,7 +135,7 @@ class Travel:
         if files:
             await self.take(f"before {kind}")
         present = await asyncio.to_thread(lambda: workspace.checkpoints.present)
-        head = self._journal.head()
+        head = self.journal.head()
         body = HeadMoved(
             to=head if what == "files" else goal.to,
             reason=_reason(kind, what, goal),
@@ -138,13 +145,15 @@ class Travel:
             before=present if files else "",
             checkpoint=goal.checkpoint if files else "",
         )
-        mark = self._journal.ids()
+        mark = self.journal.ids()
         note = {"id": mark, "move": asdict(body)}
         if files and goal.checkpoint != present:
-            if self._stop is not None:
+            restored = await workspace.restore(goal.checkpoint, note)
+            if restored is None and self._stop is not None:
                 await self._stop()
-                report["box"] = "ended"
-            report["layers"] = list(await workspace.restore(goal.checkpoint, note))
+                report["box"] = "restarted"
+                restored = await workspace.restore(goal.checkpoint, note)
+            report["layers"] = list(restored.layers if restored is not None else ())
         self._record(body, id=mark)
         await asyncio.to_thread(workspace.checkpoints.settle)
 
@@ -157,7 +166,7 @@ def settle(directory: Path, journal: Journal | None) -> None:
     found = finish_restore(directory / "layers", intent)
     if found is None or journal is None:
         return
-    note = found["note"]
+    note = found.note
     if "move" in note and all(event.id != note["id"] for event in journal.read()):
         journal.append(HeadMoved(**note["move"]), id=note["id"])
     intent.unlink(missing_ok=True)

@@ -88,6 +88,7 @@ class Inside:
         box, self.box = self.box, None
         if box is not None:
             await box.__aexit__(None, None, None)
+            await self.workspace.ended()
 
     async def discard(self) -> None:
         """All of it goes."""

@@ -59,6 +59,7 @@ class Stand:
             own=(),
             chown=self.keeper.chown,
             image=image,
+            frozen=lambda name: self.base / "store" / "frozen" / name / "d",
         )
 
     def open(self) -> Checkpoints:
