@@ -16,7 +16,7 @@ from sandbox.errors import EngineRefusedError
 from sandbox.keeper import KeeperImage
 from sandbox.pool import Pool
 from sandbox.roots import find_roots
-from sandbox.spec import BoxSpec, Command, Exited, Mount, Rung
+from sandbox.spec import BoxSpec, Command, Exited, Limits, Mount, Rung
 from sandbox.toolbox import SERVER, TOOLBOX_PYTHON, Toolbox
 from sandbox.workspace import Workspace
 
@@ -90,6 +90,7 @@ class Inside:
         )
         self.box: ContainerBox | None = None
         self.environment: dict[str, str] = {}
+        self.limits = Limits()
         self.before_start: Callable[[], Awaitable[None]] | None = None
 
     async def __aenter__(self) -> Self:
@@ -137,6 +138,7 @@ class Inside:
             owner=self.root.owner,
             cwd=self.cwd,
             mounts=(*mounts, self.bench.toolbox.mount),
+            limits=self.limits,
         )
         self.box = await ContainerBox(spec, self.bench.engine).__aenter__()
         if self.system:
