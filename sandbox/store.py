@@ -211,8 +211,8 @@ class Store:
 
     def drop(self) -> None:
         """Forget what `add` gathered and nothing was written of yet; what is written stays."""
-        if self._waiting:
-            self._waiting = []
+        if self._filled:
+            self._filled = 0
             self._forget_unwritten()
 
     def _forget_unwritten(self) -> None:

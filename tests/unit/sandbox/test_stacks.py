@@ -27,7 +27,8 @@ from sandbox.stacks import StackTree
 from sandbox.states import Frozen, State
 from sandbox.trees import LocalTree, Tree, content
 from tests.support.layers_by_hand import whiteout
-from tests.unit.sandbox.test_checkpoints import CHANGES, KilledError, Stand, change, tree
+from tests.support.whole_tree import tree
+from tests.unit.sandbox.test_checkpoints import CHANGES, KilledError, Stand, change
 
 FREEZE_ALL = (0, 0)
 NEVER = (10**6, 1 << 40)
@@ -231,7 +232,13 @@ def test_rows_told_of_a_stack_are_those_of_one_directory_that_holds_all_of_it(ro
 def _by_rows(checkpoints: Checkpoints, state: State) -> dict[bytes, tuple[Any, ...]]:
     found = {}
     for path, row in state.items():
-        own: Any = b"".join(checkpoints.content(row.payload)) if row.is_file else row.payload if row.is_link else b""
+        own: Any = (
+            b"".join(map(bytes, checkpoints.pieces(row.payload)))
+            if row.is_file
+            else row.payload
+            if row.is_link
+            else b""
+        )
         opaque = row.is_directory and "user.overlay.opaque" in row.attributes
         found[os.fsencode(path)] = (row.mode if not row.is_whiteout else 0, own, opaque)
     found.pop(b"", None)
@@ -288,7 +295,8 @@ def test_a_freeze_that_is_killed_at_any_step_loses_nothing(
         assert [content(merged["root"], name, 99) for name in (b"a", b"b")] == [b"two", b"b"]
         assert content(merged["home"], b"h", 99) == b"h"
     second = take(stand, freeze=False)
-    assert b"".join(stand.checkpoints.content(stand.checkpoints.state(second)["root"]["a"].payload)) == b"two"
+    row = stand.checkpoints.state(second)["root"]["a"]
+    assert b"".join(map(bytes, stand.checkpoints.pieces(row.payload))) == b"two"
     stand.checkpoints.restore(first)
     stand.checkpoints.settle()
     with ExitStack() as stack:
