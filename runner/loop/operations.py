@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 from runner.effects import Mode
+from runner.events import ApprovalGiven
 
 CONTENT_BLOCKS = frozenset({"text", "image", "document"})
 
@@ -34,11 +35,14 @@ class Interrupt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The reply to an ApprovalAsked. `input` takes the place of the call's own: it holds a user's answers."""
+    """The reply to an ApprovalAsked. `always`: allow the rule that it offers from here on. `input` takes the place of
+    the call's own: it holds a user's answers.
+    """
 
     call: str
     allowed: bool
     reason: str = ""
+    always: bool = False
     input: dict[str, Any] | None = None
 
 
@@ -74,12 +78,25 @@ _FIELDS: dict[str, type[Any]] = {
     "content": list,
     "call": str,
     "allowed": bool,
+    "always": bool,
     "reason": str,
     "input": dict,
     "mode": str,
     "model": str,
     "steps": int,
 }
+
+
+def given_by_client(answer: Answer) -> ApprovalGiven:
+    """What a client's answer is as a record."""
+    return ApprovalGiven(
+        call=answer.call,
+        allowed=answer.allowed,
+        by="client",
+        reason=answer.reason,
+        always=answer.always,
+        input=answer.input,
+    )
 
 
 def operation_to_json(operation: Operation) -> dict[str, Any]:

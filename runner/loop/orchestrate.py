@@ -43,8 +43,10 @@ from runner.events import (
 from runner.journal import digest
 from runner.loop.boxes import LOST, BoxHandle
 from runner.loop.calls import Call, validated
+from runner.loop.modes import Modes
 from runner.loop.own import OwnCommands
 from runner.loop.shown import Shown, plain
+from runner.policy.grants import offer
 from runner.policy.policy import Policy
 from runner.tools.base import Planning, Tool, ToolContext, ToolResult, ToolState, tool_error
 from sandbox.errors import PathError, SandboxError
@@ -99,6 +101,7 @@ class Gate(OwnCommands):
     spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
     before_write: Callable[[str], Awaitable[None]] | None = None
     hook: Hook | None = None
+    remember: Modes | None = None
     classify: Classify | None = None
     allowed_by_user: Callable[[], None] | None = None
     planning: Planning | None = None
@@ -347,7 +350,15 @@ class Gate(OwnCommands):
         if verdict.decision is Decision.DENY:
             return f"Permission to use {call.name} was denied: {verdict.reason}", None
         if verdict.decision is Decision.ASK:
-            asked = ApprovalAsked(call=call.id, tool=call.name, input=call.input, reason=verdict.reason)
+            always = self._offer(call.name, effects, verdict)
+            asked = ApprovalAsked(
+                call=call.id,
+                tool=call.name,
+                input=call.input,
+                reason=verdict.reason,
+                always=always,
+                kept=self.remember.kept if self.remember is not None and always else "",
+            )
             if self.approver.can_ask:
                 self.record(asked, cause=call.id)
             given = await self.approver.ask(asked)
@@ -357,8 +368,15 @@ class Gate(OwnCommands):
                 return f"Permission to use {call.name} was not given: {why}", given
             if self.allowed_by_user is not None:
                 self.allowed_by_user()
+            if given.always and always and self.remember is not None:
+                self.remember.keep(always)
         self._judged.add((call.id, digest(call.input)))
         return "", given
+
+    def _offer(self, tool: str, effects: tuple[Effect, ...], verdict: Verdict) -> str:
+        if self.remember is None or not self.approver.can_ask:
+            return ""
+        return offer(self.policy(), tool, effects, self.place, verdict)
 
     def _record_judged(
         self, call: str, tool: str, sent: dict[str, Any], effects: tuple[Effect, ...], verdict: Verdict

@@ -10,9 +10,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from runner.effects import Decision, Effect, RunCommand, Source, Verdict
-from runner.errors import UsageError
+from runner.errors import LockedError, UsageError
 from runner.loop.boxes import BoxHandle
 from runner.loop.fixed import CARRIED_SECONDS, HELPER_OUTPUT, HELPER_SECONDS, HELPERS
+from runner.policy.policy import Policy
 from runner.tools.base import ToolState
 from sandbox.errors import SandboxError
 from sandbox.spec import Box, Command, Exited, Process, Stderr, Stdout
@@ -25,6 +26,7 @@ class OwnCommands:
     new_id: Callable[[], str]
     box: BoxHandle
     state: ToolState
+    policy: Callable[[], Policy]
 
     def _record_judged(
         self, call: str, tool: str, sent: dict[str, Any], effects: tuple[Effect, ...], verdict: Verdict
@@ -88,12 +90,18 @@ class OwnCommands:
         return bytes(out)
 
     async def user_command(self, command: Command) -> Process:
-        """A command of the user's own (`fumehood shell`, `!`): recorded with source user, then started."""
-        box = await self.box.get()
+        """A command of the user's own (`fumehood shell`, `!`): recorded with source user, then started. Raises
+        LockedError where managed settings disable it.
+        """
         call = f"user-{self.new_id()}"
         verdict = Verdict(decision=Decision.ALLOW, source=Source.USER, reason="the user's own command")
+        if locked := "disableShell" in self.policy().locks:
+            verdict = Verdict(decision=Decision.DENY, source=Source.MANAGED, rule="disableShell", reason="disableShell")
+        box = await self.box.get() if not locked else None
         effect = RunCommand(command=" ".join(command.argv), cwd=command.cwd)
         sent = {"argv": list(command.argv), "cwd": str(command.cwd)}
         self._record_judged(call, "shell", sent, (effect,), verdict)
+        if box is None:
+            raise LockedError("managed settings disable fumehood shell")
         process: Process = await self._guard(box, box.exec(command))
         return process

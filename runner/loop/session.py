@@ -16,7 +16,6 @@ from runner.approval import Approver
 from runner.effects import Mode
 from runner.errors import JournalError, UsageError
 from runner.events import (
-    ApprovalGiven,
     Body,
     Event,
     HeadMoved,
@@ -33,8 +32,18 @@ from runner.loop.context import Context
 from runner.loop.feed import Feed
 from runner.loop.gitstate import GitState
 from runner.loop.history import History
-from runner.loop.modes import Modes
-from runner.loop.operations import Answer, Close, Interrupt, Operation, Prompt, SetMode, SetModel, Undo
+from runner.loop.modes import Change, Modes, Remember
+from runner.loop.operations import (
+    Answer,
+    Close,
+    Interrupt,
+    Operation,
+    Prompt,
+    SetMode,
+    SetModel,
+    Undo,
+    given_by_client,
+)
 from runner.loop.orchestrate import REFUSED, Gate, Hook
 from runner.loop.reply import Asker, CostOf
 from runner.loop.restore import restore
@@ -53,7 +62,8 @@ _NO_TASK: asyncio.Task[None] | None = None
 
 class Session:
     """An async context manager; leaving it closes the session. `box` is awaited at the first need and must
-    give the same box each time; `restart_box` gives a new one over the same layers. `resolve_model`
+    give the same box each time; `restart_box` gives a new one over the same layers. `between` hears that
+    calls have ended and the model is asked next. `resolve_model`
     serves SetModel. Whoever made journal, models and boxes closes them.
     """
 
@@ -74,8 +84,11 @@ class Session:
         before_write: Callable[[str], Awaitable[None]] | None = None,
         before_turn: Callable[[], Awaitable[None]] | None = None,
         after_turn: Callable[[], Awaitable[None]] | None = None,
+        between: Callable[[], None] | None = None,
         undo: Callable[[int], Awaitable[object]] | None = None,
         hook: Hook | None = None,
+        look: Callable[[Mode, str], Change | None] | None = None,
+        remember: Remember | None = None,
         environment: Mapping[str, str] | None = None,
         max_output_tokens: int | None = None,
         thinking_tokens: int | None = None,
@@ -84,8 +97,9 @@ class Session:
         self.journal = journal
         self.usage = Usage()
         self._model, self._resolve_model = model, resolve_model
-        self._modes, self._approver, self._before_turn = Modes(policy, self.record), approver, before_turn
-        self._after_turn, self._undo = after_turn, undo
+        self._modes = Modes(policy, self.record, look=look, remember=remember)
+        self._approver, self._before_turn = approver, before_turn
+        self._after_turn, self._between, self._undo = after_turn, between, undo
         self._still = asyncio.Lock()
         self._context, self._monotonic = context, monotonic
         self._limits = limits if limits is not None else TurnLimits()
@@ -109,6 +123,7 @@ class Session:
             spawn=self._spawn,
             before_write=before_write,
             hook=hook,
+            remember=self._modes if remember is not None else None,
             environment=environment or {},
             monotonic=monotonic,
             planning=self._modes,
@@ -205,8 +220,8 @@ class Session:
                 self._take(operation)
             case Interrupt():
                 self._interrupt()
-            case Answer(call=call, allowed=allowed, reason=reason, input=put):
-                self._approver.answer(ApprovalGiven(call=call, allowed=allowed, by="client", reason=reason, input=put))
+            case Answer():
+                self._approver.answer(given_by_client(operation))
             case SetMode(mode=mode):
                 self._modes.change(mode, "client")
             case SetModel(model=model):
@@ -298,6 +313,7 @@ class Session:
         try:
             async with asyncio.timeout(self._limits.max_seconds) as deadline:
                 await self._open(prompt)
+                self._modes.look(self._model.name)
                 reason = await self._rounds(turn)
         except asyncio.CancelledError:
             reason = "interrupted"
@@ -353,6 +369,8 @@ class Session:
                 await self.gate.run(calls)
                 if self.gate.failure is not None:
                     raise self.gate.failure
+                if self._between is not None:
+                    self._between()
                 continue
             if reply.stop_reason != "pause_turn":
                 return ending(reply)
