@@ -35,4 +35,10 @@ pulled)
     ;;
 esac
 
+# The locale in one archive: a program that starts maps one file instead of opening twelve (bash: a fifth of its start).
+if command -v localedef >/dev/null && [ -d /usr/lib/locale/C.utf8 ]; then
+    rm -f /usr/lib/locale/locale-archive
+    localedef --add-to-archive /usr/lib/locale/C.utf8
+fi
+
 dpkg --audit

@@ -35,11 +35,13 @@ class Bases:
         self._kept: dict[str, tuple[Stamp, str]] = {}
         self._applied: dict[str, Stamp | None] = {}
         self._taken: dict[str, tuple[int, str]] = {}
+        self._first: dict[str, tuple[Stamp, str]] = {}
         for note in store.notes() if store else ():
             if note.get("root") != root:
                 continue
             if note.get("type") == "base":
                 self._kept[note["path"]] = (Stamp(**note["stamp"]), note["digest"])
+                self._first.setdefault(note["path"], self._kept[note["path"]])
             elif note.get("type") == "applied":
                 self._read_applied(note)
 
@@ -50,6 +52,25 @@ class Bases:
         if self._manifest is None:
             return False, None
         return True, self._manifest.stamp(os.fsencode(path))
+
+    def first(self, path: str) -> tuple[Stamp, str] | None:
+        """What was kept of a path as it was when the session began, whatever was applied since: its stamp and the
+        digest of its content; None where nothing was.
+        """
+        found = self._first.get(path)
+        if found is None or self._manifest is None:
+            return found
+        began = self._manifest.stamp(os.fsencode(path))
+        return found if began is not None and found[0].same(began) else None
+
+    def was_absent(self, path: str) -> bool:
+        """Whether a path is known not to have been there when the session began."""
+        return self._manifest is not None and self._manifest.stamp(os.fsencode(path)) is None
+
+    def content(self, digest: str) -> bytes:
+        """A kept content. Raises StoreError."""
+        assert self._store is not None
+        return self._store.get(digest)
 
     def untouched(self, path: str, now: Entry | None) -> bool:
         """Whether the host's entry is still what it was. Without a manifest (it was never finished)
@@ -106,6 +127,7 @@ class Bases:
         if after is None or after.stamp != old.stamp:
             return False
         self._kept[path] = (old.stamp, digest)
+        self._first.setdefault(path, self._kept[path])
         self._store.note({"type": "base", "root": self.root, "path": path, "stamp": _json(old.stamp), "digest": digest})
         return True
 

@@ -1,4 +1,5 @@
-"""Taking in a layer: a walk that sees what was touched since the last state, and stores it at once.
+"""Taking in a layer: a walk that sees what was touched since the last state, and stores it at once. Of a layer
+that is about to be frozen only the rows are taken: its contents stay where they are.
 
 One pass, by descriptors of directories, no link followed; what this process may not read is read by
 the keeper. The tree may be written beside it: a file that changes while it is read is told.
@@ -16,14 +17,14 @@ from typing import Any
 
 from sandbox.keeper import Keeper, KeptTree
 from sandbox.states import Delta, Payload, Row, State
-from sandbox.store import Store
+from sandbox.store import AT_ONCE, Store
 from sandbox.trees import Entry, file_chunks
 from sandbox.walk import MAX_DEPTH
 
 PIECE = 4 << 20
 KEPT_ATTRIBUTES = ("user.", "system.posix_acl_")
 # The kernel's own notes on a layer, true of this one only.
-DROPPED_ATTRIBUTES = frozenset({"user.overlay.origin", "user.overlay.impure", "user.overlay.nlink"})
+DROPPED_ATTRIBUTES = frozenset({f"user.overlay.{name}" for name in ("origin", "impure", "nlink", "uuid")})
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -32,28 +33,45 @@ class UnsteadyError(Exception):
     """A file was written while it was read; the state never existed."""
 
 
+class MuchError(Exception):
+    """More is new in the layer than the caller wants to be read."""
+
+
 class Capture:
     """Takes in one layer. `settle`: write each captured file's pages out first, so that a later store
-    through a mapping moves its stamp (needed while something else runs in the box).
+    through a mapping moves its stamp (needed while something else runs in the box). `most`: how many new
+    entries and bytes are read, then MuchError; None: all. `store` None: neither contents nor attributes of files
+    are read.
     """
 
-    def __init__(self, top: Path, store: Store, keeper: Keeper, *, settle: bool, local: bool = True) -> None:
+    def __init__(
+        self,
+        top: Path,
+        store: Store | None,
+        keeper: Keeper,
+        *,
+        settle: bool = False,
+        local: bool = True,
+        most: tuple[int, int] | None = None,
+    ) -> None:
+        self._most = most
+        self._count = self._bytes = 0
         self._top = top
         self._store = store
         self._keeper = keeper
         self._settle = settle
         self._is_local = local
-        self.owed: State = {}
-        self._before: State = {}
-        self._rows: State = {}
+        self.owed = State()
+        self._before = State()
+        self._rows = State()
         self._seen: set[str] = set()
 
     def run(self, before: State) -> Delta:
         """What is new against `before`. Where only stamps moved, `before` gets them and nothing is new; `owed`
         are those that tell which names are one file: they go with what is new next.
-        Raises OSError, UnsteadyError, and what the keeper raises.
+        Raises OSError, UnsteadyError, MuchError, and what the keeper raises.
         """
-        self._before, self._rows, self._seen = before, {}, set()
+        self._before, self._rows, self._seen = before, State(), set()
         self._walk()
         for path, row in list(self._rows.items()):
             old = before.get(path)
@@ -74,7 +92,10 @@ class Capture:
             self._closed("")
             return
         try:
-            self._meet("", os.fstat(top), top, None)
+            seen, old = os.fstat(top), self._before.get("")
+            self._seen.add("")
+            if old is None or old[:5] != _touch(seen):
+                self._meet("", seen, top, None)
             self._visit(top, "", 0)
         finally:
             os.close(top)
@@ -91,13 +112,7 @@ class Capture:
                 path = prefix + name
                 self._seen.add(path)
                 old = before.get(path)
-                if old is None or old[:5] != (
-                    seen.st_ino,
-                    seen.st_size,
-                    seen.st_mtime_ns,
-                    seen.st_ctime_ns,
-                    seen.st_mode,
-                ):
+                if old is None or old[:5] != _touch(seen):
                     self._meet(path, seen, directory, name)
                 if stat.S_ISDIR(seen.st_mode):
                     below.append(name)
@@ -118,63 +133,61 @@ class Capture:
                 os.close(child)
 
     def _meet(self, path: str, seen: os.stat_result, directory: int, name: str | None) -> None:
-        """Take in a path that this process can see."""
-        self._seen.add(path)
-        entry = Entry.of(os.fsencode(path), seen)
-        old = self._before.get(path)
-        if old is not None and old[:5] == _stamp(entry):
+        """Take in a path that this process can see, and that is new or was touched."""
+        if self._store is None and stat.S_ISREG(seen.st_mode):
+            self._rows[path] = _seen(seen, None, {})  # nothing is read: content and attributes stay where they are
             return
+        self._weigh(seen.st_mode, seen.st_size)
         try:
-            self._rows[path] = self._row(entry, directory, name)
+            self._rows[path] = self._row(path, seen, directory, name)
         except PermissionError:
-            self._rows[path] = self._kept_row(entry)
+            self._rows[path] = self._kept_row(Entry.of(os.fsencode(path), seen))
 
-    def _row(self, entry: Entry, directory: int, name: str | None) -> Row:
-        payload: Payload = ""
-        if entry.is_link:
-            assert name is not None
-            return _made(entry, os.fsdecode(os.readlink(os.fsencode(name), dir_fd=directory)), {})
-        if not entry.is_file and not entry.is_directory:
-            return _made(entry, payload, {})
+    def _weigh(self, mode: int, size: int) -> None:
+        self._count += 1
+        self._bytes += size if stat.S_ISREG(mode) else 0
+        if self._most is not None and (self._count > self._most[0] or self._bytes > self._most[1]):
+            raise MuchError
+
+    def _row(self, path: str, seen: os.stat_result, directory: int, name: str | None) -> Row:
+        kind = stat.S_IFMT(seen.st_mode)
         if name is None:
-            return _made(entry, payload, _attributes(directory))
-        opened = os.open(name, _DIRECTORY if entry.is_directory else _FILE, dir_fd=directory)
-        try:
-            if entry.is_file:
-                payload = self._content(opened, entry)
-            return _made(entry, payload, _attributes(opened))
-        finally:
-            os.close(opened)
+            return _seen(seen, "", _attributes(directory))
+        if kind == stat.S_IFREG:
+            assert self._store is not None
+            opened = os.open(name, _FILE, dir_fd=directory)
+            try:
+                return _seen(seen, self._content(self._store, opened, path, seen), _attributes(opened))
+            finally:
+                os.close(opened)
+        if kind == stat.S_IFDIR:
+            opened = os.open(name, _DIRECTORY, dir_fd=directory)
+            try:
+                return _seen(seen, "", _attributes(opened))
+            finally:
+                os.close(opened)
+        if kind == stat.S_IFLNK:
+            return _seen(seen, os.fsdecode(os.readlink(os.fsencode(name), dir_fd=directory)), {})
+        return _seen(seen, "", {})
 
-    def _content(self, opened: int, entry: Entry) -> Payload:
-        seen = os.fstat(opened)
-        if not stat.S_ISREG(seen.st_mode):
-            raise UnsteadyError(entry.path)
+    def _content(self, store: Store, opened: int, path: str, seen: os.stat_result) -> Payload:
         if self._settle:
             os.fdatasync(opened)
-        if entry.size <= PIECE and seen.st_blocks * 512 >= entry.size:
-            data = os.read(opened, entry.size + 1)
-            while 0 < len(data) < entry.size and (more := os.read(opened, entry.size + 1 - len(data))):
-                data += more
-            payload: Payload = self._store.add(data)
-            size = len(data)
+        size = seen.st_size
+        if size < AT_ONCE and seen.st_blocks * 512 >= size:
+            try:
+                name, found = store.add_file(opened, size)
+            except BlockingIOError as error:  # it became a FIFO
+                raise UnsteadyError(path) from error
+            payload: Payload = name
+        elif stat.S_ISREG(os.fstat(opened).st_mode):
+            payload = _pieces(store, file_chunks(opened))
+            found = sum(length for _, length in payload)
         else:
-            payload = self._pieces(file_chunks(opened))
-            size = sum(length for _, length in payload)
-        after = os.fstat(opened)
-        if size != entry.size or _stamp(Entry.of(entry.path, after)) != _stamp(entry):
-            raise UnsteadyError(entry.path)
+            raise UnsteadyError(path)
+        if found != size or _touch(os.fstat(opened)) != _touch(seen):
+            raise UnsteadyError(path)
         return payload
-
-    def _pieces(self, chunks: Iterable[bytes | int]) -> list[list[Any]]:
-        """Store contents in pieces cut at multiples of PIECE, so that what is appended to costs its end."""
-        pieces: list[list[Any]] = []
-        for chunk in _cut(chunks):
-            if isinstance(chunk, int):
-                pieces.append(["", chunk])
-            else:
-                pieces.append([self._store.add(chunk), len(chunk)])
-        return pieces
 
     # By the keeper
 
@@ -188,7 +201,11 @@ class Capture:
                 return _made(entry, os.fsdecode(tree.readlink(entry.path)), {})
             if not (entry.is_file or entry.is_directory):
                 return _made(entry, "", {})
-            payload: Payload = self._pieces(tree.chunks(entry.path)) if entry.is_file else ""
+            payload: Payload = ""
+            if entry.is_file:
+                if self._store is None:
+                    return _made(entry, None, {})
+                payload = _pieces(self._store, tree.chunks(entry.path))
             found = tree.attributes(entry.path)
             kept = {name: value.hex() for name, value in found.items() if _is_kept(name)}
             return _made(entry, payload, kept)
@@ -207,6 +224,7 @@ class Capture:
                 self._seen.add(name)
                 old = self._before.get(name)
                 if old is None or old[:5] != _stamp(entry):
+                    self._weigh(entry.mode, entry.size)
                     self._rows[name] = self._kept_row(entry)
         finally:
             tree.close()
@@ -214,6 +232,26 @@ class Capture:
 
 def _stamp(entry: Entry) -> tuple[int, int, int, int, int]:
     return entry.inode, entry.size, entry.mtime_ns, entry.ctime_ns, entry.mode
+
+
+def _touch(seen: os.stat_result) -> tuple[int, int, int, int, int]:
+    return seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_mode
+
+
+def _seen(seen: os.stat_result, payload: Payload, attributes: dict[str, str]) -> Row:
+    return Row(
+        seen.st_ino,
+        seen.st_size,
+        seen.st_mtime_ns,
+        seen.st_ctime_ns,
+        seen.st_mode,
+        seen.st_uid,
+        seen.st_gid,
+        seen.st_rdev,
+        seen.st_nlink,
+        payload,
+        attributes,
+    )
 
 
 def _made(entry: Entry, payload: Payload, attributes: dict[str, str]) -> Row:
@@ -224,9 +262,21 @@ def _is_kept(name: str) -> bool:
     return name.startswith(KEPT_ATTRIBUTES) and name not in DROPPED_ATTRIBUTES
 
 
+def _pieces(store: Store, chunks: Iterable[bytes | int]) -> list[list[Any]]:
+    """Store contents in pieces cut at multiples of PIECE, so that what is appended to costs its end."""
+    pieces: list[list[Any]] = []
+    for chunk in _cut(chunks):
+        if isinstance(chunk, int):
+            pieces.append(["", chunk])
+        else:
+            pieces.append([store.add(chunk), len(chunk)])
+    return pieces
+
+
 def _attributes(opened: int) -> dict[str, str]:
     try:
-        return {name: os.getxattr(opened, name).hex() for name in os.listxattr(opened) if _is_kept(name)}
+        names = os.listxattr(opened)
+        return {name: os.getxattr(opened, name).hex() for name in names if _is_kept(name)} if names else {}
     except OSError as error:
         if error.errno in (errno.ENOTSUP, errno.ENODATA):
             return {}

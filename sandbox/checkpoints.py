@@ -1,395 +1,366 @@
-"""Checkpoints: states of a box's writable places in one append-only log, and going back to them.
+"""Checkpoints: states of a box's writable places, taken and gone back to.
 
-The log is a store (`sandbox.store`) of its own: contents, an index for each checkpoint (what it
-changed against its parent, now and then all of it), and a note that makes it count. Going back
-builds new directories beside the old ones, then an intent record, then renames: before the record
-nothing happened, after it whoever comes next finishes. Everything blocks; one caller at a time.
+What changed goes into a log (`sandbox.points`); where much did, the layer is frozen instead, if it can be
+(`sandbox.freezing`). Going back builds new directories beside the old ones, then an intent record, then
+renames (`sandbox.intents`): before the record nothing happened, after it whoever comes next finishes.
+Everything blocks; one caller at a time.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from sandbox.capture import Capture, UnsteadyError
+from sandbox.capture import UnsteadyError
+from sandbox.compaction import Stop, abandon, beside, by_path, follow, rewrite, take_place, wants_packing
 from sandbox.copies import remove_tree
-from sandbox.errors import DiskFullError, StoreError, WorkspaceError
+from sandbox.errors import DiskFullError, WorkspaceError
+from sandbox.forks import Forks
+from sandbox.freezing import AtRest, Freezing, Stack, Swap, SwapError
+from sandbox.intents import RESTORE, TRASH, Intent, discard, finish, finish_restore
 from sandbox.keeper import Keeper
 from sandbox.layers import Layer
 from sandbox.places import Places
+from sandbox.points import Checkpoint, Log
+from sandbox.pool import Pool
 from sandbox.rebuild import Rebuild
-from sandbox.states import Delta, State, decode, encode, same_state, update
+from sandbox.spec import Rung
+from sandbox.states import Payload, State, same_state, update, whole
 from sandbox.store import Store
+from sandbox.system import NAME, System
+from sandbox.taking import Freeze, Present, Taken, Taking, summary
 
-INTENT_VERSION = 1
-_WHOLE_AFTER = 1000
-_LONGEST_CHAIN = 100
-_TRIES = 3
-_TRASH = ".trash-"
-Freeze = Callable[[], AbstractContextManager[object]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """A state that can be gone back to. `files`: paths that changed against its parent, directories not
-    counted; `size`: bytes that the log grew by; `at`: seconds since the epoch.
-    """
-
-    id: str
-    parent: str
-    label: str
-    at: float
-    files: int
-    size: int
-    changed: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class _Kept:
-    """A checkpoint's place in the log."""
-
-    checkpoint: Checkpoint
-    index: str
-    whole: bool
-    weight: int = 0
-    depth: int = 0
-
-
-@dataclass(slots=True)
-class _Present:
-    """The state as of the last checkpoint or restore: which it is, and its rows, once they are loaded."""
-
-    id: str = ""
-    states: dict[str, State] = field(default_factory=dict)
-    owed: dict[str, State] = field(default_factory=dict)
-    loaded: bool = False
+__all__ = ["Checkpoint", "Checkpoints", "Freeze", "finish_restore"]
 
 
 class Checkpoints:
     """The checkpoints of one session. `places` must have its layers made before `take`. Close it."""
 
     def __init__(
-        self, places: Places, keeper: Keeper, *, directory: Path, clock: Callable[[], float] = time.time
+        self,
+        places: Places,
+        keeper: Keeper,
+        *,
+        directory: Path,
+        pool: Pool | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`directory`: where the log and the intent lie (`state/store`); made when first needed."""
+        """`directory`: where the log and the intents lie (`state/store`); made when first needed. `pool`: of the
+        frozen layers; the session's own without one.
+        """
+        self.pool = pool or Pool(directory / "frozen")
         self._places = places
         self._keeper = keeper
-        self._file = directory / "checkpoints"
+        self._directory = directory
+        self._freezing = Freezing(places, self.pool, keeper, directory=directory)
         self._clock = clock
-        self._store: Store | None = None
-        self._kept: dict[str, _Kept] = {}
-        self._present = _Present()
+        self._log: Log | None = None
+        self._taking = Taking(places, keeper, self._freezing)
         self._lock = threading.RLock()
 
     def close(self) -> None:
         """Give the log back."""
         with self._lock:
-            if self._store is not None:
-                self._store.close()
-                self._store = None
-            self._kept, self._present = {}, _Present()
+            if self._log is not None:
+                self._log.close()
+                self._log = None
+            self._taking.present = Present()
+
+    @property
+    def system(self) -> System | None:
+        """The root file system, where it is writable; set by whoever runs the box."""
+        return self._taking.system
+
+    @system.setter
+    def system(self, system: System | None) -> None:
+        self._taking.system = system
 
     def list(self) -> tuple[Checkpoint, ...]:
         """All of them, oldest first."""
         with self._lock:
-            self._open()
-            return tuple(kept.checkpoint for kept in self._kept.values())
+            return self._open().checkpoints
 
     @property
     def present(self) -> str:
         """Id of the checkpoint that was last taken or gone back to; "" before the first."""
         with self._lock:
-            self._open()
-            return self._present.id
+            return self._open().present
 
     def find(self, prefix: str) -> Checkpoint:
         """The one whose id is or begins so. Raises WorkspaceError."""
         with self._lock:
-            self._open()
-            found = [kept.checkpoint for name, kept in self._kept.items() if name.startswith(prefix)]
-        exact = [each for each in found if each.id == prefix]
-        if len(exact or found) != 1 or not prefix:
-            why = f"fits {len(found)} checkpoints" if found else "is no checkpoint of this session"
-            raise WorkspaceError(f"{prefix!r} {why}", hint="see: fumehood checkpoints")
-        return (exact or found)[0]
+            return self._open().find(prefix)
+
+    def state(self, checkpoint: str) -> dict[str, State]:
+        """The rows of all layers at a checkpoint, frozen ones merged in. Raises StoreError."""
+        with self._lock:
+            return self._open().flat(checkpoint)
+
+    def pieces(self, payload: Payload) -> Iterator[bytes | int]:
+        """A file's content, from its row's payload in a `state`, holes as numbers. Raises StoreError; OSError for a
+        frozen layer.
+        """
+        with self._lock:
+            log = self._open()
+        for piece in log.pieces(payload):
+            if isinstance(piece, str):
+                with self._lock:
+                    yield self._open().get(piece)
+            else:
+                yield piece
+
+    @property
+    def wants_packing(self) -> bool:
+        """Whether `pack` is worth it by now."""
+        with self._lock:
+            return self._log is not None and wants_packing(self._log.store)
+
+    def pack(self, stop: Stop) -> None:
+        """Compress what was kept so far; checkpoints may be taken meanwhile. In the background. Raises StoreError,
+        OSError, StoppedError; nothing changed then.
+        """
+        with self._lock:
+            log = self._open()
+            store = log.store
+            store.flush()
+            source = Store(store.file, writable=False)
+        with source:
+            notes = list(source.notes())
+            target = rewrite(source, by_path(source, notes), notes, stop=stop)
+            try:
+                with self._lock:
+                    if self._log is log:
+                        follow(store, target, len(source.records))
+                        take_place(target, store.file)
+                        log.store = target
+                        store.close()
+            finally:
+                if log.store is not target:
+                    abandon(target)
 
     def take(
-        self, label: str, *, busy: bool = False, freeze: Freeze = nullcontext, durable: bool = False
+        self,
+        label: str,
+        *,
+        busy: bool = False,
+        freeze: Freeze = nullcontext,
+        durable: bool = False,
+        swap: Swap | None = None,
     ) -> Checkpoint | None:
         """Keep the present state; None where nothing changed since the last one (nothing is stored then).
         `busy`: something else may run in the box, which `freeze` then holds still. `durable`: also
-        against a loss of power. Raises WorkspaceError, DiskFullError, StoreError.
+        against a loss of power. `swap`: how layers in which much changed can be frozen; None: they cannot.
+        Raises WorkspaceError, DiskFullError, StoreError.
         """
         with self._lock:
             try:
-                store = self._open()
-                self._load()
-                before = store.size
-                for _ in range(_TRIES):
+                log = self._open()
+                self._taking.load(log)
+                before, taken = log.store.size, Taken()
+                self._taking.find(log, taken, busy=busy, freeze=freeze, swap=swap)
+                if not (taken.deltas or taken.frozen) and taken.image == log.image(log.present):
+                    return None
+                way = swap.way if swap is not None and taken.frozen else "log"
+                return self._keep(log, label, taken, before=before, durable=durable, way=way)
+            except BaseException as error:
+                self._taking.present.loaded = False
+                if isinstance(error, OSError):
+                    raise _translated(error) from error
+                raise
+
+    def rest(self) -> bool:
+        """Nothing stands on the layers any more: freeze what has grown large, if all of it is in the last checkpoint.
+        Raises as `take`.
+        """
+        with self._lock:
+            try:
+                log = self._open()
+                self._taking.load(log)
+                if not log.present or not any(
+                    self._taking.is_large(state) for state in self._taking.present.states.values()
+                ):
+                    return False
+                taken = Taken()
+                self._taking.capture(log, taken, settle=False, bounded=False, rotate=True)
+                if taken.deltas or not taken.much:
+                    return False
+                self._taking.freeze(log, taken, AtRest())
+                if taken.frozen and not taken.deltas:
+                    log.restack(self._taking.present.states)
+                return bool(taken.frozen)
+            except UnsteadyError:
+                self._taking.present.loaded = False
+                return False
+            except BaseException as error:
+                self._taking.present.loaded = False
+                if isinstance(error, OSError):
+                    raise _translated(error) from error
+                raise
+
+    def restore(
+        self, checkpoint: str, *, note: Mapping[str, Any] | None = None, swap: Swap | None = None
+    ) -> tuple[str, ...]:
+        """Go back to a checkpoint; the present state must have been taken. `swap`: how what stands on the layers comes
+        to stand on others; None: nothing does. Returns the names of the layers that were made anew. `note` goes
+        into the intent: see `pending`. Raises SwapError, WorkspaceError, DiskFullError, StoreError; nothing
+        happened then (a SwapError that says `dead` comes after all of it is done).
+        """
+        with self._lock:
+            try:
+                log = self._open()
+                wanted = log.state(checkpoint)
+                self._taking.load(log)
+                layers = [la for la in self._taking.layers if not same_state(self._taking.state(la), wanted[la.name])]
+                if swap is not None and any(layer.rung is not Rung.OVERLAY for layer in layers):
+                    raise SwapError("a whole copy cannot be replaced under a box")
+                image = log.image(checkpoint)
+                again = ("system",) if image != self._taking.image(log) else ()
+                if again and swap is not None:
+                    raise SwapError("a root file system cannot be replaced under a box")
+                if self.system is not None:
+                    self.system.require(image)
+                    self.system.forget()
+                with ExitStack() as after:
+                    stacks = {la.at: self._build(la, wanted[la.name], log) for la in layers}
+                    staged = (swap or AtRest()).stage(stacks)
+                    after.callback(staged.close)
+                    intent = Intent(
+                        layers={layer.name: self._places.top(layer).name for layer in layers},
+                        lowers={layer.name: wanted[layer.name].lowers for layer in layers},
+                        checkpoint=checkpoint,
+                        note=dict(note or {}),
+                    )
+                    intent.write(self._intent)
+                    dead: SwapError | None = None
                     try:
-                        with freeze() if busy else nullcontext():
-                            deltas = self._capture(store, settle=busy)
-                        break
-                    except UnsteadyError:
-                        busy = True
-                else:
-                    raise WorkspaceError("the box writes faster than a checkpoint can be taken")
-                return self._keep(store, label, deltas, before=before, durable=durable) if deltas else None
+                        staged.swap()
+                    except SwapError as error:
+                        if not error.dead:
+                            self._intent.unlink()
+                            raise
+                        dead = error
+                    finish(self._places.directory, intent)
+                self._places.reload()
+                made = {layer.name for layer in layers}
+                kept = {la.name: self._taking.state(la) for la in self._taking.layers if la.name not in made}
+                self._taking.present = Present(states=wanted | kept, loaded=True)
+                log.go(checkpoint)
+                if dead is not None:
+                    raise dead
+                return (*(layer.name for layer in layers), *again)
             except OSError as error:
                 raise _translated(error) from error
 
-    def state(self, checkpoint: str) -> dict[str, State]:
-        """The rows of all layers at a checkpoint. Raises StoreError."""
-        with self._lock:
-            store = self._open()
-            chain: list[_Kept] = []
-            at = checkpoint
-            while True:
-                kept = self._kept.get(at)
-                if kept is None:
-                    raise StoreError(f"checkpoint {at or checkpoint!r} is missing")
-                chain.append(kept)
-                if kept.whole:
-                    break
-                at = kept.checkpoint.parent
-            states: dict[str, State] = {}
-            for kept in reversed(chain):
-                update(states, decode(store.get(kept.index)))
-            return states
-
-    def content(self, row_payload: Any) -> Iterable[bytes]:
-        """A file's content, from its row's payload."""
-        store = self._open()
-        if isinstance(row_payload, str):
-            yield store.get(row_payload)
-            return
-        for digest, length in row_payload:
-            if digest:
-                yield store.get(digest)
-            else:
-                for at in range(0, length, 1 << 20):
-                    yield bytes(min(1 << 20, length - at))
-
-    def restore(self, checkpoint: str, *, note: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-        """Go back to a checkpoint; no box may stand on the layers. The present state must have been taken.
-        Returns the names of the layers that were made anew. `note` goes into the intent: see `pending`.
-        Raises WorkspaceError, DiskFullError, StoreError; nothing happened then.
+    def fork(self, checkpoint: str, targets: Iterable[tuple[str, Path]]) -> tuple[str, ...]:
+        """Fill the empty state directories of new sessions (id, directory) with what this one was at a checkpoint: see
+        `sandbox.forks`. Raises WorkspaceError, DiskFullError, StoreError.
         """
         with self._lock:
             try:
-                wanted, store = self.state(checkpoint), self._open()
-                self._load()
-                layers = [
-                    la
-                    for la in self._layers()
-                    if not same_state(self._present.states.get(la.name, {}), wanted[la.name])
-                ]
-                for layer in layers:
-                    self._build(layer, wanted[layer.name], store)
-                intent = {
-                    "version": INTENT_VERSION,
-                    "layers": {layer.name: self._places.top(layer).name for layer in layers},
-                    "checkpoint": checkpoint,
-                    "note": dict(note or {}),
-                }
-                write_intent(self._intent, intent)
-                self.finish()
-                self._present = _Present(id=checkpoint, states=wanted, loaded=True)
-                store.note({"type": "restored", "id": checkpoint, "at": self._clock()})
-                return tuple(layer.name for layer in layers)
+                log = self._open()
+                forks = Forks(self._places, self.pool, self._keeper, self._freezing, directory=self._directory)
+                return forks.make(log, checkpoint, targets, most=self._taking.most)
             except OSError as error:
                 raise _translated(error) from error
 
     @property
+    def image(self) -> str:
+        """The image of the root file system as it stands, "" for the session's own."""
+        with self._lock:
+            return self._taking.image(self._open())
+
+    def image_differs(self, checkpoint: str) -> bool:
+        """Whether going back to a checkpoint takes another root file system than there is."""
+        with self._lock:
+            log = self._open()
+            return self._taking.image(log) != log.image(checkpoint)
+
+    @property
     def pending(self) -> dict[str, Any] | None:
         """The note of a restore that is done in the layers and was not yet `settle`d."""
-        intent = read_intent(self._intent)
-        return None if intent is None else dict(intent["note"])
+        intent = Intent.read(self._intent)
+        return None if intent is None else dict(intent.note)
 
     def settle(self) -> None:
         """What went with the restore is done too."""
         self._intent.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Finish the renames of a restore whose intent is on record; remove what one without left behind."""
+        """Finish what an intent on record decided; remove what one without left behind."""
         finish_restore(self._places.directory, self._intent)
+        self._places.reload()
 
     def empty_trash(self) -> None:
         """Remove the directories that were replaced. Slow where they are large: in the background."""
-        for place in self._places.directory.glob(f"*/{_TRASH}*"):
+        for place in self._places.directory.glob(f"*/{TRASH}*"):
             for path in remove_tree(place):
                 with suppress(OSError, WorkspaceError):
                     self._keeper.remove(path)
             remove_tree(place)
 
     @property
+    def most(self) -> tuple[int, int]:
+        """How many entries and bytes a layer may hold before it is frozen."""
+        return self._taking.most
+
+    @most.setter
+    def most(self, most: tuple[int, int]) -> None:
+        self._taking.most = most
+
+    @property
     def _intent(self) -> Path:
-        return self._file.with_name("restore.json")
+        return self._directory / RESTORE
 
-    def _layers(self) -> tuple[Layer, ...]:
-        if self._places.table is None:
-            raise WorkspaceError("this session has no layers yet")
-        return self._places.table.layers
+    def _open(self) -> Log:
+        if self._log is None:
+            beside(self._directory / "checkpoints").unlink(missing_ok=True)
+            self._log = Log(self._directory / "checkpoints", self.pool, self._keeper, clock=self._clock)
+        return self._log
 
-    def _open(self) -> Store:
-        if self._store is None:
-            self._file.parent.mkdir(exist_ok=True, mode=0o700)
-            self._store = Store(self._file, writable=True)
-            for note in self._store.notes():
-                if note["type"] == "checkpoint":
-                    self._remember(note)
-                elif note["type"] == "restored":
-                    self._present.id = note["id"]
-            intent = read_intent(self._intent)
-            if intent is not None:
-                self._present.id = intent["checkpoint"]
-        return self._store
-
-    def _remember(self, note: Mapping[str, Any]) -> None:
-        made = Checkpoint(
-            **{name: note[name] for name in ("id", "parent", "label", "at", "files", "size")},
-            changed=tuple(note["changed"]),
+    def _keep(self, log: Log, label: str, taken: Taken, *, before: int, durable: bool, way: str) -> Checkpoint:
+        present, system = self._taking.present, self.system
+        update(present.states, taken.deltas)
+        deltas = taken.deltas | {name: whole(present.states[name]) for name in taken.frozen}
+        files, changed = summary(taken.deltas, taken.frozen)
+        grown = 0
+        if system is not None and taken.image != log.image(log.present):
+            files, changed = files + 1, [NAME, *changed]
+            grown = system.size(taken.image) if taken.image else 0
+        made = log.keep(
+            deltas,
+            present.states,
+            label=label,
+            before=before,
+            summary=(files, changed),
+            way=way,
+            image=taken.image,
+            grown=grown,
         )
-        parent = self._kept.get(made.parent)
-        weight = 0 if note["whole"] or parent is None else parent.weight + note["rows"]
-        depth = 0 if note["whole"] or parent is None else parent.depth + 1
-        self._kept[made.id] = _Kept(made, note["index"], note["whole"], weight, depth)
-        self._present.id = made.id
+        if durable:
+            log.store.sync()
+        if system is not None:
+            system.kept()
+        present.owed = {}
+        return made
 
-    def _load(self) -> None:
-        if not self._present.loaded:
-            self._present.states = self.state(self._present.id) if self._present.id else {}
-            self._present.owed = {}
-            self._present.loaded = True
-
-    def _capture(self, store: Store, *, settle: bool) -> dict[str, Delta]:
-        found = {}
-        for layer in self._layers():
-            top = self._places.top(layer)
-            capture = Capture(top, store, self._keeper, settle=settle, local=not layer.remote)
-            delta = capture.run(self._present.states.setdefault(layer.name, {}))
-            owed = self._present.owed.setdefault(layer.name, {})
-            owed.update(capture.owed)
-            if delta:
-                found[layer.name] = delta
-        for name, owed in self._present.owed.items() if found else ():
-            rows, gone = found.get(name, Delta(rows={}, gone=[]))
-            late = {path: row for path, row in owed.items() if path not in rows and path not in gone}
-            if late:
-                found[name] = Delta(rows=late | rows, gone=gone)
-        return found
-
-    def _keep(self, store: Store, label: str, deltas: dict[str, Delta], *, before: int, durable: bool) -> Checkpoint:
-        parent = self._kept.get(self._present.id)
-        rows = sum(len(delta.rows) + len(delta.gone) for delta in deltas.values())
-        files, changed = _summary(deltas)
-        update(self._present.states, deltas)
-        total = sum(map(len, self._present.states.values()))
-        whole = (
-            parent is None or parent.weight + rows > max(_WHOLE_AFTER, 2 * total) or parent.depth + 1 > _LONGEST_CHAIN
-        )
-        try:
-            if whole:
-                deltas = {name: Delta(rows=state, gone=[]) for name, state in self._present.states.items()}
-            index = store.add(encode(deltas))
-            note: dict[str, Any] = {
-                "type": "checkpoint",
-                "id": uuid.uuid4().hex[:12],
-                "parent": self._present.id,
-                "label": label,
-                "at": self._clock(),
-                "files": files,
-                "changed": changed,
-                "size": store.size - before,
-                "rows": rows,
-                "whole": whole,
-                "index": index,
-            }
-            store.note(note)
-            if durable:
-                store.sync()
-        except BaseException:
-            self._present.loaded = False
-            raise
-        self._remember(note)
-        self._present.owed = {}
-        return self._kept[note["id"]].checkpoint
-
-    def _build(self, layer: Layer, state: State, store: Store) -> None:
+    def _build(self, layer: Layer, state: State, log: Log) -> Stack:
         if layer.remote:
             raise WorkspaceError("going back is not possible yet where the layers are on another machine")
         place = self._places.path(layer)
-        target = place / "new"
-        self._discard(target)
+        target, work = place / "new", place / "new.work"
+        discard(target)
+        discard(work)
         target.mkdir(mode=0o700)
-        now = self._present.states.get(layer.name, {})
-        Rebuild(target, store, self._keeper, old=self._places.top(layer), now=now).run(state)
-
-    def _discard(self, target: Path) -> None:
-        if target.exists():
-            target.rename(target.with_name(_TRASH + uuid.uuid4().hex[:8]))
-
-
-def write_intent(file: Path, intent: Mapping[str, Any]) -> None:
-    """Whole or not at all, and durable."""
-    new = file.with_suffix(".new")
-    with new.open("w") as opened:
-        json.dump(intent, opened)
-        opened.flush()
-        os.fsync(opened.fileno())
-    new.replace(file)
-
-
-def read_intent(file: Path) -> dict[str, Any] | None:
-    """None where there is none. Raises StoreError."""
-    try:
-        intent = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise StoreError(f"{file}: {error}") from error
-    if not isinstance(intent, dict) or intent.get("version") != INTENT_VERSION:
-        raise StoreError(f"{file} is of a version that is not known")
-    return intent
-
-
-def finish_restore(layers: Path, file: Path) -> dict[str, Any] | None:
-    """Carry out the renames of a restore whose intent is in `file`, in the directory of all layers; move what
-    one without left behind to the trash. No box may stand on the layers. The intent, if there is one.
-    """
-    intent = read_intent(file)
-    wanted: dict[str, str] = intent["layers"] if intent else {}
-    for new in layers.glob("*/new"):
-        place = new.parent
-        name = wanted.get(place.name)
-        if name is None:
-            new.rename(place / (_TRASH + uuid.uuid4().hex[:8]))
-            continue
-        for old in (place / name, place / "work"):
-            if old.exists():
-                old.rename(place / (_TRASH + uuid.uuid4().hex[:8]))
-        if name == "upper":
-            (place / "work").mkdir()
-        new.rename(place / name)
-    return intent
-
-
-def _summary(deltas: Mapping[str, Delta]) -> tuple[int, list[str]]:
-    """How many paths that are no directories, and the first of their names, layer and path."""
-    paths = []
-    for name, delta in deltas.items():
-        paths += [f"{name}/{path}" for path, row in delta.rows.items() if not row.is_directory]
-        paths += [f"{name}/{path}" for path in delta.gone]
-    return len(paths), sorted(paths)[:20]
+        work.mkdir()
+        now = self._taking.present.states.get(layer.name, State())
+        Rebuild(target, log, self._keeper, old=self._places.top(layer), now=now).run(state)
+        return self._freezing.stack(layer, state.lowers, target, work)
 
 
 def _translated(error: OSError) -> WorkspaceError | DiskFullError:

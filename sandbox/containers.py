@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -278,16 +277,18 @@ class Containers:
         with self._transport.open("GET", self._path(container, "/logs"), query=query) as reply:
             return b"".join(reply.chunks())
 
-    def commit(self, container: str, *, repository: str, tag: str, labels: Mapping[str, str]) -> str:
-        """Store the root file system as an image; the image's id."""
-        query = {
-            "container": container,
-            "repo": repository,
-            "tag": tag,
-            "changes": tuple(f"LABEL {json.dumps(key)}={json.dumps(value)}" for key, value in labels.items()),
-        }
+    def commit(self, container: str, *, repository: str, tag: str, changes: Sequence[str]) -> str:
+        """Store the root file system as an image, which the caller holds still; the image's id. `changes`:
+        Dockerfile lines. All else of the image's configuration is the container's.
+        """
+        query = {"container": container, "repo": repository, "tag": tag, "pause": False, "changes": tuple(changes)}
         with self._transport.open("POST", f"{self._prefix}/commit", query=query, body={}, timeout=600) as reply:
             return str(parse_json(b"".join(reply.chunks()))["Id"])
+
+    def export(self, container: str) -> Iterator[bytes]:
+        """The whole root file system as a tar, piece by piece."""
+        with self._transport.open("GET", self._path(container, "/export"), timeout=600) as reply:
+            yield from reply.chunks()
 
     def _path(self, container: str, suffix: str) -> str:
         if not container.replace("-", "").replace("_", "").replace(".", "").isalnum():

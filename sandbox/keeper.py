@@ -1,6 +1,6 @@
 """The keeper: a container of ours that reads, gives away and removes what lies in layers and is not
 the controller's to touch (mode 000, other owners, marks of root). Started when first needed, kept
-until the session's owner ends. It sees the layers and the roots (read-only), nothing else, and no
+until the session's owner ends. It sees the layers, frozen ones too, and the roots (read-only), nothing else, and no
 network; nothing of the box's runs in it.
 """
 
@@ -26,6 +26,7 @@ from sandbox.trees import Entry, LocalTree, Tree
 
 LAYERS = PurePosixPath("/layers")
 ROOTS = PurePosixPath("/roots")
+FROZEN = PurePosixPath("/frozen")
 _CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
 _SECONDS = 120.0
 _MEMORY = 512 << 20
@@ -64,8 +65,12 @@ class Keeper:
         layers: Path,
         roots: Mapping[str, Path],
         mounts: Callable[[], tuple[Mount, ...]] | None = None,
+        frozen: Path | None = None,
     ) -> None:
-        """`mounts`: what holds the layers where they are not on this machine, below LAYERS."""
+        """`mounts`: what holds the layers where they are not on this machine, below LAYERS. `frozen`: the pool of
+        frozen layers.
+        """
+        self._frozen = frozen
         self._mounts = mounts
         self._engine = engine
         self._image = image
@@ -105,9 +110,11 @@ class Keeper:
         return self._image()
 
     def place(self, path: Path) -> str:
-        """Where the keeper sees a path of the layers or roots. Raises ValueError for any other."""
+        """Where the keeper sees a path of the layers, the pool or the roots. Raises ValueError for any other."""
         if path.is_relative_to(self._layers):
             return str(LAYERS / path.relative_to(self._layers))
+        if self._frozen is not None and path.is_relative_to(self._frozen):
+            return str(FROZEN / path.relative_to(self._frozen))
         for name, root in self._roots.items():
             if path.is_relative_to(root):
                 return str(ROOTS / name / path.relative_to(root))
@@ -143,6 +150,9 @@ class Keeper:
 
     def _local_mounts(self) -> tuple[Mount, ...]:
         roots = (Mount(volume=str(root), at=ROOTS / name, read_only=True) for name, root in self._roots.items())
+        if self._frozen is not None:  # an engine would make it, as root's
+            self._frozen.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return (Mount(volume=str(self._layers), at=LAYERS), Mount(volume=str(self._frozen), at=FROZEN), *roots)
         return (Mount(volume=str(self._layers), at=LAYERS), *roots)
 
     def _answer(self, stream: int, path: str) -> tuple[dict[str, Any], bytes]:

@@ -1,8 +1,9 @@
 """Layers: the directories that hold what a session writes, and the mounts that an engine makes of them.
 
-On the overlay rung a layer is `lower` (a link to the root, or a skeleton of ours), `upper` (exactly
-what changed) and `work` (the kernel's). On the copy rungs it is `copy`, the whole tree. The link
-keeps odd characters and long paths out of the option string, which holds one page and is cut silently.
+On the overlay rung a layer is `lower` (a link to the root, or a skeleton of ours), frozen layers of the
+pool (`sandbox.pool`), `upper` (what changed since) and `work` (the kernel's). On the copy rungs it is
+`copy`, the whole tree. The link keeps odd characters and long paths out of the option string, which
+holds one page and is cut silently.
 """
 
 from __future__ import annotations
@@ -14,16 +15,20 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
 from sandbox.errors import StoreError, WorkspaceError
 from sandbox.spec import Owner, Rung
 
-LAYERS_VERSION = 1
+LAYERS_VERSION = 2  # 1 knew no frozen layers
+MOST_LOWERS = 20
+_OPTIONS_LENGTH = 4000
 _OVERLAY_MAGIC = 0x794C7630
-_FICLONE = 0x40049409
+FICLONE = 0x40049409
+# Marks a whole copy whose files were made again since its manifest was written: inode and ctime tell nothing then.
+REMADE = "remade"
 _OPTIONS = "userxattr,index=off,metacopy=off,nosuid,nodev"
 
 
@@ -31,7 +36,8 @@ _OPTIONS = "userxattr,index=off,metacopy=off,nosuid,nodev"
 class Layer:
     """One writable place of the box. `host`: the root beneath it, None where a skeleton of ours is.
     `reason`: why it is not on the best rung. `remote`: it lives in a volume of the engine. `planted`:
-    files that we wrote into the layer ourselves, as text: they are no change of the session's.
+    files that we wrote into the layer ourselves, as text: they are no change of the session's. `lowers`: the
+    frozen layers between root and upper directory, the topmost first.
     """
 
     name: str
@@ -41,21 +47,25 @@ class Layer:
     reason: str = ""
     remote: bool = False
     planted: Mapping[str, str] = field(default_factory=dict)
+    lowers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerTable:
-    """All layers of a session, as `layers.json` keeps them. `began_ns`: when they were made."""
+    """All layers of a session, as `layers.json` keeps them. `began_ns`: when they were made. `frozen`: every
+    frozen layer that the session may need, for its checkpoints too: what no table names is garbage.
+    """
 
     session: str
     began_ns: int
     owner: Owner
     layers: tuple[Layer, ...]
+    frozen: tuple[str, ...] = ()
 
     def write(self, file: Path) -> None:
         """Whole or not at all."""
         rows = [
-            asdict(layer) | {"at": str(layer.at), "host": None if layer.host is None else str(layer.host), "lowers": []}
+            asdict(layer) | {"at": str(layer.at), "host": None if layer.host is None else str(layer.host)}
             for layer in self.layers
         ]
         body = {
@@ -63,6 +73,7 @@ class LayerTable:
             "session": self.session,
             "began_ns": self.began_ns,
             "owner": asdict(self.owner),
+            "frozen": self.frozen,
             "layers": rows,
         }
         new = file.with_suffix(".new")
@@ -74,7 +85,7 @@ class LayerTable:
         """None where there is none yet. Raises StoreError for a damaged or newer file."""
         try:
             body = json.loads(file.read_bytes())
-            if body["version"] != LAYERS_VERSION:
+            if body["version"] not in (1, LAYERS_VERSION):
                 raise StoreError(f"{file}: version {body['version']} is not known")
             layers = tuple(
                 Layer(
@@ -85,10 +96,17 @@ class LayerTable:
                     reason=row["reason"],
                     remote=row["remote"],
                     planted=row["planted"],
+                    lowers=tuple(row["lowers"]),
                 )
                 for row in body["layers"]
             )
-            return cls(session=body["session"], began_ns=body["began_ns"], owner=Owner(**body["owner"]), layers=layers)
+            return cls(
+                session=body["session"],
+                began_ns=body["began_ns"],
+                owner=Owner(**body["owner"]),
+                layers=layers,
+                frozen=tuple(body.get("frozen", ())),
+            )
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
@@ -148,20 +166,22 @@ def can_reflink(source: Path, target: Path) -> bool:
         one.write(b"x" * 4096)
         one.flush()
         try:
-            fcntl.ioctl(two.fileno(), _FICLONE, one.fileno())
+            fcntl.ioctl(two.fileno(), FICLONE, one.fileno())
         except OSError:
             return False
     return True
 
 
-def overlay_options(directory: Path) -> dict[str, str]:
-    """The local volume driver's options for the layer in `directory`."""
-    lower, upper, work = directory / "lower", directory / "upper", directory / "work"
-    return {
-        "type": "overlay",
-        "device": "overlay",
-        "o": f"lowerdir={lower},upperdir={upper},workdir={work},{_OPTIONS}",
-    }
+def overlay_options(directory: Path, lowers: Iterable[Path] = ()) -> dict[str, str]:
+    """The local volume driver's options for the layer in `directory`, over frozen directories, the topmost first.
+    Raises WorkspaceError where they are more than the kernel takes.
+    """
+    lowers = (*lowers, directory / "lower")
+    upper, work = directory / "upper", directory / "work"
+    options = f"lowerdir={':'.join(map(str, lowers))},upperdir={upper},workdir={work},{_OPTIONS}"
+    if len(lowers) > MOST_LOWERS + 1 or len(os.fsencode(options)) > _OPTIONS_LENGTH:
+        raise WorkspaceError(f"too many frozen layers in {directory}")
+    return {"type": "overlay", "device": "overlay", "o": options}
 
 
 def copy_attributes(source: Path, target: Path, *, owner: Owner | None = None) -> bool:

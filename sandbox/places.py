@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from sandbox.copies import copy_tree, remove_tree
-from sandbox.engine import Engine, session_labels
-from sandbox.errors import DiskFullError, WorkspaceError
+from sandbox.engine import ConflictError, Engine, session_labels
+from sandbox.errors import DiskFullError, StoreError, WorkspaceError
 from sandbox.gitlinks import box_links
 from sandbox.keeper import LAYERS, KeeperImage
 from sandbox.layers import Layer, LayerTable, can_reflink, choose_rung, copy_attributes, overlay_options
@@ -36,10 +38,12 @@ class Places:
         own: tuple[Skeleton, ...],
         chown: Chown,
         image: Callable[[], KeeperImage],
+        frozen: Callable[[str], Path] | None = None,
     ) -> None:
         """`chown` gives a directory to another user where this process may not. `image`: for the container
-        that fills volumes on another machine.
+        that fills volumes on another machine. `frozen`: where a frozen layer lies.
         """
+        self._frozen = frozen
         self._image = image
         self.directory = directory
         self.session = session
@@ -75,7 +79,8 @@ class Places:
         layers = []
         for layer in self.table.layers:
             if layer.rung is Rung.OVERLAY:
-                if any(entry.name not in layer.planted for entry in (self.path(layer) / "upper").iterdir()):
+                upper = self.path(layer) / "upper"
+                if layer.lowers or any(entry.name not in layer.planted for entry in upper.iterdir()):
                     raise WorkspaceError(
                         f"the engine does not mount the overlay of {layer.at} any more",
                         hint="use the engine that began this session",
@@ -97,16 +102,51 @@ class Places:
         """The directory that holds what was written."""
         return self.path(layer) / ("upper" if layer.rung is Rung.OVERLAY else "copy")
 
+    def trees(self, layer: Layer) -> tuple[Path, ...]:
+        """The frozen directories that a layer stands on, the topmost first. Raises StoreError where one is missing."""
+        found = tuple(self._frozen(name) for name in layer.lowers) if self._frozen is not None else ()
+        missing = [tree for tree in found if not tree.is_dir()]
+        if missing or len(found) != len(layer.lowers):
+            raise StoreError(f"a frozen layer of {layer.at} is missing: {missing[0] if missing else layer.lowers[0]}")
+        return found
+
+    def reload(self) -> None:
+        """Take up what a finished intent wrote into the table."""
+        self.table = LayerTable.read(self.directory / "layers.json")
+
+    def refer(self, frozen: str) -> None:
+        """This session needs a frozen layer from now on."""
+        assert self.table is not None
+        self._write(replace(self.table, frozen=(*self.table.frozen, frozen)))
+
+    def unrefer(self, frozen: str) -> None:
+        """It does not."""
+        assert self.table is not None
+        self._write(replace(self.table, frozen=tuple(name for name in self.table.frozen if name != frozen)))
+
+    def dress(self, source: Path, target: Path) -> None:
+        """Give a directory of ours another's attributes, owner and times, by the keeper where this process may not."""
+        self._attributes(source, target, None)
+
+    def copy_skeleton(self, source: Path, target: Path) -> None:
+        """Our own beginning of HOME and the like once more, for a fork."""
+        shutil.copytree(source, target, symlinks=True)
+        for path in (target, *target.rglob("*")):
+            self._own_by(path, self._owner)
+
     def mounts(self, engine: Engine, *, fresh: bool = False) -> tuple[Mount, ...]:
         """Define the engine's volumes anew and return what to mount. `fresh`: there can be none yet."""
         assert self.table is not None
         return tuple(self._mount(engine, layer, fresh=fresh) for layer in self.table.layers)
 
     def unmount(self, engine: Engine) -> None:
-        """Remove the engine's volumes; they are definitions only (a remote one holds the layer: it stays)."""
+        """Remove the engine's volumes; they are definitions only (a remote one holds the layer: it stays).
+        Those of a container that is kept stay with it.
+        """
         for layer in self.table.layers if self.table else ():
             if layer.rung is Rung.OVERLAY:
-                engine.volumes.remove(self.volume(layer), patience=REMOVAL_SECONDS)
+                with suppress(ConflictError):
+                    engine.volumes.remove(self.volume(layer), patience=REMOVAL_SECONDS)
 
     def remove_remote(self, engine: Engine) -> None:
         """Remove the volumes that hold layers on another machine."""
@@ -130,7 +170,7 @@ class Places:
         if layer.rung is Rung.OVERLAY:
             if not fresh and engine.volumes.find(name) is not None:
                 engine.volumes.remove(name, patience=REMOVAL_SECONDS)
-            options = overlay_options(self.path(layer))
+            options = overlay_options(self.path(layer), self.trees(layer))
             engine.volumes.create(name, options=options, labels=session_labels(self.session))
         elif not (self.path(layer) / "filled").exists():
             self._fill_remote(engine, layer)
@@ -247,5 +287,11 @@ class Places:
         self.path(layer).mkdir(mode=0o700)
 
     def _record(self, layers: list[Layer], began_ns: int) -> None:
-        self.table = LayerTable(session=self.session, began_ns=began_ns, owner=self._owner, layers=tuple(layers))
-        self.table.write(self.directory / "layers.json")
+        kept = self.table.frozen if self.table else ()
+        self._write(
+            LayerTable(session=self.session, began_ns=began_ns, owner=self._owner, layers=tuple(layers), frozen=kept)
+        )
+
+    def _write(self, table: LayerTable) -> None:
+        table.write(self.directory / "layers.json")
+        self.table = table

@@ -14,17 +14,19 @@ from pathlib import Path
 from sandbox.apply import Applied, AppliedReport, Applies, Part, Recovered
 from sandbox.bases import Bases
 from sandbox.changes import Change, Pair, classify, listed_pairs, overlay_pairs
+from sandbox.compare import Began
 from sandbox.diff import PATCH_BYTES, FileDiff, Sides, with_renames
 from sandbox.errors import StoreError, WorkspaceError
 from sandbox.gitdir import is_git_dir
 from sandbox.gitrefs import RefMove, ref_moves
 from sandbox.held import HeldBack
 from sandbox.keeper import Keeper, KeptTree
-from sandbox.layers import Layer
+from sandbox.layers import REMADE, Layer
 from sandbox.manifest import Drifted, Manifest
 from sandbox.places import Places
 from sandbox.plan import ApplyConflictError, Plan, PlanError, Selection, leaves, make_plan
 from sandbox.spec import Rung
+from sandbox.stacks import StackTree
 from sandbox.store import Store
 from sandbox.transaction import nothing
 from sandbox.trees import Entry, Tree, content
@@ -64,6 +66,19 @@ class Views:
     def roots(self) -> list[Layer]:
         """The layers that lie over roots."""
         return [layer for layer in (self._places.table.layers if self._places.table else ()) if layer.host is not None]
+
+    def written(self, layer: Layer, stack: ExitStack) -> Tree:
+        """What was written in a place of the box, until the stack closes."""
+        return self._layer(layer, stack)
+
+    def beneath(self, layer: Layer, stack: ExitStack) -> Tree:
+        """What lies beneath a place, as it was when the session began."""
+        lower = KeptTree(layer.host or self._places.path(layer) / "lower", self._keeper)
+        stack.enter_context(closing(lower))
+        if layer.host is None:
+            return lower
+        store = stack.enter_context(self._store(writable=False))
+        return Began(lower, self._bases(layer, stack, store))
 
     def changes(self, layer: Layer, touched: Iterable[bytes]) -> list[Change]:
         """A root's changes, sorted by path. `touched`: the paths to look at in a whole copy."""
@@ -106,7 +121,20 @@ class Views:
                     if not entry.stamp.same(manifest.stamp(entry.path)):
                         touched.add(entry.path)
                 touched |= set(manifest.beneath(directory)) - there
-        return touched
+        return self.without_remade(layer, touched)
+
+    def without_remade(self, layer: Layer, touched: Iterable[bytes]) -> set[bytes]:
+        """Without the paths of a whole copy that only a restore made again, as they were at first."""
+        if not (self._places.path(layer) / REMADE).exists():
+            return set(touched)
+        with self._errors(), ExitStack() as stack:
+            manifest = stack.enter_context(closing(Manifest(self._places.path(layer) / "copy.manifest")))
+            copy = self._layer(layer, stack)
+            return {
+                path
+                for path in touched
+                if (now := copy.stat(path)) is None or not now.stamp.alike(manifest.stamp(path))
+            }
 
     def diffs(self, layer: Layer, changes: Sequence[Change]) -> Generator[FileDiff, None, None]:
         """The changes of one root with their texts, renames found."""
@@ -220,8 +248,11 @@ class Views:
 
     def _layer(self, layer: Layer, stack: ExitStack) -> Tree:
         """What was written in a place of the box."""
-        tree = KeptTree(self._places.top(layer), self._keeper, local=not layer.remote)
-        return stack.enter_context(closing(tree))
+        trees = [
+            stack.enter_context(closing(KeptTree(top, self._keeper, local=not layer.remote)))
+            for top in (self._places.top(layer), *self._places.trees(layer))
+        ]
+        return StackTree(trees) if layer.lowers else trees[0]
 
     def _bases(self, layer: Layer, stack: ExitStack, store: Store | None) -> Bases:
         table = self._places.table

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,25 +18,31 @@ from typing import Any
 from sandbox.apply import Applied, AppliedReport, Recovered
 from sandbox.bases import filled
 from sandbox.changes import Change
-from sandbox.checkpoints import Checkpoint, Checkpoints, finish_restore
+from sandbox.checkpoints import Checkpoint, Checkpoints
+from sandbox.compaction import Background
+from sandbox.compare import NOW, Past, name_of, named
 from sandbox.copies import remove_tree
 from sandbox.diff import FileDiff
 from sandbox.disk import usage_of
-from sandbox.engine import Engine
-from sandbox.errors import WorkspaceError
+from sandbox.engine import Engine, ImageInfo
+from sandbox.errors import StoreError, WorkspaceError
+from sandbox.footing import Footing, Restored
 from sandbox.freezer import Freezer
 from sandbox.gitdir import find_top, read_head
 from sandbox.gitrefs import RefMove
 from sandbox.held import HeldBack
+from sandbox.intents import RESTORE, finish_restore
 from sandbox.keeper import Keeper, KeeperImage
 from sandbox.layers import Layer
 from sandbox.manifest import Drifted, find_drift, find_touched, write_manifest
 from sandbox.places import Places
 from sandbox.plan import PlanError, Selection
+from sandbox.points import images_named_by_others
+from sandbox.pool import Pool
 from sandbox.roots import Root, to_host
 from sandbox.skeleton import own_places
 from sandbox.spec import Mount, Owner, Rung
-from sandbox.trees import LocalTree
+from sandbox.system import System
 from sandbox.views import Views
 
 _UNREADABLE = b"U"
@@ -70,11 +77,13 @@ class Workspace:
         home_files: Mapping[str, bytes] | None = None,
         keeper: Callable[[], KeeperImage] | None = None,
         held: HeldBack | None = None,
+        pool: Pool | None = None,
     ) -> None:
         """`state`: the session's own directory (0700). `engine` None will do for what needs none
         (changes, diff, apply, usage, while nothing is out of this user's reach). `owner`: whom
         commands run as. `rung` forces one. `identity`: git name and email for HOME; `home_files`:
-        more for it. `keeper`: what its container is made of, called in a thread when first needed.
+        more for it. `keeper`: what its container is made of, called in a thread when first needed. `pool`: of
+        frozen layers, shared by sessions; its own without one.
         """
         self.roots = roots
         self._engine = engine
@@ -83,6 +92,7 @@ class Workspace:
         self._fresh = False
         self._walks: dict[str, asyncio.Task[None]] = {}
         layers = state / "layers"
+        self.pool = pool or Pool(state / "store" / "frozen")
         self._keeper = Keeper(
             engine,
             keeper,
@@ -90,6 +100,7 @@ class Workspace:
             layers=layers,
             roots={root.name: root.host for root in roots},
             mounts=self._remote_mounts,
+            frozen=self.pool.directory,
         )
         self._places = Places(
             layers,
@@ -99,11 +110,14 @@ class Workspace:
             own=own_places(name=identity[0], email=identity[1], files=home_files),
             chown=self._keeper.chown,
             image=self._keeper.image,
+            frozen=self.pool.tree,
         )
-        self.checkpoints = Checkpoints(self._places, self._keeper, directory=state / "store")
-        self.freezer: Freezer | None = None
-        self._cleaning: asyncio.Task[None] | None = None
+        self.checkpoints = Checkpoints(self._places, self._keeper, directory=state / "store", pool=self.pool)
+        self.system = self.checkpoints.system = System(engine, session=session, state=state)
+        self.footing = Footing(self._places, self.checkpoints)
         self._views = Views(self._places, self._keeper, store=state / "store" / "log", held=held or HeldBack.load())
+        self._packing = Background(self.checkpoints.pack)
+        self._past = Past(self.checkpoints, written=self._views.written, beneath=self._views.beneath)
 
     async def prepare(self) -> tuple[Mount, ...]:
         """Make the layers where there are none yet, define the engine's volumes, and return what
@@ -114,6 +128,8 @@ class Workspace:
 
         def make() -> tuple[Mount, ...]:
             self.finish_restore()
+            self.system.rescue(lambda: self.checkpoints.present)
+            self.footing.stands = True
             local = engine.on_this_machine and not (_is_private(engine.endpoint) and engine.info.rootless)
             self._fresh = self._places.make(local=local, forced=self._forced, began_ns=time.time_ns())
             return self._places.mounts(engine, fresh=self._fresh)
@@ -141,56 +157,117 @@ class Workspace:
 
     def finish_restore(self) -> None:
         """After a crash: a restore that was decided is carried out. Before anything reads or mounts the layers."""
-        finish_restore(self._places.directory, self._state / "store" / "restore.json")
+        finish_restore(self._places.directory, self._state / "store" / RESTORE)
+        self._places.reload()
 
     async def checkpoint(self, label: str) -> Checkpoint | None:
         """Keep the present state of all writable places; None where nothing changed since the last one. While
-        other processes live in the box, it is held still. Raises WorkspaceError, DiskFullError, StoreError.
+        other processes live in the box, it is held still. Layers in which much changed are frozen where they can
+        be, else copied. Raises WorkspaceError, DiskFullError, StoreError.
+        """
+        await asyncio.shield(asyncio.to_thread(self.system.rescue, lambda: self.checkpoints.present))
+        return await self.footing.checkpoint(label)
+
+    def tidy(self) -> None:
+        """Compress what the log of checkpoints holds by now, in the background, where there is enough of it."""
+        if self.checkpoints.wants_packing:
+            self._packing.start()
+
+    async def restore(self, checkpoint: str, note: Mapping[str, Any] | None = None) -> Restored | None:
+        """Go back to a checkpoint, the present state having been taken. What runs in the box beside its server is
+        ended first. None where the box has to end for it (`ended`), and nothing was done. `note` is kept with the
+        intent until `checkpoints.settle`.
+        """
+        return await self.footing.restore(checkpoint, note)
+
+    async def fork(self, checkpoint: str, targets: Sequence[tuple[str, Path]]) -> tuple[str, ...]:
+        """Fill the empty state directories of new sessions (id, directory) with what this one was at a checkpoint. The
+        names of the layers that had to be copied once for it. Raises WorkspaceError, DiskFullError, StoreError.
+        """
+        await self._walked()
+        return await asyncio.shield(asyncio.to_thread(self.checkpoints.fork, checkpoint, targets))
+
+    @property
+    def freezer(self) -> Freezer | None:
+        """Of the box, once its server has said hello; set by who runs it."""
+        return self.footing.freezer
+
+    @freezer.setter
+    def freezer(self, freezer: Freezer | None) -> None:
+        self.footing.freezer = freezer
+
+    async def image(self, base: ImageInfo) -> ImageInfo:
+        """What the next box starts from: `base`, or what was kept of its root file system. Raises SandboxError."""
+
+        def choose() -> ImageInfo:
+            checkpoints = self.checkpoints
+            if not (self._state / "store" / "checkpoints").exists():
+                return self.system.image(base, "", after="")
+            return self.system.image(base, checkpoints.image, after=checkpoints.present)
+
+        return await asyncio.to_thread(choose)
+
+    async def ending(self) -> None:
+        """Told by who runs the box, when it is about to go: what it wrote into its root file system is kept, where
+        that is writable. Where this raises a SandboxError, its container must stay.
         """
 
-        def take() -> Checkpoint | None:
+        def end() -> None:
             freezer = self.freezer
-            if freezer is None:
-                return self.checkpoints.take(label)
-            return self.checkpoints.take(label, busy=freezer.busy(), freeze=freezer.frozen)
+            self.system.end(lambda: self.checkpoints.present, freezer.frozen if freezer is not None else nullcontext)
 
-        return await asyncio.shield(asyncio.to_thread(take))
+        await asyncio.shield(asyncio.to_thread(end))
 
-    async def restore(self, checkpoint: str, note: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-        """Go back to a checkpoint, the present state having been taken. The box must have ended. Returns the
-        names of the layers that changed; `note` is kept with the intent until `checkpoints.settle`.
-        """
-        names = await asyncio.shield(asyncio.to_thread(self.checkpoints.restore, checkpoint, note=note))
-        if self._cleaning is None or self._cleaning.done():
-            self._cleaning = asyncio.create_task(asyncio.to_thread(self.checkpoints.empty_trash), name="old layers")
-        return names
+    async def ended(self) -> None:
+        """Told by who runs the box, when it has gone: from now on nothing stands on the layers."""
+        await self.footing.ended()
 
     def content_at(self, checkpoint: str, path: str) -> Iterator[bytes]:
         """A file of the box as it was at a checkpoint. `path`: as the box sees it, or the host's of a root. What the
-        session had not touched then is the host's file as it is now. Raises WorkspaceError. Blocks.
+        session had not touched then is as it was when the session began, where that was kept, else as the
+        host has it now. Raises WorkspaceError. Blocks.
         """
         name = self.checkpoints.find(checkpoint).id
-        layer, inner = self._place(path)
-        state = self.checkpoints.state(name).get(layer.name, {})
-        row = state.get(inner)
-        if row is not None:
-            if not row.is_file:
-                raise WorkspaceError(f"{path} was no file at {checkpoint}")
-            return iter(self.checkpoints.content(row.payload))
-        parents = [str(parent) for parent in PurePosixPath(inner).parents if str(parent) != "."]
-        hidden = any(parent in state and not state[parent].is_directory for parent in parents)
-        opaque = any("user.overlay.opaque" in state[parent].attributes for parent in parents if parent in state)
-        lower = layer.host or self._places.path(layer) / "lower"
-        if hidden or opaque or layer.rung is not Rung.OVERLAY or not (lower / inner).is_file():
-            raise WorkspaceError(f"{path} was not there at {checkpoint}")
-        return filled(LocalTree(lower).chunks(os.fsencode(inner)))
+        found = self._past.file(*self._place(path), name)
+        if found is None:
+            raise WorkspaceError(f"{path} was no file at {checkpoint}")
+        return filled(found)
+
+    async def compare(
+        self, old: str, new: str = NOW, paths: Iterable[str] = (), *, git: bool = False
+    ) -> AsyncIterator[FileDiff]:
+        """What changed in all writable places from one checkpoint to another, or to now; as `diffs` gives it, but
+        paths of places that are no root begin with where the box has them. `paths`: absolute, in the box or on
+        the host. Raises WorkspaceError, StoreError.
+        """
+        points = [await asyncio.to_thread(self._point, name) for name in (old, new)]
+        chosen = Selection(paths=tuple((layer.name, path) for layer, path in map(self._place, paths)) or None)
+
+        def takes(change: Change) -> bool:
+            return (git or not change.in_git) and chosen.takes(change)
+
+        for layer in self.layers:
+            found = self._past.diffs(layer, *points, takes=takes)
+            try:
+                while (item := await asyncio.to_thread(next, found, None)) is not None:
+                    yield item
+            finally:
+                found.close()
+
+    def named(self, item: FileDiff) -> FileDiff:
+        """One of `compare` with its paths as the texts have them."""
+        return named(item, next(name_of(layer) for layer in self.layers if layer.name == item.change.root))
+
+    def _point(self, name: str) -> str:
+        return self.checkpoints.find(name).id if name else NOW
 
     def _place(self, path: str) -> tuple[Layer, str]:
         """The layer that holds a path, and the path beneath it."""
         for layer in self.layers:
             for top in (PurePosixPath(layer.host) if layer.host else None, layer.at):
                 if top is not None and PurePosixPath(path).is_relative_to(top):
-                    return layer, str(PurePosixPath(path).relative_to(top))
+                    inner = str(PurePosixPath(path).relative_to(top))
+                    return layer, "" if inner == "." else inner
         raise WorkspaceError(f"{path} lies in no writable place of the box")
 
     @property
@@ -336,8 +413,13 @@ class Workspace:
         return Drift(paths=tuple(paths), heads=heads)
 
     async def usage(self) -> int:
-        """Bytes on disk of layers and store."""
-        return await asyncio.to_thread(usage_of, self._state)
+        """Bytes on disk of layers and store, and of the frozen layers that it stands on."""
+
+        def used() -> int:
+            frozen = {name for layer in self.layers for name in layer.lowers}
+            return usage_of(self._state) + sum(usage_of(self.pool.place(name)) for name in frozen)
+
+        return await asyncio.to_thread(used)
 
     async def release(self) -> None:
         """Remove the keeper and the engine's volumes, after the box has gone. The layers stay."""
@@ -345,8 +427,8 @@ class Workspace:
             task.cancel()
         await asyncio.gather(*self._walks.values(), return_exceptions=True)
         self._walks.clear()
-        if self._cleaning is not None:
-            await asyncio.gather(self._cleaning, return_exceptions=True)
+        await asyncio.to_thread(self._packing.stop)
+        await self.footing.close()
         await asyncio.to_thread(self.checkpoints.close)
         await asyncio.to_thread(self._keeper.close)
         if self._engine is not None:
@@ -357,10 +439,12 @@ class Workspace:
         (marks of the kernel that belong to root need the keeper).
         """
         await self.release()
+        await asyncio.to_thread(self.system.discard, lambda: images_named_by_others(self._state))
         if self._engine is not None:
             await asyncio.to_thread(self._places.remove_remote, self._engine)
         try:
             await asyncio.to_thread(self._remove_layers)
+            await asyncio.to_thread(self._remove_frozen)
             await asyncio.to_thread(remove_tree, self._state / "store")
         finally:
             await asyncio.to_thread(self._keeper.close)
@@ -375,6 +459,13 @@ class Workspace:
         left = remove_tree(self._places.directory)
         if left:
             raise WorkspaceError(f"{left[0]} cannot be removed")
+
+    def _remove_frozen(self) -> None:
+        """Frozen layers that nobody needs any more; what cannot be told or removed now is `gc`'s."""
+        with suppress(StoreError):
+            for path in self.pool.sweep()[1]:
+                self._keeper.remove(path)
+            self.pool.sweep()
 
     def _locate(self, path: str, cwd: Path) -> tuple[str, str]:
         host = Path(os.path.normpath(cwd.resolve() / path))
@@ -394,6 +485,7 @@ class Workspace:
         found = await find_touched(top, file)
         paths = {path for letter, path in found if letter != _UNREADABLE and path != b"."}
         closed = [path for letter, path in found if letter == _UNREADABLE]
+        paths = await asyncio.to_thread(self._views.without_remade, layer, paths)
         if closed:
             paths |= await asyncio.to_thread(self._views.touched_beneath, layer, closed)
         return sorted(paths)

@@ -39,7 +39,8 @@ def checkpoints(
         at = time.strftime("%H:%M:%S", time.localtime(row["at"]))
         when = f"before {row['tool']}" if row["tool"] else row["label"]
         size = f"{row['size'] / 1024:.1f} KiB"
-        sys.stdout.write(f"{mark} {row['checkpoint']}  {at}  {when:<16} {size:>10}  {_changed(row)}\n")
+        gone = "" if row["kept"] else " (collected)"
+        sys.stdout.write(f"{mark} {row['checkpoint']}  {at}  {when:<16} {size:>10}  {_changed(row)}{gone}\n")
     if not found["checkpoints"]:
         sys.stdout.write("no checkpoints yet: nothing was written in this session\n")
 

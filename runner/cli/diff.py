@@ -14,7 +14,8 @@ import typer
 from typer import Argument, Option
 
 from runner import app as runner_app
-from runner.cli.selecting import absolute, split_session
+from runner.cli.selecting import absolute, in_box, split_points
+from runner.cli.travelling import InSession
 from runner.ui.diff import DiffPainter, wants_colour
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -23,22 +24,35 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 @app.command()
 def diff(
     arguments: Annotated[
-        list[str] | None, Argument(metavar="[SESSION] [PATH]...", help="Default: all of this directory's latest.")
+        list[str] | None,
+        Argument(
+            metavar="[SESSION] [CHECKPOINT [CHECKPOINT]] [PATH]...", help="Default: all of this directory's latest."
+        ),
     ] = None,
+    session: InSession = None,
     stat: Annotated[bool, Option("--stat", help="Only how much changed in which file.")] = False,
     as_json: Annotated[bool, Option("--json", help="One JSON array of changes.")] = False,
 ) -> None:
-    """Show what the session changed."""
-    session, paths = split_session(arguments or [])
-    asyncio.run(_diff(session, absolute(paths), stat=stat, as_json=as_json))
+    """Show what the session changed; with one checkpoint, what changed since; with two, between them.
+
+    Checkpoints are named by the beginning of their id, four digits or more (see: fumehood checkpoints). A first
+    word that begins a session's id is the session; a short one that names a file here is a path, and ./WORD
+    always is. Between checkpoints the home directory and /tmp are shown too: home/box/..., tmp/... ~ is the
+    box's home directory.
+    """
+    named, points, paths = split_points(arguments or [], session)
+    wanted = in_box(paths) if points else absolute(paths)
+    asyncio.run(_diff(named, wanted, points, stat=stat, as_json=as_json))
 
 
-async def _diff(session: str | None, paths: tuple[str, ...], *, stat: bool, as_json: bool) -> None:
+async def _diff(
+    session: str | None, paths: tuple[str, ...], points: tuple[str, ...], *, stat: bool, as_json: bool
+) -> None:
     async with runner_app.reach(session, cwd=Path.cwd(), environ=os.environ) as access:
         if as_json:
-            sys.stdout.write(json.dumps(await access.changes(paths), indent=1) + "\n")
+            sys.stdout.write(json.dumps(await access.changes(paths, points), indent=1) + "\n")
             return
-        pieces = access.stat(paths) if stat else access.diff(paths)
+        pieces = access.stat(paths, points) if stat else access.diff(paths, points)
         if not sys.stdout.isatty():
             async for piece in pieces:
                 sys.stdout.buffer.write(piece)

@@ -10,6 +10,7 @@ from pathlib import Path
 from runner.errors import SessionNotFoundError, UsageError
 from runner.sessions.store import Store, state_home
 
+_HEX = re.compile(r"[0-9a-fA-F]{4,12}")
 _PREFIX = re.compile(r"[0-9a-fA-F][0-9a-fA-F-]{3,35}")
 
 
@@ -18,21 +19,60 @@ def open_store() -> Store:
     return Store(state_home(os.environ))
 
 
-def split_session(words: list[str]) -> tuple[str | None, tuple[str, ...]]:
-    """A first word that begins a session's id is the session; the rest are paths."""
+def split_session(words: list[str], *, points: bool = False) -> tuple[str | None, tuple[str, ...]]:
+    """A first word that begins a session's id is the session; the rest are paths (`points`: or checkpoints, which a
+    word may be that begins no session).
+    """
     if not words or not _PREFIX.fullmatch(words[0]):
         return None, tuple(words)
     try:
         return open_store().find(words[0]).session, tuple(words[1:])
     except SessionNotFoundError:
-        if os.path.lexists(Path(words[0])):
+        if points or os.path.lexists(Path(words[0])):
             return None, tuple(words)
         raise
+
+
+def split_points(words: list[str], session: str | None) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
+    """Session, checkpoints (two at most) and paths of a diff's words, in that order or checkpoints first. Up to
+    eight characters that begin a session's id are the session; other words of hexadecimal digits are
+    checkpoints, but for short ones that name something here; the rest are paths.
+    """
+    points: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest[0]
+        if session is None and (named := _session(word)) is not None:
+            session = named
+        elif len(points) < 2 and _HEX.fullmatch(word) and (len(word) == 12 or not os.path.lexists(Path(word))):
+            points.append(word.lower())
+        else:
+            break
+        del rest[0]
+    if session is None and not points:
+        session, paths = split_session(rest)
+        return session, (), paths
+    return session, tuple(points), tuple(rest)
+
+
+def _session(word: str) -> str | None:
+    """The session whose id begins so."""
+    try:
+        return open_store().find(word).session if _PREFIX.fullmatch(word) else None
+    except SessionNotFoundError:
+        return None
 
 
 def absolute(paths: tuple[str, ...]) -> tuple[str, ...]:
     """Paths as the user means them here; no link in their last part is followed."""
     return tuple(os.path.abspath(path) for path in paths)  # noqa: PTH100  # `..` goes by name, links stay
+
+
+def in_box(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """As `absolute`, with `~` for the box's home directory."""
+    return tuple(
+        f"/home/box{path[1:]}" if path == "~" or path.startswith("~/") else absolute((path,))[0] for path in paths
+    )
 
 
 def confirm(question: str, *, yes: bool) -> bool:

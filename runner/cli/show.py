@@ -12,7 +12,7 @@ import typer
 from typer import Argument
 
 from runner import app as runner_app
-from runner.cli.selecting import absolute
+from runner.cli.selecting import in_box
 from runner.cli.travelling import InSession
 from runner.errors import UsageError
 from runner.ui.safe import visible
@@ -29,8 +29,7 @@ def show(
     checkpoint, colon, path = what.partition(":")
     if not (colon and checkpoint and path):
         raise UsageError(f"{what!r} is not CHECKPOINT:PATH")
-    place = f"/home/box{path[1:]}" if path == "~" or path.startswith("~/") else absolute((path,))[0]
-    asyncio.run(_show(session, checkpoint, place))
+    asyncio.run(_show(session, checkpoint, in_box((path,))[0]))
 
 
 async def _show(session: str | None, checkpoint: str, path: str) -> None:

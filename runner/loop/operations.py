@@ -34,11 +34,12 @@ class Interrupt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The reply to an ApprovalAsked."""
+    """The reply to an ApprovalAsked. `always`: allow the rule that it offers from here on."""
 
     call: str
     allowed: bool
     reason: str = ""
+    always: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,7 @@ _FIELDS: dict[str, type[Any]] = {
     "content": list,
     "call": str,
     "allowed": bool,
+    "always": bool,
     "reason": str,
     "mode": str,
     "model": str,

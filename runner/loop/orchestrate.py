@@ -27,7 +27,7 @@ from runner.effects import (
     effect_to_json,
     is_write,
 )
-from runner.errors import UsageError
+from runner.errors import FumehoodError, LockedError, UsageError
 from runner.events import (
     ApprovalAsked,
     ApprovalGiven,
@@ -35,6 +35,7 @@ from runner.events import (
     Event,
     Failed,
     Judged,
+    PolicyLoaded,
     Resolved,
     TaskUpdated,
     ToolChunk,
@@ -46,6 +47,7 @@ from runner.loop.boxes import LOST, BoxHandle
 from runner.loop.calls import Call, validated
 from runner.loop.fixed import CARRIED_SECONDS, HELPER_OUTPUT, HELPER_SECONDS, HELPERS
 from runner.loop.shown import Shown, plain
+from runner.policy.grants import offer
 from runner.policy.policy import Policy
 from runner.tools.base import Tool, ToolContext, ToolResult, ToolState, tool_error
 from sandbox.errors import PathError, SandboxError
@@ -68,6 +70,33 @@ class Recorder(Protocol):
 Hook = Callable[[str, str, dict[str, Any]], Awaitable[tuple[dict[str, Any], Verdict | None]]]
 
 
+class Look(Protocol):
+    """What changed of the policy since it was last looked at. `problem`: why nothing goes on."""
+
+    @property
+    def policy(self) -> Policy:
+        """In force from here on."""
+        ...
+
+    @property
+    def event(self) -> PolicyLoaded:
+        """What is recorded of it."""
+        ...
+
+    @property
+    def problem(self) -> FumehoodError | None:
+        """None where everything goes on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remember:
+    """Where an "always" goes: `keep(rule)` makes the policy that is in force then; `file` is shown to the user."""
+
+    keep: Callable[[str], None]
+    file: str
+
+
 @dataclass(slots=True, kw_only=True)
 class Gate:
     """`policy` gives the policy in force. `before_write` is awaited before a call that may change the box
@@ -88,6 +117,7 @@ class Gate:
     spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
     before_write: Callable[[str], Awaitable[None]] | None = None
     hook: Hook | None = None
+    remember: Remember | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     monotonic: Callable[[], float] = time.monotonic
     failure: SandboxError | None = None
@@ -235,13 +265,13 @@ class Gate:
         if call.error or call.tool is None or call.args is None:
             return tool_error(call.error or f"No such tool available: {call.name}")
         policy, place = self.policy(), self.place
-        effects = policy.expand(call.tool.effects(call.args, place))
+        effects = policy.expand(call.tool.effects(call.args, place), place)
         box = await self._box() if effects else None
         if box is not None:
             effects, problem = await self._resolve(call.id, box, effects)
             if problem:
                 return tool_error(problem)
-        verdict = policy.judge(effects, tool=call.name, place=place)
+        verdict = policy.judge(effects, tool=call.name, place=place, sent=call.input)
         if hooked is not None:
             verdict = max(verdict, hooked, key=lambda v: v.decision)
         if refusal := await self._decide(call, effects, verdict):
@@ -301,7 +331,15 @@ class Gate:
         if verdict.decision is Decision.DENY:
             return f"Permission to use {call.name} was denied: {verdict.reason}"
         if verdict.decision is Decision.ASK:
-            asked = ApprovalAsked(call=call.id, tool=call.name, input=call.input, reason=verdict.reason)
+            always = self._offer(call.name, effects, verdict)
+            asked = ApprovalAsked(
+                call=call.id,
+                tool=call.name,
+                input=call.input,
+                reason=verdict.reason,
+                always=always,
+                kept=self.remember.file if self.remember is not None and always else "",
+            )
             if self.approver.can_ask:
                 self.record(asked, cause=call.id)
             given: ApprovalGiven = await self.approver.ask(asked)
@@ -309,8 +347,15 @@ class Gate:
             if not given.allowed:
                 why = f"{verdict.reason}; {given.reason}" if given.reason else verdict.reason
                 return f"Permission to use {call.name} was not given: {why}"
+            if given.always and always and self.remember is not None:
+                self.remember.keep(always)
         self._judged.add((call.id, digest(call.input)))
         return ""
+
+    def _offer(self, tool: str, effects: tuple[Effect, ...], verdict: Verdict) -> str:
+        if self.remember is None or not self.approver.can_ask:
+            return ""
+        return offer(self.policy(), tool, effects, self.place, verdict)
 
     def _record_judged(
         self, call: str, tool: str, sent: dict[str, Any], effects: tuple[Effect, ...], verdict: Verdict
@@ -406,13 +451,19 @@ class Gate:
         return bytes(out)
 
     async def user_command(self, command: Command) -> Process:
-        """A command of the user's own (`fumehood shell`, `!`): recorded with source user, then started."""
-        box = await self.box.get()
+        """A command of the user's own (`fumehood shell`, `!`): recorded with source user, then started. Raises
+        LockedError where managed settings disable it.
+        """
         call = f"user-{self.new_id()}"
         verdict = Verdict(decision=Decision.ALLOW, source=Source.USER, reason="the user's own command")
+        if locked := "disableShell" in self.policy().locks:
+            verdict = Verdict(decision=Decision.DENY, source=Source.MANAGED, rule="disableShell", reason="disableShell")
+        box = await self.box.get() if not locked else None
         effect = RunCommand(command=" ".join(command.argv), cwd=command.cwd)
         sent = {"argv": list(command.argv), "cwd": str(command.cwd)}
         self._record_judged(call, "shell", sent, (effect,), verdict)
+        if box is None:
+            raise LockedError("managed settings disable fumehood shell")
         process: Process = await self._guard(box, box.exec(command))
         return process
 

@@ -34,7 +34,7 @@ from runner.loop.feed import Feed
 from runner.loop.gitstate import GitState
 from runner.loop.history import History
 from runner.loop.operations import Answer, Close, Interrupt, Operation, Prompt, SetMode, SetModel, Undo
-from runner.loop.orchestrate import REFUSED, Gate, Hook
+from runner.loop.orchestrate import REFUSED, Gate, Hook, Look, Remember
 from runner.loop.reply import Asker, CostOf
 from runner.loop.restore import restore
 from runner.loop.turn import Turn, ending, failed
@@ -52,7 +52,8 @@ _NO_TASK: asyncio.Task[None] | None = None
 
 class Session:
     """An async context manager; leaving it closes the session. `box` is awaited at the first need and must
-    give the same box each time; `restart_box` gives a new one over the same layers. `resolve_model`
+    give the same box each time; `restart_box` gives a new one over the same layers. `between` hears that
+    calls have ended and the model is asked next. `resolve_model`
     serves SetModel. Whoever made journal, models and boxes closes them.
     """
 
@@ -73,8 +74,11 @@ class Session:
         before_write: Callable[[str], Awaitable[None]] | None = None,
         before_turn: Callable[[], Awaitable[None]] | None = None,
         after_turn: Callable[[], Awaitable[None]] | None = None,
+        between: Callable[[], None] | None = None,
         undo: Callable[[int], Awaitable[object]] | None = None,
         hook: Hook | None = None,
+        look: Callable[[Mode, str], Look | None] | None = None,
+        remember: tuple[Callable[[Policy, str], Policy], str] | None = None,
         environment: Mapping[str, str] | None = None,
         max_output_tokens: int | None = None,
         thinking_tokens: int | None = None,
@@ -84,7 +88,7 @@ class Session:
         self.usage = Usage()
         self._model, self._resolve_model = model, resolve_model
         self._policy, self._approver, self._before_turn = policy, approver, before_turn
-        self._after_turn, self._undo = after_turn, undo
+        self._after_turn, self._between, self._undo, self._look = after_turn, between, undo, look
         self._still = asyncio.Lock()
         self._context, self._monotonic = context, monotonic
         self._limits = limits if limits is not None else TurnLimits()
@@ -108,6 +112,7 @@ class Session:
             spawn=self._spawn,
             before_write=before_write,
             hook=hook,
+            remember=self._remembering(*remember) if remember else None,
             environment=environment or {},
             monotonic=monotonic,
         )
@@ -190,8 +195,9 @@ class Session:
                 self._take(operation)
             case Interrupt():
                 self._interrupt()
-            case Answer(call=call, allowed=allowed, reason=reason):
-                self._approver.answer(ApprovalGiven(call=call, allowed=allowed, by="client", reason=reason))
+            case Answer(call=call, allowed=allowed, reason=reason, always=always):
+                given = ApprovalGiven(call=call, allowed=allowed, by="client", reason=reason, always=always)
+                self._approver.answer(given)
             case SetMode(mode=mode):
                 self._policy = self._policy.with_mode(mode)
                 self.record(ModeChanged(mode=mode.value, source="client"))
@@ -207,6 +213,22 @@ class Session:
                 self._spawn(self.close())
             case _:
                 assert_never(operation)
+
+    def _remembering(self, remember: Callable[[Policy, str], Policy], file: str) -> Remember:
+        def keep(rule: str) -> None:
+            self._policy = remember(self._policy, rule)
+
+        return Remember(keep=keep, file=file)
+
+    def _look_at_policy(self) -> None:
+        """Before each turn. Raises what makes it the last one for now."""
+        change = self._look(self._policy.mode, self._model.name) if self._look is not None else None
+        if change is not None:
+            if change.policy.digest != self._policy.digest or change.problem is None:
+                self.record(change.event)
+            self._policy = change.policy
+            if change.problem is not None:
+                raise change.problem
 
     def _take(self, prompt: Prompt) -> int:
         """Queue a prompt; the number of its turn."""
@@ -284,6 +306,7 @@ class Session:
         try:
             async with asyncio.timeout(self._limits.max_seconds) as deadline:
                 await self._open(prompt)
+                self._look_at_policy()
                 reason = await self._rounds(turn)
         except asyncio.CancelledError:
             reason = "interrupted"
@@ -339,6 +362,8 @@ class Session:
                 await self.gate.run(calls)
                 if self.gate.failure is not None:
                     raise self.gate.failure
+                if self._between is not None:
+                    self._between()
                 continue
             if reply.stop_reason != "pause_turn":
                 return ending(reply)

@@ -59,15 +59,17 @@ class Access(Protocol):
     reports too, so that they can cross a socket.
     """
 
-    async def changes(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-        """What the session changed, sorted by root and path."""
+    async def changes(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+        """What the session changed, sorted by root and path. `points`: one checkpoint (from it to now) or two,
+        by their ids' beginnings; then it is what changed between them in every writable place of the box.
+        """
         ...
 
-    def diff(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
+    def diff(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         """A patch in git's format, in pieces; contents are bytes of any encoding."""
         ...
 
-    def stat(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
+    def stat(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         """How much changed in which file, as lines for people."""
         ...
 
@@ -99,6 +101,10 @@ class Access(Protocol):
 
     async def travel(self, journey: dict[str, Any]) -> dict[str, Any]:
         """Undo, redo or rewind: a Journey as JSON; the report. Raises UsageError."""
+        ...
+
+    async def fork(self, request: dict[str, Any]) -> dict[str, Any]:
+        """New sessions from one point of this one: `at` and `count`; the report. Raises UsageError."""
         ...
 
     def show(self, checkpoint: str, path: str) -> AsyncIterator[bytes]:

@@ -73,18 +73,18 @@ class Client:
         if self._channel is not None:
             await self._channel.close()
 
-    async def changes(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    async def changes(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         """See Access."""
-        found: list[dict[str, Any]] = await self._ask("changes", {"paths": paths})
+        found: list[dict[str, Any]] = await self._ask("changes", {"paths": paths, "points": points})
         return found
 
-    def diff(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
+    def diff(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         """See Access."""
-        return self._pieces("diff", {"paths": paths})
+        return self._pieces("diff", {"paths": paths, "points": points})
 
-    def stat(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
+    def stat(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         """See Access."""
-        return self._pieces("stat", {"paths": paths})
+        return self._pieces("stat", {"paths": paths, "points": points})
 
     def patch(self, selection: Selection) -> AsyncIterator[bytes]:
         """See Access."""
@@ -123,6 +123,11 @@ class Client:
     async def travel(self, journey: dict[str, Any]) -> dict[str, Any]:
         """See Access."""
         report: dict[str, Any] = await self._ask("travel", journey)
+        return report
+
+    async def fork(self, request: dict[str, Any]) -> dict[str, Any]:
+        """See Access."""
+        report: dict[str, Any] = await self._ask("fork", request)
         return report
 
     async def show(self, checkpoint: str, path: str) -> AsyncIterator[bytes]:

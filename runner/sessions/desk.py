@@ -14,7 +14,9 @@ from runner.errors import UsageError
 from runner.events import Applied, Recorded
 from runner.sessions.access import Selection
 from runner.sessions.branches import Carry, make_branch
+from runner.sessions.forking import Forker, Request
 from runner.sessions.travel import Journey, Travel
+from sandbox.compare import NOW
 from sandbox.diff import FileDiff, format_stat
 from sandbox.hunks import to_hunks
 from sandbox.plan import PlanError
@@ -41,7 +43,9 @@ class Desk:
         carry: Carry | None = None,
         session: str = "",
         travel: Travel,
+        forker: Forker | None = None,
     ) -> None:
+        self._forker = forker
         self._workspace = workspace
         self._record = record
         self._run = run
@@ -50,24 +54,30 @@ class Desk:
         self._session = session
         self._travel = travel
 
-    async def changes(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    async def changes(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         """See Access."""
-        return [item.to_json() async for item in self._diffs(paths)]
+        return [item.to_json() | {"digest": _digest(item)} async for item in self._diffs(paths, points)]
 
-    async def diff(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
+    async def diff(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         """See Access."""
-        async for item in self._diffs(paths):
+        async for item in self._diffs(paths, points):
             if item.patch.text:
                 yield item.patch.text
 
-    async def stat(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
+    async def stat(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         """See Access."""
-        items = [item async for item in self._diffs(paths)]
-        yield os.fsencode(format_stat(items))
-
-    async def _diffs(self, paths: tuple[str, ...]) -> AsyncIterator[FileDiff]:
         workspace = await self._workspace()
-        async for item in workspace.diffs(_pairs(workspace, paths) if paths else None):
+        items = [item async for item in self._diffs(paths, points)]
+        yield os.fsencode(format_stat([workspace.named(item) for item in items] if points else items))
+
+    async def _diffs(self, paths: tuple[str, ...], points: tuple[str, ...] = ()) -> AsyncIterator[FileDiff]:
+        workspace = await self._workspace()
+        if points:
+            old, new = (*points, NOW)[:2]
+            found = workspace.compare(old, new, paths)
+        else:
+            found = workspace.diffs(_pairs(workspace, paths) if paths else None)
+        async for item in found:
             yield item
 
     async def apply(self, selection: Selection) -> dict[str, Any]:
@@ -131,12 +141,21 @@ class Desk:
     async def checkpoints(self) -> dict[str, Any]:
         """See Access."""
         timeline = await self._travel.timeline()
+        kept = await self._travel.kept()
+        for row in timeline.checkpoints:
+            row["kept"] = row["checkpoint"] in kept
         turns = [asdict(turn) for turn in timeline.turns]
         return {"present": timeline.present, "checkpoints": timeline.checkpoints, "turns": turns}
 
     async def travel(self, journey: dict[str, Any]) -> dict[str, Any]:
         """See Access."""
         return await self._travel.go(Journey.from_json(journey))
+
+    async def fork(self, request: dict[str, Any]) -> dict[str, Any]:
+        """See Access."""
+        if self._forker is None:
+            raise UsageError("this session cannot be forked from here")
+        return await self._forker.fork(await self._workspace(), Request.from_json(request))
 
     async def show(self, checkpoint: str, path: str) -> AsyncIterator[bytes]:
         """See Access."""
@@ -160,6 +179,19 @@ class Desk:
 
 
 _REMARKS = ("held_back", "dropped", "pointed_out", "merged", "kept", "conflicts")
+
+
+def _digest(item: FileDiff) -> str:
+    """Of what a changed path is in the box, mode and content, for comparing sessions; "" where it is not there, and
+    "?" where it was too large to be read.
+    """
+    change, new = item.change, item.sides[1]
+    if change.new is None:
+        return ""
+    if new is not None and new.content is None:
+        return "?"
+    head = f"{change.new.mode:o} {change.new.device if change.special else 0}\n".encode()
+    return sha256(head + (new.content or b"" if new is not None else b"")).hexdigest()
 
 
 def _chosen(workspace: Workspace, selection: Selection) -> Chosen:

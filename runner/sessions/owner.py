@@ -158,13 +158,13 @@ class _Connection:
                 return None
             case "diff" | "stat":
                 pieces = self._access.diff if name == "diff" else self._access.stat
-                async for data in pieces(tuple(arguments["paths"])):
+                async for data in pieces(tuple(arguments["paths"]), tuple(arguments.get("points", ()))):
                     await self._send_data(number, data)
                 return None
             case "checkpoints":
                 return await self._access.checkpoints()
-            case "travel":
-                return await self._access.travel(arguments)
+            case "travel" | "fork":
+                return await (self._access.travel if name == "travel" else self._access.fork)(arguments)
             case "show":
                 async for data in self._access.show(str(arguments["checkpoint"]), str(arguments["path"])):
                     await self._send_data(number, data)
@@ -194,7 +194,7 @@ class _Connection:
             case "hunks":
                 return await self._access.hunks(tuple(arguments["paths"]))
             case _:
-                return await self._access.changes(tuple(arguments["paths"]))
+                return await self._access.changes(tuple(arguments["paths"]), tuple(arguments.get("points", ())))
 
     async def _send_data(self, number: int, data: bytes) -> None:
         for start in range(0, len(data), DATA_LIMIT):

@@ -20,6 +20,7 @@ from sandbox.engine import Engine, connect
 from sandbox.errors import SandboxError
 from sandbox.images import ensure_image
 from sandbox.keeper import KeeperImage
+from sandbox.pool import Pool
 from sandbox.toolbox import ensure_toolbox
 from sandbox.workspace import Workspace
 
@@ -31,11 +32,12 @@ async def at_rest(
     """The workspace, and the journal (only with `writes`: reading works beside a damaged journal). What a
     dead owner left running is ended first. Layers can mostly be read without an engine.
     """
+    store = Store(state_home(environ))
     journal = Journal.open(stored.directory) if writes else None
     engine = await asyncio.to_thread(_connect_if_there, environ)
     try:
         if engine is not None:
-            await asyncio.to_thread(evict, engine, stored.session)
+            await asyncio.to_thread(evict, engine, stored.session, stored.directory)
         await asyncio.to_thread(settle, stored.directory, journal)
         workspace = Workspace(
             engine,
@@ -44,7 +46,9 @@ async def at_rest(
             roots=roots_of(stored.spec),
             owner=owner_of(stored.spec),
             keeper=None if engine is None else partial(_keeper, engine, environ),
+            pool=Pool(store.layers, sessions=store.sessions),
         )
+        workspace.footing.stands = False if engine is not None else None
         try:
             await workspace.recover()
             yield workspace, journal

@@ -13,7 +13,7 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +22,7 @@ from runner.errors import JournalError, SessionBusyError, SessionNotFoundError, 
 from runner.spec import SessionSpec
 
 TITLE_LENGTH = 200
+ORIGIN_VERSION = 1
 _HEAD_BYTES = 256 << 10
 _LOCK_TRIES = 6
 _LOCK_PAUSE = 0.03
@@ -48,6 +49,19 @@ class Stored:
     def journal(self) -> Path:
         """The journal's file; it may not exist yet."""
         return self.directory / "journal.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a fork came from: a session, and the checkpoint of its that the files were at."""
+
+    session: str
+    checkpoint: str
+    at: float
+
+    def write(self, directory: Path) -> None:
+        """Into a session's directory."""
+        write_json(directory / "origin.json", {"version": ORIGIN_VERSION, **asdict(self)})
 
 
 def state_home(environ: Mapping[str, str]) -> Path:
@@ -136,12 +150,15 @@ class Lock:
 
 
 class Store:
-    """All sessions of one `$FUMEHOOD_HOME`. Directories are 0700, made when first needed."""
+    """All sessions of one `$FUMEHOOD_HOME`. Directories are 0700, made when first needed. `layers`: the pool of
+    frozen layers (`sandbox.pool`).
+    """
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.sessions = home / "sessions"
         self.cache = home / "cache"
+        self.layers = home / "layers"
 
     def prepare(self) -> None:
         """Make the directories. Raises UsageError when the place cannot hold state."""
@@ -169,11 +186,21 @@ class Store:
         self.prepare()
         directory = self.directory(spec.session)
         directory.mkdir(mode=0o700, exist_ok=True)
-        beside = directory / ".spec.json.new"
-        beside.write_text(json.dumps(spec.to_json(), indent=1) + "\n", encoding="ascii")
-        beside.chmod(0o600)
-        beside.replace(directory / "spec.json")
+        write_json(directory / "spec.json", spec.to_json())
         return self.load(spec.session)
+
+    def origin(self, stored: Stored) -> Origin | None:
+        """Of a fork, where it came from; None for a session that is none. Raises JournalError."""
+        file = stored.directory / "origin.json"
+        try:
+            body = json.loads(file.read_bytes())
+            if body.pop("version") != ORIGIN_VERSION:
+                raise JournalError(f"{file} is of a version that is not known")
+            return Origin(**body)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise JournalError(f"{file}: {error}") from error
 
     def load(self, session: str) -> Stored:
         """Raises SessionNotFoundError, and JournalError for a spec that cannot be read."""
@@ -200,14 +227,15 @@ class Store:
     def __iter__(self) -> Iterator[Stored]:
         """Every readable session, newest first; damaged ones are left out."""
         found: list[Stored] = []
-        for name in self._names():
+        for name in self.names():
             try:
                 found.append(self.load(name))
             except (SessionNotFoundError, JournalError):
                 continue
         yield from sorted(found, key=lambda stored: stored.updated, reverse=True)
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """The ids of all sessions, damaged ones too."""
         try:
             return sorted(entry.name for entry in self.sessions.iterdir() if is_session_id(entry.name))
         except FileNotFoundError:
@@ -218,7 +246,7 @@ class Store:
         wanted = prefix.lower()
         if is_session_id(wanted):
             return self.load(wanted)
-        matches = [name for name in self._names() if wanted and name.startswith(wanted)]
+        matches = [name for name in self.names() if wanted and name.startswith(wanted)]
         if not matches:
             raise SessionNotFoundError(f"no session begins with {prefix!r} (see: fumehood sessions)")
         if len(matches) > 1:
@@ -245,13 +273,20 @@ class Store:
             raise SessionNotFoundError(f"no session was started in {cwd} yet")
         return found
 
+    def chosen(self, session: str | None, cwd: Path) -> str:
+        """As `choose`, the id only: of a session that cannot be read, too."""
+        if session and is_session_id(session.lower()) and self.directory(session.lower()).is_dir():
+            return session.lower()
+        matches = [name for name in self.names() if session and name.startswith(session.lower())]
+        return matches[0] if len(matches) == 1 else self.choose(session, cwd).session
+
     def choose(self, session: str | None, cwd: Path) -> Stored:
         """What a command means: the named session, else this directory's latest."""
         return self.find(session) if session else self.latest(cwd)
 
-    def state(self, stored: Stored) -> State:
-        """Running, idle, or stale (its last turn never ended and nobody owns it)."""
-        if self.lock(stored.session).held():
+    def state(self, stored: Stored, *, owned: bool = True) -> State:
+        """Running, idle, or stale (its last turn never ended and nobody owns it). `owned` False: the caller does."""
+        if owned and self.lock(stored.session).held():
             return State.RUNNING
         return State.STALE if _unfinished(stored.journal) else State.IDLE
 
@@ -260,6 +295,14 @@ class Store:
         shutil.rmtree(stored.directory, ignore_errors=True)
         if stored.directory.exists():
             raise JournalError(f"{stored.directory} could not be removed whole")
+
+
+def write_json(file: Path, body: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    beside = file.with_name(f".{file.name}.new")
+    beside.write_text(json.dumps(body, indent=1) + "\n", encoding="ascii")
+    beside.chmod(0o600)
+    beside.replace(file)
 
 
 def is_session_id(text: str) -> bool:

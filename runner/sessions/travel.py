@@ -16,11 +16,12 @@ from runner.errors import UsageError
 from runner.events import CheckpointTaken, Event, HeadMoved
 from runner.journal import Journal
 from runner.sessions.timeline import Goal, Timeline
-from sandbox.checkpoints import finish_restore
+from sandbox.intents import finish_restore
 from sandbox.workspace import Workspace
 
 KINDS = ("undo", "redo", "rewind")
 WHATS = ("both", "files", "conversation")
+NAMED = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,9 @@ async def at_once() -> AsyncIterator[None]:
 
 
 class Travel:
-    """One session's. `quiet`: no turn runs within; `stop`: ends the box, whose layers are replaced."""
+    """One session's. `quiet`: no turn runs within; `stop`: ends the box, whose layers are replaced; `running`: the
+    background commands in it, (id, command).
+    """
 
     def __init__(
         self,
@@ -71,12 +74,14 @@ class Travel:
         record: Recorder,
         quiet: Callable[[], AbstractAsyncContextManager[None]] = at_once,
         stop: Callable[[], Awaitable[None]] | None = None,
+        running: Callable[[], list[tuple[str, str]]] = list,
     ) -> None:
         self._workspace = workspace
-        self._journal = journal
+        self.journal = journal
         self._record = record
         self._quiet = quiet
         self._stop = stop
+        self._running = running
 
     async def take(self, label: str, *, before: str = "") -> None:
         """A checkpoint, told in the journal where there was something to keep. `before`: the call it is for."""
@@ -98,10 +103,15 @@ class Travel:
         """As the journal tells it now."""
 
         def read() -> Timeline:
-            path = {event.id for event in self._journal.path()}
-            return Timeline.read(self._journal.read(), path=path, head=self._journal.head())
+            path = {event.id for event in self.journal.path()}
+            return Timeline.read(self.journal.read(), path=path, head=self.journal.head())
 
         return await asyncio.to_thread(read)
+
+    async def kept(self) -> set[str]:
+        """The checkpoints whose files are there; others were collected."""
+        points = (await self._workspace()).checkpoints
+        return {each.id for each in await asyncio.to_thread(points.list)}
 
     async def go(self, journey: Journey) -> dict[str, Any]:
         """Do it, or say what it would do. Raises UsageError, SandboxError; nothing happened then."""
@@ -116,8 +126,11 @@ class Travel:
                 "checkpoint": goal.checkpoint if what != "conversation" else "",
                 "not_undone": list(goal.not_undone),
                 "layers": [],
+                "ended": [],
                 "box": "kept",
             }
+            if report["checkpoint"] and goal.checkpoint not in await self.kept():
+                raise UsageError("the files of that point were collected (see: fumehood gc --help)")
             if not journey.dry:
                 await self._move(goal, what, journey.kind, report)
             return report
@@ -128,23 +141,28 @@ class Travel:
         if files:
             await self.take(f"before {kind}")
         present = await asyncio.to_thread(lambda: workspace.checkpoints.present)
-        head = self._journal.head()
+        system = files and await asyncio.to_thread(workspace.checkpoints.image_differs, goal.checkpoint)
+        head = self.journal.head()
+        ended = self._running() if files and goal.checkpoint != present else []
+        report["ended"] = [{"task": task, "command": command} for task, command in ended]
         body = HeadMoved(
             to=head if what == "files" else goal.to,
-            reason=_reason(kind, what, goal),
+            reason=_reason(kind, what, goal, system=system, ended=ended),
             kind=kind,
             what=what,
             left=head,
             before=present if files else "",
             checkpoint=goal.checkpoint if files else "",
         )
-        mark = self._journal.ids()
+        mark = self.journal.ids()
         note = {"id": mark, "move": asdict(body)}
         if files and goal.checkpoint != present:
-            if self._stop is not None:
+            restored = await workspace.restore(goal.checkpoint, note)
+            if restored is None and self._stop is not None:
                 await self._stop()
-                report["box"] = "ended"
-            report["layers"] = list(await workspace.restore(goal.checkpoint, note))
+                report["box"] = "restarted"
+                restored = await workspace.restore(goal.checkpoint, note)
+            report["layers"] = list(restored.layers if restored is not None else ())
         self._record(body, id=mark)
         await asyncio.to_thread(workspace.checkpoints.settle)
 
@@ -157,7 +175,7 @@ def settle(directory: Path, journal: Journal | None) -> None:
     found = finish_restore(directory / "layers", intent)
     if found is None or journal is None:
         return
-    note = found["note"]
+    note = found.note
     if "move" in note and all(event.id != note["id"] for event in journal.read()):
         journal.append(HeadMoved(**note["move"]), id=note["id"])
     intent.unlink(missing_ok=True)
@@ -173,7 +191,7 @@ def _goal(timeline: Timeline, journey: Journey) -> tuple[Goal, str]:
             return timeline.rewind(journey.to), journey.what
 
 
-def _reason(kind: str, what: str, goal: Goal) -> str:
+def _reason(kind: str, what: str, goal: Goal, *, system: bool, ended: list[tuple[str, str]]) -> str:
     """What the model is told with its next request."""
     if kind == "redo":
         text = "The user took back the last undo: conversation and files are again as they were before it."
@@ -186,8 +204,13 @@ def _reason(kind: str, what: str, goal: Goal) -> str:
             f"The user took back the last {len(goal.turns)} turns, which you do not see any more. Files in the "
             "workspace, the home directory and /tmp are as they were before."
         )
+    if system:
+        text += " So is the rest of the system, with the packages that were installed then and no others."
     if what != "conversation":
-        text += " Processes that ran in the background were ended. Read files again before you edit them."
+        text += " Processes that ran in the background were ended"
+        named = "; ".join(f"{task} ({' '.join(command.split())[:NAMED]})" for task, command in ended)
+        text += f", among them {named}: start again what is still needed." if named else "."
+        text += " Read files again before you edit them."
     if goal.not_undone:
         text += " Not taken back, since it left the box: " + "; ".join(goal.not_undone[:20]) + "."
     return text

@@ -42,6 +42,8 @@ def build(
         theirs = added.get(b"BASH_ENV") or environment.get(b"BASH_ENV", b"")
         argv, more = reporting(shell, argv[0], report, theirs)
         added |= more
+        if b"SHELL" not in environment:  # else bash asks the user database for it, at each start
+            added.setdefault(b"SHELL", shell)
         candidates = [(shell, argv)]
     elif b"/" in argv[0]:
         candidates = [(argv[0], argv)]
@@ -54,8 +56,8 @@ def build(
 
 def reporting(shell: bytes, script: bytes, report: bytes, theirs: bytes) -> tuple[list[bytes], dict[bytes, bytes]]:
     """(argv, what the environment has more) of a shell that runs the script and writes its last directory
-    to `report`. bash is told outside of the script, so that its messages show nothing of ours; other
-    shells before it. `theirs`: the BASH_ENV of the box.
+    to `report`. bash is told outside of the script, so that its messages show nothing of ours (and by its
+    whole path, so that it need not look for itself); other shells before it. `theirs`: the BASH_ENV of the box.
     """
     name = shell.rpartition(b"/")[2]
     if name != b"bash":
@@ -63,7 +65,7 @@ def reporting(shell: bytes, script: bytes, report: bytes, theirs: bytes) -> tupl
     added = {b"FUMEHOOD_REPORT": report, b"BASH_ENV": REPORTER}
     if theirs:
         added[b"FUMEHOOD_BASH_ENV"] = theirs
-    return [name, b"-c", script], added
+    return [shell, b"-c", script, name], added
 
 
 def send(jobs: _socket.socket, data: bytes, descriptors: list[int]) -> None:

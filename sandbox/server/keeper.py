@@ -23,7 +23,7 @@ sys.path[:0] = [__file__.rsplit("/", 3)[0]]
 from sandbox import wire  # noqa: E402  the path comes first
 from sandbox.server.linux import open_path  # noqa: E402
 
-_TOPS = (b"/layers/", b"/roots/")
+_TOPS = (b"/layers/", b"/frozen/", b"/roots/")
 _MOST = wire.WINDOW - wire.PAYLOAD
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_DEPTH = 1000

@@ -51,6 +51,9 @@ _SAME = 0xFFFFFFFF  # an id that is to stay as it is
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 
+# sys/inotify.h: MODIFY ATTRIB CLOSE_WRITE MOVED_FROM MOVED_TO CREATE DELETE DELETE_SELF MOVE_SELF; ONLYDIR DONT_FOLLOW
+_WATCHED = 0xFCE | 0x01000000 | 0x02000000
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _held = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock over the call
 _syscall = _libc.syscall
@@ -221,6 +224,16 @@ def child_signals() -> int:
 def unblock_signals() -> None:
     """Let every signal through again."""
     _checked(_libc.sigprocmask(2, ctypes.create_string_buffer(128), None), "sigprocmask")
+
+
+def inotify() -> int:
+    """A descriptor for watches, which never blocks (inotify_init1(2)). Raises OSError."""
+    return _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK), "inotify")
+
+
+def watch_directory(fd: int, path: bytes) -> None:
+    """Tell of everything that changes a directory or what lies in it (inotify_add_watch(2)). Raises OSError."""
+    _checked(_libc.inotify_add_watch(fd, ctypes.c_char_p(path), ctypes.c_uint32(_WATCHED)), "watch")
 
 
 def refuse_namespaces() -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import tarfile
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -18,7 +19,7 @@ from sandbox.skeleton import gitconfig, own_places
 from sandbox.spec import Limits, Owner, Rung
 from tests.support.layers_by_hand import build, read, whiteout
 
-GOLDEN = Path(__file__).parent / "golden" / "layers-1.json"
+GOLDEN = Path(__file__).parent / "golden"
 TABLE = LayerTable(
     session="0f0e0d0c",
     began_ns=1_700_000_000_000_000_000,
@@ -29,17 +30,23 @@ TABLE = LayerTable(
         Layer(name="h", at=PurePosixPath("/home/box"), host=None, rung=Rung.OVERLAY, remote=True, planted={"a": "x"}),
     ),
 )
+STACKED = replace(
+    TABLE,
+    layers=(replace(TABLE.layers[0], lowers=("4f2a91c0d1e2", "0123456789ab")), *TABLE.layers[1:]),
+    frozen=("0123456789ab", "4f2a91c0d1e2", "aaaaaaaaaaaa"),
+)
 
 
-def test_layer_table_of_version_1_is_written_and_read_as_ever(tmp_path: Path) -> None:
-    TABLE.write(tmp_path / "layers.json")
-    assert (tmp_path / "layers.json").read_bytes() == GOLDEN.read_bytes()
-    assert LayerTable.read(GOLDEN) == TABLE
+def test_layer_table_is_written_as_in_the_golden_file_and_earlier_ones_are_read(tmp_path: Path) -> None:
+    STACKED.write(tmp_path / "layers.json")
+    assert (tmp_path / "layers.json").read_bytes() == (GOLDEN / "layers-2.json").read_bytes()
+    assert LayerTable.read(GOLDEN / "layers-2.json") == STACKED
+    assert LayerTable.read(GOLDEN / "layers-1.json") == TABLE
 
 
 def test_missing_table_is_none_and_a_damaged_or_newer_one_an_error(tmp_path: Path) -> None:
     assert LayerTable.read(tmp_path / "none") is None
-    for text in ("{", "[]", "{}", json.dumps({"version": 2})):
+    for text in ("{", "[]", "{}", json.dumps({"version": 3})):
         (tmp_path / "layers.json").write_text(text)
         with pytest.raises(StoreError):
             LayerTable.read(tmp_path / "layers.json")
@@ -75,6 +82,15 @@ def test_option_string_names_only_our_own_short_paths(tmp_path: Path) -> None:
         "o": "lowerdir=/s/layers/app/lower,upperdir=/s/layers/app/upper,workdir=/s/layers/app/work,"
         "userxattr,index=off,metacopy=off,nosuid,nodev",
     }
+
+
+def test_frozen_layers_come_before_the_root_and_never_more_than_the_kernel_takes() -> None:
+    frozen = [Path(f"/s/layers/{number:012}/d") for number in range(20)]
+    options = overlay_options(Path("/s/layers/app"), frozen)["o"]
+    assert options.startswith(f"lowerdir={':'.join(map(str, frozen))}:/s/layers/app/lower,upperdir=")
+    for too_many in ([*frozen, Path("/one/more")], [Path("/" + "x" * 2000)] * 2):
+        with pytest.raises(WorkspaceError, match="too many"):
+            overlay_options(Path("/s/layers/app"), too_many)
 
 
 def test_upper_directory_takes_after_the_root(tmp_path: Path) -> None:

@@ -35,15 +35,15 @@ class Changes:
         self.selected: list[Selection] = []
         self.box: LocalBox | None = None
 
-    async def changes(self, paths: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-        return [{"path": path} for path in paths]
+    async def changes(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+        return [{"path": path} for path in paths] + [{"path": f"since {point}"} for point in points]
 
-    async def diff(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
-        yield f"diff of {paths}\n".encode()
+    async def diff(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
+        yield f"diff of {paths}{points or ''}\n".encode()
         yield LONG
         yield b"end\n"
 
-    async def stat(self, paths: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
+    async def stat(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         raise DiskFullError("no room", hint="make some")
         yield b""
 
@@ -70,6 +70,9 @@ class Changes:
 
     async def travel(self, journey: dict[str, Any]) -> dict[str, Any]:
         return journey | {"done": True}
+
+    async def fork(self, request: dict[str, Any]) -> dict[str, Any]:
+        return request | {"forks": ["1"]}
 
     async def show(self, checkpoint: str, path: str) -> AsyncIterator[bytes]:
         yield f"{checkpoint}:{path}".encode()
@@ -130,6 +133,9 @@ async def test_a_client_gets_the_owners_answers(rig: Rig) -> None:
     async with Client(rig.lock) as client:
         assert await client.changes(("a", "b\udcff")) == [{"path": "a"}, {"path": "b\udcff"}]
         assert b"".join([piece async for piece in client.diff(("x",))]) == b"diff of ('x',)\n" + LONG + b"end\n"
+        between = b"".join([piece async for piece in client.diff((), ("abcd", "ef01"))])
+        assert between == b"diff of ()('abcd', 'ef01')\n" + LONG + b"end\n"
+        assert await client.changes((), ("abcd",)) == [{"path": "since abcd"}]
         assert await client.undo_apply() == {"undone": True}
         assert await client.branch("n", "m") == {"branch": "n", "message": "m"}
         assert await client.hunks(("a",)) == [{"hunks_of": "a"}]

@@ -235,7 +235,7 @@ async def test_a_question_shows_exactly_what_would_run_and_takes_one_key(
     screen = terminal()
     answers: asyncio.Queue[tuple[str, bool]] = asyncio.Queue()
 
-    async def answer(call: str, given: bool) -> None:
+    async def answer(call: str, given: bool, _always: bool) -> None:
         await answers.put((call, given))
 
     async def events() -> AsyncIterator[Event]:
@@ -279,7 +279,7 @@ async def test_what_is_too_long_to_show_cannot_be_allowed_unseen(
     screen = terminal()
     answers: asyncio.Queue[bool] = asyncio.Queue()
 
-    async def answer(_call: str, given: bool) -> None:
+    async def answer(_call: str, given: bool, _always: bool) -> None:
         await answers.put(given)
 
     async def events() -> AsyncIterator[Event]:

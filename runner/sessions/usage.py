@@ -1,0 +1,126 @@
+"""What sessions and caches take on the disk. A file that several names share is counted once, where it is met first."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runner.errors import JournalError, SessionNotFoundError
+from runner.sessions.store import State, Store
+
+PARTS = {"layers": "layers", "store": "store", "journal.jsonl": "journal", "blobs": "blobs"}
+OTHER = "other"
+
+
+@dataclass(slots=True)
+class Size:
+    """`apparent`: what files say they hold; `disk`: blocks that are theirs. `shared`: of the blocks, those that
+    were counted before, under another name. Bytes. `closed`: directories that could not be entered.
+    """
+
+    apparent: int = 0
+    disk: int = 0
+    shared: int = 0
+    closed: int = 0
+
+    def add(self, other: Size) -> None:
+        """Both together."""
+        self.apparent += other.apparent
+        self.disk += other.disk
+        self.shared += other.shared
+        self.closed += other.closed
+
+
+@dataclass(slots=True, kw_only=True)
+class SessionUsage:
+    """One session's, by part: layers, store (checkpoints, bases, applies), journal, blobs, other."""
+
+    session: str
+    state: str
+    directory: str
+    parts: dict[str, Size]
+    total: Size
+
+
+@dataclass(slots=True, kw_only=True)
+class Usage:
+    """All of it. `common`: what belongs to no session, by its name in the state home: caches, shared layers."""
+
+    sessions: list[SessionUsage] = field(default_factory=list)
+    common: dict[str, Size] = field(default_factory=dict)
+    total: Size = field(default_factory=Size)
+
+
+def measure(store: Store, session: str = "") -> Usage:
+    """All sessions and what they share, or one session. Blocks."""
+    usage, seen = Usage(), set[tuple[int, int]]()
+    for name in [session] if session else store.names():
+        made = _of_session(store, name, seen)
+        usage.sessions.append(made)
+        usage.total.add(made.total)
+    if not session:
+        for place in _common(store):
+            size = _size(place, seen)
+            usage.common[str(place.relative_to(store.home))] = size
+            usage.total.add(size)
+    return usage
+
+
+def _common(store: Store) -> list[Path]:
+    """The directories of the state home that are no session's: each cache by itself."""
+    found: list[Path] = []
+    try:
+        for place in sorted(store.home.iterdir()):
+            if place == store.cache:
+                found += sorted(store.cache.iterdir())
+            elif place != store.sessions:
+                found.append(place)
+    except OSError:
+        return found
+    return found
+
+
+def _of_session(store: Store, name: str, seen: set[tuple[int, int]]) -> SessionUsage:
+    try:
+        stored = store.load(name)
+        state, directory = store.state(stored), stored.spec.cwd
+    except (JournalError, SessionNotFoundError):
+        state, directory = None, "?"
+    made = SessionUsage(
+        session=name,
+        state="damaged" if state is None else State(state).value,
+        directory=directory,
+        parts={part: Size() for part in (*PARTS.values(), OTHER)},
+        total=Size(),
+    )
+    for entry in sorted(store.directory(name).iterdir()):
+        made.parts[PARTS.get(entry.name, OTHER)].add(_size(entry, seen))
+    for size in made.parts.values():
+        made.total.add(size)
+    return made
+
+
+def _size(top: Path, seen: set[tuple[int, int]]) -> Size:
+    """Of a file or a directory with all beneath it; no link is followed."""
+    size, left = Size(), [os.fsencode(top)]
+    while left:
+        path = left.pop()
+        try:
+            found = os.lstat(path)
+        except OSError:
+            continue
+        directory = (found.st_mode & 0o170000) == 0o040000
+        size.apparent += 0 if directory else found.st_size
+        if (found.st_dev, found.st_ino) in seen:
+            size.shared += found.st_blocks * 512
+        else:
+            size.disk += found.st_blocks * 512
+            if found.st_nlink > 1 or directory:
+                seen.add((found.st_dev, found.st_ino))
+        if directory:
+            try:
+                left += [path + b"/" + name for name in os.listdir(path)]  # noqa: PTH208  # bytes
+            except OSError:
+                size.closed += 1
+    return size
