@@ -94,7 +94,16 @@ class RunOnHost:
     command: str
 
 
-Effect: TypeAlias = RunCommand | ReadPath | WritePath | StopTask | ConnectHost | CallServer | UseProvider | RunOnHost
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskUser:
+    """Put something to the user, who must answer: no rule and no mode does that for them."""
+
+    about: str
+
+
+Effect: TypeAlias = (
+    RunCommand | ReadPath | WritePath | StopTask | ConnectHost | CallServer | UseProvider | RunOnHost | AskUser
+)
 
 
 def is_outside(effect: Effect) -> bool:

@@ -176,8 +176,9 @@ class ApprovalAsked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalGiven:
-    """The answer. `by`: terminal, client, remote, nobody. `always`: the rule that was offered is allowed from here
-    on, too.
+    """The answer. `by`: terminal, client, remote, hook, nobody. `always`: the rule that was offered is allowed from
+    here on, too. `input`: what is to be run in place of what was asked for (the user's answers in it); it is judged
+    again.
     """
 
     call: str
@@ -185,6 +186,7 @@ class ApprovalGiven:
     by: str
     reason: str = ""
     always: bool = False
+    input: dict[str, Json] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

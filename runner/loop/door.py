@@ -73,4 +73,4 @@ class HookDoor:
         if key not in self._admitted:
             raise RuntimeError(f"hook {wanted.call} has no Judged for this input")
         self._admitted.discard(key)
-        return await self._gate.hook_command(wanted.cause or wanted.call, command)
+        return await self._gate.for_hook(wanted.cause or wanted.call, lambda box: box.exec(command))

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from importlib import import_module
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from runner.effects import Decision, RuleSource, Source, Verdict
+from runner.effects import AskUser, Decision, Effect, RuleSource, Source, Verdict
 from runner.errors import UsageError
+from runner.events import ApprovalGiven
 from runner.loop.calls import Call
 from runner.loop.history import reminder
 from runner.policy.index import RuleIndex
 from runner.policy.rules import parse_rule
-from runner.tools.base import ToolResult
+from runner.tools.base import ToolResult, tool_error
+from sandbox.errors import PathError
 
 if TYPE_CHECKING:
-    from runner.hooks.outcome import Answer, Outcome
+    from runner.hooks.outcome import Outcome
     from runner.hooks.run import Hooks
     from runner.loop.orchestrate import Gate
 
@@ -60,19 +62,34 @@ class Hooked:
             return call.input, outcome.verdict or why
         return outcome.input if outcome.input is not None else call.input, outcome.verdict
 
-    async def asked(self, call: Call, verdict: Verdict) -> Answer | None:
-        """A hook's answer in the place of the user's; None where the user is asked."""
+    async def asked(self, call: Call, effects: Sequence[Effect], verdict: Verdict) -> ApprovalGiven | None:
+        """A hook's answer in the place of the user's; None where the user is asked. What is put to the user needs
+        the answers, too, in the input that a hook gives.
+        """
         if not self._hooks.any("PermissionRequest"):
             return None
         outcome = await self._fire("PermissionRequest", self._told(call), call)
         self._take("PermissionRequest", outcome)
         answer = outcome.answer(by_mode=verdict.source is Source.MODE)
-        if answer is not None and answer.interrupt:
+        if answer is None:
+            return None
+        if answer.interrupt:
             self.stopped = self.stopped or answer.reason
-        return answer
+        if answer.allowed and answer.input is None and any(isinstance(effect, AskUser) for effect in effects):
+            return None
+        return ApprovalGiven(call=call.id, allowed=answer.allowed, by="hook", reason=answer.reason, input=answer.input)
 
-    async def after(self, call: Call, result: ToolResult, seconds: float) -> None:
-        """A call ran."""
+    async def around(self, call: Call, running: Awaitable[ToolResult]) -> ToolResult:
+        """Await a call that runs, and tell the hooks what came of it."""
+        began = self._gate.monotonic()
+        try:
+            result = await running
+        except PathError as error:
+            result = tool_error(str(error))
+        await self._after(call, result, self._gate.monotonic() - began)
+        return result
+
+    async def _after(self, call: Call, result: ToolResult, seconds: float) -> None:
         event = "PostToolUseFailure" if result.is_error else "PostToolUse"
         if not self._hooks.any(event):
             return

@@ -7,7 +7,6 @@ input without a Judged of its digest. Reads go side by side, writes in order.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.approval import Approver
 from runner.effects import (
+    AskUser,
     Decision,
     Effect,
     Place,
@@ -27,7 +27,6 @@ from runner.effects import (
     effect_to_json,
     is_write,
 )
-from runner.errors import FumehoodError, LockedError, UsageError
 from runner.events import (
     ApprovalAsked,
     ApprovalGiven,
@@ -35,7 +34,6 @@ from runner.events import (
     Event,
     Failed,
     Judged,
-    PolicyLoaded,
     Resolved,
     TaskUpdated,
     ToolChunk,
@@ -45,18 +43,20 @@ from runner.events import (
 from runner.journal import digest
 from runner.loop.boxes import LOST, BoxHandle
 from runner.loop.calls import Call, validated
-from runner.loop.fixed import CARRIED_SECONDS, HELPER_OUTPUT, HELPER_SECONDS, HELPERS
+from runner.loop.modes import Modes
+from runner.loop.own import OwnCommands
 from runner.loop.shown import Shown, plain
 from runner.policy.grants import offer
 from runner.policy.policy import Policy
-from runner.tools.base import Tool, ToolContext, ToolResult, ToolState, tool_error
+from runner.tools.base import Planning, Tool, ToolContext, ToolResult, ToolState, tool_error
 from sandbox.errors import PathError, SandboxError
-from sandbox.spec import Box, Command, Exited, Process, Resolution, Stderr, Stdout
+from sandbox.spec import Box, Process, Resolution
 
 if TYPE_CHECKING:
     from runner.loop.hooked import Hooked
 
 SIDE_BY_SIDE = 10
+BY_HOOK = "hook"
 INTERRUPTED = "This call was interrupted, by the user or by a limit. What it had done until then may be done."
 INTERRUPTED_OUTPUT = 10_000
 REFUSED = "The model's provider ended this reply as a refusal; the call was not run."
@@ -70,37 +70,24 @@ class Recorder(Protocol):
         ...
 
 
-class Look(Protocol):
-    """What changed of the policy since it was last looked at. `problem`: why nothing goes on."""
-
-    @property
-    def policy(self) -> Policy:
-        """In force from here on."""
-        ...
-
-    @property
-    def event(self) -> PolicyLoaded:
-        """What is recorded of it."""
-        ...
-
-    @property
-    def problem(self) -> FumehoodError | None:
-        """None where everything goes on."""
-        ...
+Classify = Callable[[Call, Verdict], Awaitable[Verdict]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Remember:
-    """Where an "always" goes: `keep(rule)` makes the policy that is in force then; `file` is shown to the user."""
+class Case:
+    """A call as it is decided: its effects, resolved, where it is made, and the verdict."""
 
-    keep: Callable[[str], None]
-    file: str
+    effects: tuple[Effect, ...]
+    place: Place
+    box: Box | None
+    verdict: Verdict
 
 
 @dataclass(slots=True, kw_only=True)
-class Gate:
+class Gate(OwnCommands):
     """`policy` gives the policy in force. `before_write` is awaited before a call that may change the box
-    (checkpoints). `hooks` may replace an input and tighten the verdict. `failure` is set when calls
+    (checkpoints). `hooks` may replace an input and tighten the verdict. `classify` answers an ask of mode auto, and
+    `allowed_by_user` is told of each yes. `failure` is set when calls
     cannot go on at all (no box): the turn ends with it.
     """
 
@@ -117,7 +104,10 @@ class Gate:
     spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
     before_write: Callable[[str], Awaitable[None]] | None = None
     hooks: Hooked | None = None
-    remember: Remember | None = None
+    remember: Modes | None = None
+    classify: Classify | None = None
+    allowed_by_user: Callable[[], None] | None = None
+    planning: Planning | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     monotonic: Callable[[], float] = time.monotonic
     failure: SandboxError | None = None
@@ -269,49 +259,63 @@ class Gate:
         if not call.error and self.hooks is not None:
             replaced, hooked = await self.hooks.before(call)
             call = self._validated(replace(call, input=replaced))
-        return await self._judged_pass(call, shown, hooked, answered=False)
-
-    async def _judged_pass(self, call: Call, shown: Shown, hooked: Verdict | None, *, answered: bool) -> ToolResult:
-        """From the judgement on. `answered`: a hook that may do so said yes to what the mode asks about."""
         if call.error or call.tool is None or call.args is None:
             return tool_error(call.error or f"No such tool available: {call.name}")
-        policy, place = self.policy(), self.place
-        effects = policy.expand(call.tool.effects(call.args, place), place)
-        box = await self._box() if effects else None
-        if box is not None:
-            effects, problem = await self._resolve(call.id, box, effects)
-            if problem:
-                return tool_error(problem)
-        verdict = policy.judge(effects, tool=call.name, place=place, sent=call.input)
-        if hooked is not None and (hooked.decision, verdict.source is Source.MODE) > (verdict.decision, False):
-            verdict = replace(hooked, matches=verdict.matches)
-        refusal, other = await self._decide(call, effects, verdict, answered=answered)
-        if other is not None:
-            return await self._judged_pass(other, shown, hooked, answered=True)
+        case = await self._look(call)
+        if isinstance(case, str):
+            return tool_error(case)
+        verdict = case.verdict if hooked is None else tightened(case.verdict, hooked)
+        if verdict.classify and self.classify is not None:
+            verdict = await self.classify(call, verdict)
+        refusal, given = await self._decide(call, case.effects, verdict)
+        if not refusal and given is not None and given.input is not None:
+            call = self._validated(replace(call, input=given.input))
+            case = call.error or await self._look(call)
+            if isinstance(case, str):
+                return tool_error(case)
+            refusal = self._answered(call, case, given)
         if refusal:
             return tool_error(refusal)
-        if any(is_write(effect) for effect in effects):
+        if any(is_write(effect) for effect in case.effects):
             await self._save(call.id)
-        return await self._run_told(call, box, effects, place, shown)
+        running = self._run(call, case, shown, answers_of(given))
+        return await (running if self.hooks is None else self.hooks.around(call, running))
 
     async def _save(self, call: str) -> None:
+        """Keep a state to go back to before this call, or a hook of it, changes something."""
         if self.before_write is not None:
             async with self._saving:
                 await self.before_write(call)
         self._saved.add(call)
 
-    async def _run_told(
-        self, call: Call, box: Box | None, effects: tuple[Effect, ...], place: Place, shown: Shown
-    ) -> ToolResult:
-        if self.hooks is None:
-            return await self._run(call, box, effects, place, shown)
-        began = self.monotonic()
-        try:
-            result = await self._run(call, box, effects, place, shown)
-        except PathError as error:
-            result = tool_error(str(error))
-        await self.hooks.after(call, result, self.monotonic() - began)
-        return result
+    async def _look(self, call: Call) -> Case | str:
+        """What the call would do, as it resolves in the box, and the verdict; or why it cannot be done at all."""
+        assert call.tool is not None
+        policy, place = self.policy(), self.place
+        effects = policy.expand(call.tool.effects(call.args, place), place)
+        box = await self._box() if any(not isinstance(effect, AskUser) for effect in effects) else None
+        if box is not None:
+            effects, problem = await self._resolve(call.id, box, effects)
+            if problem:
+                return problem
+        verdict = policy.judge(effects, tool=call.name, place=place, sent=call.input)
+        return Case(effects=effects, place=place, box=box, verdict=verdict)
+
+    def _answered(self, call: Call, case: Case, given: ApprovalGiven) -> str:
+        """Judge again what the user, or a hook, put in place of the call's own input; "" when nothing denies it.
+        A hook has answered for the mode only.
+        """
+        verdict, by_hook = case.verdict, given.by == BY_HOOK
+        if by_hook and verdict.decision is Decision.ASK and verdict.source is not Source.MODE:
+            verdict = replace(verdict, decision=Decision.DENY, reason=f"{verdict.reason}; no hook answers that")
+        if verdict.decision is not Decision.DENY:
+            source = Source.HOOK if by_hook else Source.USER
+            verdict = Verdict(decision=Decision.ALLOW, source=source, reason=f"as the {source.value} answered")
+        self._record_judged(call.id, call.name, call.input, case.effects, verdict)
+        if verdict.decision is Decision.DENY:
+            return f"Permission to use {call.name} was denied: {verdict.reason}"
+        self._judged.add((call.id, digest(call.input)))
+        return ""
 
     async def _box(self) -> Box:
         try:
@@ -337,12 +341,14 @@ class Gate:
             ),
             cause=call,
         )
-        failed = next((r for r in found.values() if r.error), None)
+        # What a command names and cannot be resolved, the command cannot open either.
+        command = any(isinstance(effect, RunCommand) for effect in effects)
+        failed = next((r for r in found.values() if r.error and not command), None)
         if failed is not None:
             return effects, f"{failed.path} cannot be resolved: {failed.error}"
         return tuple(
             replace(e, link=found[e.path].link, target=found[e.path].target)
-            if isinstance(e, ReadPath | WritePath)
+            if isinstance(e, ReadPath | WritePath) and not found[e.path].error
             else e
             for e in effects
         ), ""
@@ -359,50 +365,27 @@ class Gate:
             raise
 
     async def _decide(
-        self, call: Call, effects: tuple[Effect, ...], verdict: Verdict, *, answered: bool
-    ) -> tuple[str, Call | None]:
-        """Record the verdict and, where it is ask, the answer. "" when the call may run, else why not; and the call
-        that is to be judged in its place, where a hook's answer replaced the input.
-        """
+        self, call: Call, effects: tuple[Effect, ...], verdict: Verdict
+    ) -> tuple[str, ApprovalGiven | None]:
+        """Record the verdict and, where it is ask, the answer. "" when the call may run, else why not; the answer."""
+        given: ApprovalGiven | None = None
         self._record_judged(call.id, call.name, call.input, effects, verdict)
         if verdict.decision is Decision.DENY:
             return f"Permission to use {call.name} was denied: {verdict.reason}", None
         if verdict.decision is Decision.ASK:
-            given, other = await self._answer_of_hooks(call, verdict, answered=answered)
-            given = given or await self._ask(call, effects, verdict)
+            given = await self.hooks.asked(call, effects, verdict) if self.hooks is not None else None
+            if given is None:
+                given = await self._ask(call, effects, verdict)
+            else:
+                self.record(given, cause=call.id)
             if not given.allowed:
                 why = f"{verdict.reason}; {given.reason}" if given.reason else verdict.reason
-                return f"Permission to use {call.name} was not given: {why}", None
-            if other is not None:
-                return "", other
+                return f"Permission to use {call.name} was not given: {why}", given
         self._judged.add((call.id, digest(call.input)))
-        return "", None
-
-    async def _answer_of_hooks(
-        self, call: Call, verdict: Verdict, *, answered: bool
-    ) -> tuple[ApprovalGiven | None, Call | None]:
-        """What hooks answer in the user's place, recorded, and the call that they put in this one's; None where the
-        user is to be asked.
-        """
-        if self.hooks is None:
-            return None, None
-        if answered:
-            by_mode = verdict.source is Source.MODE
-            given = ApprovalGiven(call=call.id, allowed=True, by="hook", reason="as answered") if by_mode else None
-            answer = None
-        else:
-            answer = await self.hooks.asked(call, verdict)
-            given = (
-                ApprovalGiven(call=call.id, allowed=answer.allowed, by="hook", reason=answer.reason) if answer else None
-            )
-        if given is not None:
-            self.record(given, cause=call.id)
-        if answer is None or answer.input is None:
-            return given, None
-        return given, self._validated(replace(call, input=answer.input))
+        return "", given
 
     async def _ask(self, call: Call, effects: tuple[Effect, ...], verdict: Verdict) -> ApprovalGiven:
-        """The user's answer, recorded and kept."""
+        """The user's answer, recorded, and kept where it is for always."""
         always = self._offer(call.name, effects, verdict)
         asked = ApprovalAsked(
             call=call.id,
@@ -410,7 +393,7 @@ class Gate:
             input=call.input,
             reason=verdict.reason,
             always=always,
-            kept=self.remember.file if self.remember is not None and always else "",
+            kept=self.remember.kept if self.remember is not None and always else "",
         )
         if self.approver.can_ask:
             self.record(asked, cause=call.id)
@@ -418,6 +401,8 @@ class Gate:
                 self.hooks.notify(f"fumehood needs your permission to use {call.name}")
         given = await self.approver.ask(asked)
         self.record(given, cause=call.id)
+        if given.allowed and self.allowed_by_user is not None:
+            self.allowed_by_user()
         if given.allowed and given.always and always and self.remember is not None:
             self.remember.keep(always)
         return given
@@ -439,111 +424,61 @@ class Gate:
         )
         self.record(body, cause=call)
 
-    async def _run(
-        self, call: Call, box: Box | None, effects: tuple[Effect, ...], place: Place, shown: Shown
-    ) -> ToolResult:
+    async def _run(self, call: Call, case: Case, shown: Shown, answers: Mapping[str, str]) -> ToolResult:
         assert call.tool is not None
         assert call.args is not None
         key = (call.id, digest(call.input))
         if key not in self._judged:
             raise RuntimeError(f"call {call.id} has no Judged for this input")
         self._judged.discard(key)
+        box, effects = case.box, case.effects
         targets = {e.path: e.target or e.path for e in effects if isinstance(e, ReadPath | WritePath)}
         context = ToolContext(
             call=call.id,
             box=box if box is not None else _NO_BOX,
-            place=place,
+            place=case.place,
             state=self.state,
             targets=targets,
             show=shown.add,
             record=lambda body: self._record_task(body, call.id),
             spawn_task=self.spawn,
             environment=self.environment,
+            planning=self.planning,
+            answers=answers,
         )
         work = call.tool.run(call.args, context)
         result: ToolResult = await (work if box is None else self._guard(box, work))
         return result
 
-    def _record_task(self, body: TaskUpdated, call: str) -> None:
-        self.record(body, cause=call)
-
-    async def hook_command(self, call: str, command: Command) -> Process:
-        """Start a hook that its door admitted: nobody else calls this. A state to go back to is kept first."""
+    async def for_hook(self, call: str, work: Callable[[Box], Awaitable[Process]]) -> Process:
+        """Let the door of hooks start one that it admitted. A state to go back to is kept first."""
         box = await self._box()
         if call not in self._saved:
             await self._save(call)
-        process: Process = await self._guard(box, box.exec(command))
+        process: Process = await self._guard(box, work(box))
         return process
 
-    async def helper(self, name: str) -> str:
-        """Output of one of our own fixed commands (HELPERS), "" when it fails. Judged like everything
-        else, with source fumehood; tool rules do not speak of it.
-        """
-        argv, cwd = HELPERS[name], self.state.cwd
-        box = await self.box.get()
-        call = f"fumehood-{self.new_id()}"
-        verdict = Verdict(decision=Decision.ALLOW, source=Source.FUMEHOOD, reason=f"helper {name}")
-        effect = RunCommand(command=" ".join(argv), cwd=cwd)
-        self._record_judged(call, name, {"argv": list(argv), "cwd": str(cwd)}, (effect,), verdict)
-        out = bytearray()
-        try:
-            async for item in await box.exec(Command(argv=argv, cwd=cwd, timeout=HELPER_SECONDS)):
-                if isinstance(item, Stdout) and len(out) < HELPER_OUTPUT:
-                    out += item.data
-                elif isinstance(item, Exited) and item.code != 0:
-                    return ""
-        except SandboxError:
-            return ""
-        return out.decode("utf-8", errors="replace")
+    def _record_task(self, body: TaskUpdated, call: str) -> None:
+        self.record(body, cause=call)
 
-    async def carry(self, name: str, cwd: PurePosixPath, stdin: bytes, limit: int) -> bytes:
-        """All that one of our own fixed commands gives for `stdin`. Raises UsageError when it fails or gives
-        more than `limit` bytes. Judged as `helper` is.
-        """
-        argv = HELPERS[name]
-        box = await self.box.get()
-        call = f"fumehood-{self.new_id()}"
-        verdict = Verdict(decision=Decision.ALLOW, source=Source.FUMEHOOD, reason=f"helper {name}")
-        effect = RunCommand(command=" ".join(argv), cwd=cwd)
-        sent = {"argv": list(argv), "cwd": str(cwd), "stdin": hashlib.sha256(stdin).hexdigest()}
-        self._record_judged(call, name, sent, (effect,), verdict)
-        out, problem, code = bytearray(), bytearray(), -1
-        command = Command(argv=argv, cwd=cwd, stdin=True, timeout=CARRIED_SECONDS)
-        process: Process = await self._guard(box, box.exec(command))
-        await process.write_stdin(stdin)
-        await process.write_stdin(None)
-        async for item in process:
-            match item:
-                case Stdout(data=data):
-                    out += data
-                case Stderr(data=data) if len(problem) < HELPER_OUTPUT:
-                    problem += data
-                case Exited():
-                    code = item.code
-            if len(out) > limit:
-                await process.kill()
-                raise UsageError(f"{name} in the box gives more than {limit >> 20} MiB")
-        if code != 0:
-            last = problem.decode("utf-8", "replace").strip().rpartition("\n")[2]
-            raise UsageError(f"{name} in the box failed: {last or f'exit {code}'}")
-        return bytes(out)
 
-    async def user_command(self, command: Command) -> Process:
-        """A command of the user's own (`fumehood shell`, `!`): recorded with source user, then started. Raises
-        LockedError where managed settings disable it.
-        """
-        call = f"user-{self.new_id()}"
-        verdict = Verdict(decision=Decision.ALLOW, source=Source.USER, reason="the user's own command")
-        if locked := "disableShell" in self.policy().locks:
-            verdict = Verdict(decision=Decision.DENY, source=Source.MANAGED, rule="disableShell", reason="disableShell")
-        box = await self.box.get() if not locked else None
-        effect = RunCommand(command=" ".join(command.argv), cwd=command.cwd)
-        sent = {"argv": list(command.argv), "cwd": str(command.cwd)}
-        self._record_judged(call, "shell", sent, (effect,), verdict)
-        if box is None:
-            raise LockedError("managed settings disable fumehood shell")
-        process: Process = await self._guard(box, box.exec(command))
-        return process
+def tightened(verdict: Verdict, hooked: Verdict) -> Verdict:
+    """With what hooks make of the call. Of two asks the hooks' counts where the other is the mode's."""
+    if verdict.decision is hooked.decision and verdict.source is Source.MODE:
+        return replace(hooked, matches=verdict.matches)
+    found = max(verdict, hooked, key=strictness)
+    return replace(found, matches=verdict.matches)
+
+
+def strictness(verdict: Verdict) -> tuple[Decision, bool]:
+    """The strictest verdict is the greatest; an ask that only the user answers is stricter than one of mode auto."""
+    return verdict.decision, not verdict.classify
+
+
+def answers_of(given: ApprovalGiven | None) -> Mapping[str, str]:
+    """What the user said to the questions of a call."""
+    answers = given.input.get("answers") if given is not None and given.input is not None else None
+    return {str(key): str(value) for key, value in answers.items()} if isinstance(answers, dict) else {}
 
 
 class _NoBox:
