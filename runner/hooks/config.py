@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.effects import RuleSource, Source
-from runner.errors import SettingsError
+from runner.errors import ManagedError, SettingsError
 from runner.hooks.kinds import BOX, COMMAND, EVENTS, FUNCTION, HOST, HTTP, OWN, PROMPT, TOOL_EVENTS, Callback, Handler
 from runner.hooks.matchers import Matcher, matcher_of
 from runner.policy.layers import Loaded, Settings
@@ -89,7 +89,7 @@ def read_hooks(settings: Settings, functions: tuple[Handler, ...] = ()) -> Confi
     handlers: list[Handler] = []
     notes: list[str] = []
     for one in sorted(settings.loaded, key=lambda one: _ORDER[one.layer], reverse=True):
-        found = list(_handlers(one, notes))
+        found = _all(one, notes)
         kept = []
         for handler in found:
             if why := _refused(settings, handler):
@@ -106,6 +106,15 @@ def read_hooks(settings: Settings, functions: tuple[Handler, ...] = ()) -> Confi
         if key not in unique or handler.own or not unique[key].own:
             unique[key] = handler
     return Configured(handlers=tuple(unique.values()), notes=tuple(dict.fromkeys(notes)))
+
+
+def _all(one: Loaded, notes: list[str]) -> list[Handler]:
+    try:
+        return list(_handlers(one, notes))
+    except SettingsError as error:
+        if one.layer is not Source.MANAGED:
+            raise
+        raise ManagedError(error.problem, file=error.file, line=error.line, column=error.column) from error
 
 
 _ORDER = {
