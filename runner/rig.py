@@ -11,10 +11,10 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from runner import __version__
 from runner.sessions.specs import BOX_HOME, Notify, box_cwd, home_of
 from runner.sessions.store import Lock, Store
 from runner.spec import SessionSpec
+from runner.version import VERSION
 from sandbox.errors import SandboxError
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ class Rig:
     def _note_start(self) -> None:
         events = import_module("runner.events")
         if self.before < 0:
-            self.journal.append(events.SessionStarted(spec=self.spec.to_json(), version=__version__))
+            self.journal.append(events.SessionStarted(spec=self.spec.to_json(), version=VERSION))
         self.journal.append(self.enforced.loaded())
 
     def _resolve(self, name: str, *fallbacks: str) -> ModelClient:
