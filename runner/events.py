@@ -173,7 +173,8 @@ class ApprovalAsked:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalGiven:
     """The answer. `by`: terminal, client, remote, nobody. `always`: the rule that was offered is allowed from here
-    on, too.
+    on, too. `input`: what is to be run in place of what was asked for (the user's answers in it); it is judged
+    again.
     """
 
     call: str
@@ -181,6 +182,7 @@ class ApprovalGiven:
     by: str
     reason: str = ""
     always: bool = False
+    input: dict[str, Json] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ from sandbox.rebuild import Rebuild
 from sandbox.spec import Rung
 from sandbox.states import Payload, State, same_state, update, whole
 from sandbox.store import Store
+from sandbox.system import NAME, System
 from sandbox.taking import Freeze, Present, Taken, Taking, summary
 
 __all__ = ["Checkpoint", "Checkpoints", "Freeze", "finish_restore"]
@@ -70,6 +71,15 @@ class Checkpoints:
                 self._log.close()
                 self._log = None
             self._taking.present = Present()
+
+    @property
+    def system(self) -> System | None:
+        """The root file system, where it is writable; set by whoever runs the box."""
+        return self._taking.system
+
+    @system.setter
+    def system(self, system: System | None) -> None:
+        self._taking.system = system
 
     def list(self) -> tuple[Checkpoint, ...]:
         """All of them, oldest first."""
@@ -154,7 +164,7 @@ class Checkpoints:
                 self._taking.load(log)
                 before, taken = log.store.size, Taken()
                 self._taking.find(log, taken, busy=busy, freeze=freeze, swap=swap)
-                if not (taken.deltas or taken.frozen):
+                if not (taken.deltas or taken.frozen) and taken.image == log.image(log.present):
                     return None
                 way = swap.way if swap is not None and taken.frozen else "log"
                 return self._keep(log, label, taken, before=before, durable=durable, way=way)
@@ -209,6 +219,13 @@ class Checkpoints:
                 layers = [la for la in self._taking.layers if not same_state(self._taking.state(la), wanted[la.name])]
                 if swap is not None and any(layer.rung is not Rung.OVERLAY for layer in layers):
                     raise SwapError("a whole copy cannot be replaced under a box")
+                image = log.image(checkpoint)
+                again = ("system",) if image != self._taking.image(log) else ()
+                if again and swap is not None:
+                    raise SwapError("a root file system cannot be replaced under a box")
+                if self.system is not None:
+                    self.system.require(image)
+                    self.system.forget()
                 with ExitStack() as after:
                     stacks = {la.at: self._build(la, wanted[la.name], log) for la in layers}
                     staged = (swap or AtRest()).stage(stacks)
@@ -236,7 +253,7 @@ class Checkpoints:
                 log.go(checkpoint)
                 if dead is not None:
                     raise dead
-                return tuple(layer.name for layer in layers)
+                return (*(layer.name for layer in layers), *again)
             except OSError as error:
                 raise _translated(error) from error
 
@@ -251,6 +268,18 @@ class Checkpoints:
                 return forks.make(log, checkpoint, targets, most=self._taking.most)
             except OSError as error:
                 raise _translated(error) from error
+
+    @property
+    def image(self) -> str:
+        """The image of the root file system as it stands, "" for the session's own."""
+        with self._lock:
+            return self._taking.image(self._open())
+
+    def image_differs(self, checkpoint: str) -> bool:
+        """Whether going back to a checkpoint takes another root file system than there is."""
+        with self._lock:
+            log = self._open()
+            return self._taking.image(log) != log.image(checkpoint)
 
     @property
     def pending(self) -> dict[str, Any] | None:
@@ -295,13 +324,29 @@ class Checkpoints:
         return self._log
 
     def _keep(self, log: Log, label: str, taken: Taken, *, before: int, durable: bool, way: str) -> Checkpoint:
-        update(self._taking.present.states, taken.deltas)
-        deltas = taken.deltas | {name: whole(self._taking.present.states[name]) for name in taken.frozen}
-        told = summary(taken.deltas, taken.frozen)
-        made = log.keep(deltas, self._taking.present.states, label=label, before=before, summary=told, way=way)
+        present, system = self._taking.present, self.system
+        update(present.states, taken.deltas)
+        deltas = taken.deltas | {name: whole(present.states[name]) for name in taken.frozen}
+        files, changed = summary(taken.deltas, taken.frozen)
+        grown = 0
+        if system is not None and taken.image != log.image(log.present):
+            files, changed = files + 1, [NAME, *changed]
+            grown = system.size(taken.image) if taken.image else 0
+        made = log.keep(
+            deltas,
+            present.states,
+            label=label,
+            before=before,
+            summary=(files, changed),
+            way=way,
+            image=taken.image,
+            grown=grown,
+        )
         if durable:
             log.store.sync()
-        self._taking.present.owed = {}
+        if system is not None:
+            system.kept()
+        present.owed = {}
         return made
 
     def _build(self, layer: Layer, state: State, log: Log) -> Stack:

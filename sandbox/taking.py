@@ -16,6 +16,7 @@ from sandbox.layers import Layer
 from sandbox.places import Places
 from sandbox.points import Log
 from sandbox.states import Delta, Row, State
+from sandbox.system import System
 
 # A layer is frozen when its upper directory holds, or will hold, more entries or bytes than these.
 MOST_ENTRIES = 500
@@ -35,11 +36,14 @@ class Present:
 
 @dataclass(slots=True)
 class Taken:
-    """What one `take` found. `frozen`: what had changed in the layers that were frozen."""
+    """What one `take` found. `frozen`: what had changed in the layers that were frozen. `image`: of the root file
+    system.
+    """
 
     deltas: dict[str, Delta] = field(default_factory=dict)
     frozen: dict[str, Delta] = field(default_factory=dict)
     much: list[Layer] = field(default_factory=list)
+    image: str = ""
 
 
 class Taking:
@@ -51,6 +55,7 @@ class Taking:
         self._freezing = freezing
         self.present = Present()
         self.most = (MOST_ENTRIES, MOST_BYTES)
+        self.system: System | None = None
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -76,21 +81,39 @@ class Taking:
         entries, size = self.most
         return len(state) > entries or sum(row.size for row in state.values() if row.is_file) > size
 
+    def image(self, log: Log) -> str:
+        """The image of the root file system as it stands, "" for the session's own."""
+        kept = log.image(log.present)
+        return kept if self.system is None else self.system.present(kept, after=log.present)
+
+    def _root_changed(self) -> bool:
+        """Whether the root file system must be kept too; what changes in it from here on is seen next time."""
+        if self.system is None or not self.system.look():
+            return False
+        self.system.watch()
+        return True
+
     def find(self, log: Log, taken: Taken, *, busy: bool, freeze: Freeze, swap: Swap | None) -> None:
-        """All that changed; what is much is frozen where it can be."""
+        """All that changed; what is much is frozen where it can be. What had not changed in the root file system before
+        the files were taken in must not have changed meanwhile either: the state is of one moment.
+        """
         for _ in range(_TRIES):
+            root = self._root_changed()
             try:
                 with ExitStack() as still:
-                    if busy:
+                    if busy or root:
                         still.enter_context(freeze())
                     self.capture(log, taken, settle=busy, bounded=swap is not None, rotate=swap is not None)
                     if taken.much and swap is not None:
-                        if not busy:
+                        if not (busy or root):
                             still.enter_context(freeze())
                         self.freeze(log, taken, swap)
-                    return
+                    taken.image = self.system.commit() if self.system is not None and root else self.image(log)
             except UnsteadyError:
                 busy = True
+                continue
+            if root or self.system is None or not self.system.look():
+                return
         raise WorkspaceError("the box writes faster than a checkpoint can be taken")
 
     def capture(self, log: Log, taken: Taken, *, settle: bool, bounded: bool, rotate: bool) -> None:
