@@ -6,42 +6,34 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner import __version__
-from runner.sessions.specs import BOX_HOME, Notify, box_cwd, home_of, new_spec, policy_of, resume_spec, silent
-from runner.sessions.store import Lock, Store, Stored, state_home
+from runner.policy.managed import PLACES, Places
+from runner.rig import Rig, forker, remove_dead
+from runner.sessions.specs import Notify, box_cwd, new_spec, resume_spec, silent
+from runner.sessions.store import Store, Stored, state_home
 from runner.spec import SessionSpec
-from sandbox.errors import SandboxError, StoreError
+from sandbox.errors import StoreError
 
 if TYPE_CHECKING:
     from runner.approval import Approver
-    from runner.journal import Journal
-    from runner.loop.context import Context
     from runner.loop.session import Session
     from runner.models.base import ModelClient
     from runner.sessions.access import Access
     from runner.sessions.checking import Report
     from runner.sessions.cleaning import Removed
     from runner.sessions.collecting import Collection, Rules
-    from runner.sessions.desk import Desk
-    from runner.sessions.housing import Ground, Housing
-    from runner.sessions.owner import Owner
-    from runner.sessions.travel import Travel
+    from runner.sessions.enforced import Enforced
     from runner.sessions.usage import Usage
     from sandbox.engine import Engine, ImageInfo
     from sandbox.workspace import Workspace
 
 __all__ = ["build_image", "clean_dead", "discard", "images", "new_spec", "own", "reach", "resume_spec", "run"]
-
-DRIFT_SHOWN = 100
-SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +55,15 @@ async def run(
     approver: Approver | None = None,
     model: ModelClient | None = None,
     progress: Notify = silent,
+    places: Places = PLACES,
 ) -> AsyncIterator[Session]:
     """Start or go on with the spec's session, and own it until the context ends: then the box goes, its
     layers stay. `approver` None: what would have to be asked is denied. `model` None: the spec's.
     `progress` hears of slow first-time work. Raises SessionBusyError, SandboxError (no engine, no
-    image), ModelError, UsageError.
+    image), ModelError, UsageError, and what settings and their locks refuse: SettingsError, LockedError,
+    PolicyChangedError.
     """
-    async with own(spec, environ=environ, approver=approver, model=model, progress=progress) as running:
+    async with own(spec, environ=environ, approver=approver, model=model, progress=progress, places=places) as running:
         yield running.session
 
 
@@ -81,14 +75,22 @@ async def own(
     approver: Approver | None = None,
     model: ModelClient | None = None,
     progress: Notify = silent,
+    places: Places = PLACES,
+    stored: bool = False,
 ) -> AsyncIterator[Running]:
-    """As `run`, with all that a command line needs of it."""
+    """As `run`, with all that a command line needs of it. `stored`: a session at rest is reached for a command, no
+    model is asked; it is brought under the locks of today instead of refused.
+    """
     environ = dict(os.environ if environ is None else environ)
     store = Store(state_home(environ))
     store.prepare()
+    enforced: Enforced = import_module("runner.sessions.enforced").Enforced.of(
+        spec, environ, places=places, stored=stored
+    )
     store.directory(spec.session).mkdir(mode=0o700, exist_ok=True)
     with store.lock(spec.session) as lock:
-        rig = _Rig(spec, store, lock, environ, progress)
+        enforced.begin()
+        rig = Rig(enforced, store, lock, progress)
         try:
             session = await rig.open(model, approver)
         except BaseException:
@@ -99,247 +101,6 @@ async def own(
             yield Running(session=session, access=rig.desk(session), before=rig.before)
         finally:
             await rig.close()
-
-
-class _Rig:
-    """One session's parts, chosen here and joined to each other."""
-
-    def __init__(self, spec: SessionSpec, store: Store, lock: Lock, environ: dict[str, str], progress: Notify) -> None:
-        self.spec, self.environ, self.store, self.lock = spec, environ, store, lock
-        self.directory = store.directory(spec.session)
-        self.cwd = box_cwd(spec)
-        self.journal = self._open_journal()
-        self.before = self.journal.last_seq
-        self._note_start()
-        store.save(spec)
-        self.housing: Housing = import_module("runner.sessions.housing").Housing(
-            spec,
-            directory=self.directory,
-            scratch=store.cache / "boxes",
-            cwd=self.cwd,
-            lay=lambda: _lay_ground(spec, environ, store.cache, progress),
-            record=self.journal.append,
-            identity=import_module("runner.sessions.identity").read_identity(environ, home_of(environ)),
-            environment={name: environ[name] for name in spec.environment if name in environ},
-            pool=import_module("sandbox.pool").Pool(store.layers, sessions=store.sessions),
-        )
-        self._models: list[ModelClient] = []
-        self._tasks: list[asyncio.Task[Any]] = []
-        self._keeping: asyncio.Task[None] | None = None
-        self._stack = AsyncExitStack()
-        self._progress = progress
-        self._drifted: list[dict[str, str]] = []
-        self._going: Travel | None = None
-        self._wrote = False
-
-    async def open(self, model: ModelClient | None, approver: Approver | None) -> Session:
-        """The session, taking operations; its box on the way, engine and image known to be there."""
-        self.housing.begin()
-        await asyncio.to_thread(_import_loop)  # in which the engine answers
-        session = await self._stack.enter_async_context(self._session(model, approver))
-        await self._stack.enter_async_context(self._owner(session))
-        ground = await self.housing.ready()
-        pinned = replace(self.spec, image_digest=ground.image.id, toolbox_digest=ground.toolbox.digest)
-        self.store.save(pinned)  # a session goes on in the image that it began in
-        self._keeping = asyncio.create_task(self._keep_bases(session))
-        self._tasks.append(asyncio.create_task(self._remove_dead()))
-        return session
-
-    async def close(self) -> None:
-        """Everything down, in order; the layers stay."""
-        await self._stack.aclose()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._keeping is not None:
-            await asyncio.gather(self._keeping, return_exceptions=True)
-        await self.housing.close()
-        for client in self._models:
-            await client.close()
-        self.journal.close()
-
-    async def forget(self) -> None:
-        """Leave nothing of a new session that never came to take a prompt."""
-        if self.before < 0:
-            if self.housing.workspace is not None:
-                with suppress(SandboxError):
-                    await self.housing.workspace.discard()
-            self.store.forget(self.store.load(self.spec.session))
-
-    def desk(self, session: Session) -> Desk:
-        """What commands may do here."""
-        made: Desk = import_module("runner.sessions.desk").Desk(
-            workspace=self.housing.started,
-            record=session.record,
-            run=session.gate.user_command,
-            cwd=self.cwd,
-            carry=session.gate.carry,
-            session=self.spec.session,
-            travel=self._travel(session),
-        )
-        return made
-
-    def _owner(self, session: Session) -> Owner:
-        made: Owner = import_module("runner.sessions.owner").Owner(
-            session=self.spec.session,
-            lock=self.lock,
-            home=self.store.home,
-            environ=self.environ,
-            access=self.desk(session),
-            talk=session,
-        )
-        return made
-
-    def _session(self, model: ModelClient | None, approver: Approver | None) -> Session:
-        spec, client = self.spec, model or self._resolve(self.spec.model, *self.spec.fallback_models)
-        self._tasks.append(asyncio.create_task(client.warm()))
-        if approver is None:
-            approver = import_module("runner.approval").DenyApprover()
-        made: Session = import_module("runner.loop.session").Session(
-            journal=self.journal,
-            model=client,
-            tools=import_module("runner.tools.registry").select_tools(
-                spec.tools or "default", allowed=spec.allow, disallowed=spec.deny
-            ),
-            policy=policy_of(spec),
-            approver=approver,
-            box=self.housing.box,
-            restart_box=self.housing.restart,
-            context=self._context(),
-            cost_of=import_module("runner.models.prices").cost_of,
-            limits=spec.limits,
-            before_turn=self._look_for_drift,
-            before_write=self._before_write,
-            after_turn=self._after_turn,
-            undo=self._undo,
-            resolve_model=self._resolve,
-            max_output_tokens=spec.max_output_tokens,
-            thinking_tokens=spec.thinking_tokens,
-        )
-        self._going = self._travel(made)
-        return made
-
-    def _travel(self, session: Session) -> Travel:
-        async def stop() -> None:
-            await self.housing.end("restored")
-            session.gate.box.ended()
-
-        made: Travel = import_module("runner.sessions.travel").Travel(
-            workspace=self.housing.started,
-            journal=self.journal,
-            record=session.record,
-            quiet=session.quiet,
-            stop=stop,
-        )
-        return made
-
-    async def _before_write(self, call: str) -> None:
-        """A checkpoint before each call that may write, where something changed since the last."""
-        assert self._going is not None
-        first, self._wrote = not self._wrote, True
-        await self._going.take("start of turn" if first else "call", before=call)
-
-    async def _after_turn(self) -> None:
-        if self._wrote and self._going is not None:
-            self._wrote = False
-            await self._going.take("end of turn")
-            (await self.housing.started()).tidy()
-
-    async def _undo(self, steps: int) -> object:
-        assert self._going is not None
-        journey = import_module("runner.sessions.travel").Journey(kind="undo", steps=steps)
-        return await self._going.go(journey)
-
-    async def _look_for_drift(self) -> None:
-        """Before each turn but the first: what the host changed meanwhile, told once."""
-        drift = await (await self.housing.layers()).drift()
-        paths = [asdict(path) for path in drift.paths]
-        paths += [{"root": root, "path": "HEAD", "kind": "changed"} for root in drift.heads]
-        if paths and paths != self._drifted:
-            events = import_module("runner.events")
-            self.journal.append(events.Drifted(paths=paths[:DRIFT_SHOWN], count=len(paths)))
-        self._drifted = paths
-
-    async def _keep_bases(self, session: Session) -> None:
-        """Turn by turn, keep the base contents of what changed: a later edit on the host can then be told."""
-        async for event in session.events(after=self.journal.last_seq):
-            workspace = self.housing.workspace
-            if event.type == "TurnEnded" and workspace is not None and workspace.layers:
-                try:
-                    await workspace.capture()
-                except SandboxError as error:
-                    self._progress(f"the base of what changed could not be kept: {error}")
-
-    async def _remove_dead(self) -> None:
-        ground = await self.housing.ready()
-        await self.housing.box()
-        await asyncio.to_thread(_remove_dead, ground.engine, self.store)
-
-    def _open_journal(self) -> Journal:
-        journals = import_module("runner.journal")
-        secrets = journals.Secrets()
-        for name, value in self.environ.items():
-            if any(part in name.upper() for part in SECRET_NAMES):
-                secrets.add(name, value)
-        fresh = not (self.directory / "journal.jsonl").exists()
-        opened = journals.Journal.create if fresh else journals.Journal.open
-        journal: Journal = opened(self.directory, **({"session": self.spec.session} if fresh else {}), secrets=secrets)
-        import_module("runner.sessions.travel").settle(self.directory, journal)
-        return journal
-
-    def _note_start(self) -> None:
-        events, policy = import_module("runner.events"), policy_of(self.spec)
-        if self.before < 0:
-            self.journal.append(events.SessionStarted(spec=self.spec.to_json(), version=__version__))
-        self.journal.append(events.PolicyLoaded(digest=policy.digest, mode=policy.mode.value, sources=policy.sources))
-
-    def _resolve(self, name: str, *fallbacks: str) -> ModelClient:
-        client: ModelClient = import_module("runner.models.registry").resolve_model(
-            name, self.environ, fallbacks=fallbacks
-        )
-        self._models.append(client)
-        return client
-
-    def _context(self) -> Context:
-        spec, root = self.spec, self.spec.roots[0]
-        made: Context = import_module("runner.loop.context").Context(
-            home=home_of(self.environ),
-            root=Path(root.host),
-            at=PurePosixPath(root.at),
-            cwd=self.cwd,
-            roots=tuple(PurePosixPath(each.at) for each in spec.roots),
-            box_home=BOX_HOME,
-            now=_clock(spec),
-            system_prompt=spec.system_prompt,
-            append=spec.append_system_prompt,
-        )
-        return made
-
-
-def _lay_ground(spec: SessionSpec, environ: Mapping[str, str], cache: Path, progress: Notify) -> Ground:
-    """Engine, image and toolbox; some milliseconds when all are there. Runs in a thread."""
-    engine = import_module("sandbox.engine").connect(environ)
-    try:
-        if spec.runtime:
-            engine.require_runtime(spec.runtime)
-        kept = engine.images.find(spec.image_digest) if spec.image_digest else None
-        image = kept or import_module("sandbox.images").ensure_image(
-            engine, spec.image, packages=spec.packages, cache=cache, progress=progress
-        )
-        toolbox = import_module("sandbox.toolbox").ensure_toolbox(engine, base=image, cache=cache, progress=progress)
-        import_module("runner.sessions.cleaning").evict(engine, spec.session)
-    except BaseException:
-        engine.close()
-        raise
-    made: Ground = import_module("runner.sessions.housing").Ground(engine=engine, image=image, toolbox=toolbox)
-    return made
-
-
-def _clock(spec: SessionSpec) -> Callable[[], datetime]:
-    if spec.clock:
-        fixed = datetime.fromisoformat(spec.clock)
-        return lambda: fixed
-    return lambda: datetime.now(UTC).astimezone()
 
 
 @asynccontextmanager
@@ -364,7 +125,11 @@ async def reach(
             yield client
     elif box:
         async with own(
-            stored.spec, environ=environ, model=import_module("runner.sessions.rest").NoModel(), progress=progress
+            stored.spec,
+            environ=environ,
+            stored=True,
+            model=import_module("runner.sessions.rest").NoModel(),
+            progress=progress,
         ) as running:
             yield running.access
     else:
@@ -377,12 +142,14 @@ async def reach(
 
                 record = rests.refuse if journal is None else journal.append
                 told = journal or import_module("runner.journal").Journal.view(stored.directory)
+                travel = import_module("runner.sessions.travel").Travel(workspace=given, journal=told, record=record)
                 yield import_module("runner.sessions.desk").Desk(
                     workspace=given,
                     record=record,
                     run=None,
                     cwd=box_cwd(stored.spec),
-                    travel=import_module("runner.sessions.travel").Travel(workspace=given, journal=told, record=record),
+                    travel=travel,
+                    forker=forker(stored.spec, store, travel, record),
                 )
 
 
@@ -421,6 +188,21 @@ def collect(rules: Rules, environ: Mapping[str, str]) -> Collection:
     return made
 
 
+async def compare(sessions: Sequence[str], *, cwd: Path, environ: Mapping[str, str]) -> dict[str, Any]:
+    """What sessions came to, side by side: see `runner.sessions.comparing`. Raises as `reach`."""
+    store, comparing = Store(state_home(environ)), import_module("runner.sessions.comparing")
+    journals = import_module("runner.journal")
+    outcomes, changes = [], {}
+    for session in sessions:
+        async with reach(session, cwd=cwd, environ=environ) as access:
+            changes[session] = await access.changes()
+        journal = journals.Journal.view(store.directory(session))
+        outcomes.append(comparing.Outcome.read(session, journal.path()))
+        journal.close()
+    found: dict[str, Any] = comparing.compare(outcomes, changes)
+    return found
+
+
 async def discard(stored: Stored, *, environ: Mapping[str, str]) -> None:
     """Remove a session with all that it changed; one whose own records are damaged too. Raises
     SessionBusyError, WorkspaceError, JournalError where something stays.
@@ -447,17 +229,14 @@ def _connect(environ: Mapping[str, str]) -> Engine:
 
 
 def clean_dead(environ: Mapping[str, str]) -> Removed:
-    """Remove the containers and volumes whose owner is dead; layers and toolboxes stay. Blocks."""
+    """Remove containers and volumes whose owner is dead, and images that nobody names; layers and toolboxes stay.
+    Blocks.
+    """
     engine = _connect(environ)
     try:
-        return _remove_dead(engine, Store(state_home(environ)))
+        return remove_dead(engine, Store(state_home(environ)))
     finally:
         engine.close()
-
-
-def _remove_dead(engine: Engine, store: Store) -> Removed:
-    removed: Removed = import_module("runner.sessions.cleaning").remove_dead(engine, store)
-    return removed
 
 
 def images(environ: Mapping[str, str]) -> list[ImageInfo]:
@@ -484,8 +263,3 @@ def build_image(
     finally:
         engine.close()
     return image
-
-
-def _import_loop() -> None:
-    for name in ("runner.loop.session", "runner.tools.registry", "runner.models.registry", "runner.sessions.owner"):
-        import_module(name)

@@ -12,6 +12,8 @@ from enum import IntEnum, StrEnum
 from pathlib import PurePosixPath
 from typing import Any, TypeAlias
 
+MATCHES_KEPT = 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
@@ -85,7 +87,14 @@ class UseProvider:
     tool: str
 
 
-Effect: TypeAlias = RunCommand | ReadPath | WritePath | StopTask | ConnectHost | CallServer | UseProvider
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskUser:
+    """Put something to the user, who must answer: no rule and no mode does that for them."""
+
+    about: str
+
+
+Effect: TypeAlias = RunCommand | ReadPath | WritePath | StopTask | ConnectHost | CallServer | UseProvider | AskUser
 
 
 def is_outside(effect: Effect) -> bool:
@@ -136,22 +145,60 @@ class Source(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RuleSource:
+    """Where a rule stands: the level of settings, the file ("" for a flag) and its line from 1 (0: unknown)."""
+
+    layer: Source
+    file: str = ""
+    line: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"source": level}`, with file and line where there are any."""
+        found: dict[str, Any] = {"source": self.layer.value}
+        return found | ({"file": self.file, "line": self.line} if self.file else {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """A rule that speaks of a call, whether it decided or not."""
+
+    rule: str
+    decision: Decision
+    source: RuleSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """One decision: made once, recorded, enforced. `rule` is the rule's text, empty for a mode."""
+    """One decision: made once, recorded, enforced. `rule` is the deciding rule's text, empty for a mode; `file`
+    and `line` say where it stands. `matches`: every rule that speaks of the call, strictest first. `classify`: an
+    ask of mode auto, which its classifier may answer.
+    """
 
     decision: Decision
     source: Source
     rule: str = ""
     reason: str = ""
+    file: str = ""
+    line: int = 0
+    matches: tuple[Match, ...] = ()
+    classify: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The verdict as the journal holds it."""
-        return {
+        body: dict[str, Any] = {
             "decision": self.decision.name.lower(),
             "source": self.source.value,
             "rule": self.rule,
             "reason": self.reason,
         }
+        if self.file:
+            body |= {"file": self.file, "line": self.line}
+        if self.matches:
+            body["matches"] = [
+                {"rule": m.rule, "decision": m.decision.name.lower()} | m.source.to_json()
+                for m in self.matches[:MATCHES_KEPT]
+            ]
+        return body
 
 
 class Mode(StrEnum):

@@ -292,10 +292,10 @@ class Journal:
                 return
             yield self._event(json.loads(line))
 
-    def path(self, agent: str = "main") -> Iterator[Event]:
-        """The agent's own records on the way from the root to its head: what history is made of."""
+    def path(self, agent: str = "main", *, to: str = "") -> Iterator[Event]:
+        """The agent's own records on the way from the root to its head (or to another): what history is made of."""
         before = {r["id"]: r["parent"] for r in map(json.loads, self.storage.lines())}
-        at, wanted = self._chain.heads.get(agent, ""), set[str]()
+        at, wanted = to or self._chain.heads.get(agent, ""), set[str]()
         while at and at not in wanted:
             wanted.add(at)
             at = before.get(at, "")

@@ -40,7 +40,8 @@ class MuchError(Exception):
 class Capture:
     """Takes in one layer. `settle`: write each captured file's pages out first, so that a later store
     through a mapping moves its stamp (needed while something else runs in the box). `most`: how many new
-    entries and bytes are read, then MuchError; None: all. `store` None: contents are not read at all.
+    entries and bytes are read, then MuchError; None: all. `store` None: neither contents nor attributes of files
+    are read.
     """
 
     def __init__(
@@ -60,9 +61,9 @@ class Capture:
         self._keeper = keeper
         self._settle = settle
         self._is_local = local
-        self.owed: State = {}
-        self._before: State = {}
-        self._rows: State = {}
+        self.owed = State()
+        self._before = State()
+        self._rows = State()
         self._seen: set[str] = set()
 
     def run(self, before: State) -> Delta:
@@ -70,7 +71,7 @@ class Capture:
         are those that tell which names are one file: they go with what is new next.
         Raises OSError, UnsteadyError, MuchError, and what the keeper raises.
         """
-        self._before, self._rows, self._seen = before, {}, set()
+        self._before, self._rows, self._seen = before, State(), set()
         self._walk()
         for path, row in list(self._rows.items()):
             old = before.get(path)
@@ -133,6 +134,9 @@ class Capture:
 
     def _meet(self, path: str, seen: os.stat_result, directory: int, name: str | None) -> None:
         """Take in a path that this process can see, and that is new or was touched."""
+        if self._store is None and stat.S_ISREG(seen.st_mode):
+            self._rows[path] = _seen(seen, None, {})  # nothing is read: content and attributes stay where they are
+            return
         self._weigh(seen.st_mode, seen.st_size)
         try:
             self._rows[path] = self._row(path, seen, directory, name)
@@ -150,8 +154,7 @@ class Capture:
         if name is None:
             return _seen(seen, "", _attributes(directory))
         if kind == stat.S_IFREG:
-            if self._store is None:
-                return _seen(seen, None, _attributes(Path(f"/proc/self/fd/{directory}/{name}")))
+            assert self._store is not None
             opened = os.open(name, _FILE, dir_fd=directory)
             try:
                 return _seen(seen, self._content(self._store, opened, path, seen), _attributes(opened))
@@ -200,7 +203,9 @@ class Capture:
                 return _made(entry, "", {})
             payload: Payload = ""
             if entry.is_file:
-                payload = None if self._store is None else _pieces(self._store, tree.chunks(entry.path))
+                if self._store is None:
+                    return _made(entry, None, {})
+                payload = _pieces(self._store, tree.chunks(entry.path))
             found = tree.attributes(entry.path)
             kept = {name: value.hex() for name, value in found.items() if _is_kept(name)}
             return _made(entry, payload, kept)
@@ -268,13 +273,10 @@ def _pieces(store: Store, chunks: Iterable[bytes | int]) -> list[list[Any]]:
     return pieces
 
 
-def _attributes(of: int | Path) -> dict[str, str]:
-    follow = isinstance(of, int)
+def _attributes(opened: int) -> dict[str, str]:
     try:
-        names = os.listxattr(of, follow_symlinks=follow)
-        if not names:
-            return {}
-        return {name: os.getxattr(of, name, follow_symlinks=follow).hex() for name in names if _is_kept(name)}
+        names = os.listxattr(opened)
+        return {name: os.getxattr(opened, name).hex() for name in names if _is_kept(name)} if names else {}
     except OSError as error:
         if error.errno in (errno.ENOTSUP, errno.ENODATA):
             return {}

@@ -70,7 +70,7 @@ class Footing:
             return None
 
     async def ended(self) -> None:
-        """The box is gone. What it left is frozen where it is much. Raises WorkspaceError, DiskFullError, StoreError."""
+        """The box is gone; what it left is frozen where it is much. Raises as a checkpoint does."""
         self.freezer, self.stands = None, False
         if self._places.table is not None:
             await asyncio.shield(asyncio.to_thread(self._checkpoints.rest))

@@ -28,7 +28,7 @@ from sandbox.states import Delta, State, flatten
 
 
 class SwapError(Exception):
-    """The mounts in the box could not be replaced; they are as they were. `dead`: they are not, and the box was ended."""
+    """The mounts in the box could not be replaced; all is as it was. `dead`: it is not, and the box was ended."""
 
     def __init__(self, why: str, *, dead: bool = False) -> None:
         super().__init__(why)
@@ -118,7 +118,7 @@ class Freezing:
             known.pop(path, None)
         known.update(delta.rows)
         with self._pool.shared():
-            lowers = self._room(layer, log)
+            lowers = self.room(layer, layer.lowers, log)
             name = self._begin(known)
             try:
                 self._replace(layer, (name, *lowers), name, swap)
@@ -192,14 +192,14 @@ class Freezing:
         finally:
             staged.close()
 
-    def _room(self, layer: Layer, log: Log) -> tuple[str, ...]:
-        """The layer's frozen ones, squashed where one more would be too many."""
+    def room(self, layer: Layer, lowers: tuple[str, ...], log: Log) -> tuple[str, ...]:
+        """The frozen ones of a layer, squashed where one more would be too many."""
         probe = self._pool.tree("0" * 12)
         try:
-            overlay_options(self._places.path(layer), [probe] * (len(layer.lowers) + 1))
+            overlay_options(self._places.path(layer), [probe] * (len(lowers) + 1))
         except WorkspaceError:
-            return (self.squash(layer.lowers, log),)
-        return layer.lowers
+            return (self.squash(lowers, log),)
+        return lowers
 
     def squash(self, lowers: Sequence[str], log: Log) -> str:
         """One new frozen layer that is as these together; files by hard links where that can be (nothing writes to

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.errors import StoreError
-from sandbox.layers import LayerTable
+from sandbox.layers import REMADE, LayerTable
 
 INTENT_VERSION = 2  # 1 knew no frozen layers
 RESTORE, FREEZE = "restore.json", "freeze.json"
@@ -94,6 +94,8 @@ def finish(layers: Path, intent: Intent | None) -> None:
                 work.rename(place / "work")
             else:
                 (place / "work").mkdir()
+        else:
+            (place / REMADE).touch()
         new.rename(place / name)
     for work in layers.glob("*/new.work"):
         discard(work)

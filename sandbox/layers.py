@@ -26,7 +26,9 @@ LAYERS_VERSION = 2  # 1 knew no frozen layers
 MOST_LOWERS = 20
 _OPTIONS_LENGTH = 4000
 _OVERLAY_MAGIC = 0x794C7630
-_FICLONE = 0x40049409
+FICLONE = 0x40049409
+# Marks a whole copy whose files were made again since its manifest was written: inode and ctime tell nothing then.
+REMADE = "remade"
 _OPTIONS = "userxattr,index=off,metacopy=off,nosuid,nodev"
 
 
@@ -164,7 +166,7 @@ def can_reflink(source: Path, target: Path) -> bool:
         one.write(b"x" * 4096)
         one.flush()
         try:
-            fcntl.ioctl(two.fileno(), _FICLONE, one.fileno())
+            fcntl.ioctl(two.fileno(), FICLONE, one.fileno())
         except OSError:
             return False
     return True

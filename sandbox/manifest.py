@@ -10,7 +10,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sandbox import walk
@@ -47,6 +47,10 @@ class Stamp:
         if stat.S_ISDIR(self.mode) and stat.S_ISDIR(other.mode):
             return self.mode == other.mode
         return self == other
+
+    def alike(self, other: Stamp | None) -> bool:
+        """Whether it may be the same file made again: by all but inode and ctime."""
+        return other is not None and self.same(replace(other, inode=self.inode, ctime_ns=self.ctime_ns))
 
 
 class Manifest:

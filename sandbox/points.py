@@ -5,6 +5,7 @@ beside it under names of their own (hard links) and are only read.
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from sandbox.keeper import Keeper, KeptTree
 from sandbox.pool import Pool
 from sandbox.states import Delta, Frozen, Payload, State, decode, encode, flatten, update, whole
 from sandbox.store import Store
+from sandbox.system import Record, record_file
 
 _WHOLE_AFTER = 1000
 _LONGEST_CHAIN = 100
@@ -28,8 +30,9 @@ INHERITED = "checkpoints.from-"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """A state that can be gone back to. `files`: paths that changed against its parent, directories not
-    counted; `size`: bytes that the log grew by; `at`: seconds since the epoch. `way`: how it was kept:
-    log (contents were copied), live or rest (layers were frozen, under the running box or without one).
+    counted; `size`: bytes that the log grew by, and the engine's images; `at`: seconds since the epoch.
+    `way`: how it was kept: log (contents were copied), live or rest (layers were frozen, under the running
+    box or without one). `system`: the image of the root file system, "" for the session's own.
     """
 
     id: str
@@ -40,6 +43,7 @@ class Checkpoint:
     size: int
     changed: tuple[str, ...] = ()
     way: str = "log"
+    system: str = ""
 
 
 @dataclass(slots=True)
@@ -67,12 +71,16 @@ class Log:
         file.parent.mkdir(exist_ok=True, mode=0o700)
         self.store = Store(file, writable=True)
         self._inherited = [Store(each, writable=False) for each in sorted(file.parent.glob(INHERITED + "*"))]
-        noted, again = dict[str, Any](), dict[str, str]()
-        for note in (note for store in self._inherited for note in store.notes()):
-            if note["type"] == "checkpoint":
-                noted[note["id"]] = note
-            elif note["type"] == "restacked":
-                again[note["id"]] = note["index"]
+        self._take_up()
+        intent = Intent.read(file.with_name(RESTORE))
+        if intent is not None:
+            self.present = intent.checkpoint
+
+    def _take_up(self) -> None:
+        """What the notes tell, oldest first."""
+        inherited = [note for store in self._inherited for note in store.notes()]
+        noted = {note["id"]: note for note in inherited if note["type"] == "checkpoint"}
+        again = {note["id"]: note["index"] for note in inherited if note["type"] == "restacked"}
         for note in self.store.notes():
             match note["type"]:
                 case "checkpoint":
@@ -85,9 +93,6 @@ class Log:
                     for each in _ancestors(noted, note["id"]):
                         self._remember(each)
                         self._kept[each["id"]].again = again.get(each["id"], "")
-        intent = Intent.read(file.with_name(RESTORE))
-        if intent is not None:
-            self.present = intent.checkpoint
 
     def close(self) -> None:
         """Give the files back."""
@@ -161,11 +166,25 @@ class Log:
         """A file of a frozen layer in pieces, holes as numbers."""
         tree = KeptTree(self._pool.tree(layer), self._keeper)
         try:
-            yield from tree.chunks(path.encode("utf-8", "surrogateescape"))
+            yield from tree.chunks(os.fsencode(path))
         finally:
             tree.close()
 
-    def keep(  # noqa: PLR0913 (what a checkpoint's note says)
+    def image(self, checkpoint: str) -> str:
+        """Of a checkpoint's root file system, "" for the session's own."""
+        kept = self._kept.get(checkpoint)
+        return "" if kept is None else kept.checkpoint.system
+
+    def attributes(self, layer: str, path: str) -> dict[str, str]:
+        """The attributes of a file of a frozen layer, as a row keeps them."""
+        tree = KeptTree(self._pool.tree(layer), self._keeper)
+        try:
+            found = tree.attributes(os.fsencode(path))
+        finally:
+            tree.close()
+        return {name: value.hex() for name, value in found.items() if name.startswith("user.")}
+
+    def keep(
         self,
         deltas: Mapping[str, Delta],
         states: Mapping[str, State],
@@ -174,9 +193,12 @@ class Log:
         before: int,
         summary: tuple[int, list[str]],
         way: str,
+        image: str = "",
+        grown: int = 0,
     ) -> Checkpoint:
         """Append a checkpoint that follows the present one. `states`: those after it; `before`: the log's size when
-        its contents were begun. Raises OSError.
+        its contents were begun; `image`: of the root file system, for which the engine took `grown` bytes more.
+        Raises OSError.
         """
         parent = self._kept.get(self.present)
         rows = sum(len(delta.rows) + len(delta.gone) for delta in deltas.values())
@@ -197,11 +219,12 @@ class Log:
             "at": self._clock(),
             "files": files,
             "changed": changed,
-            "size": self.store.size - before,
+            "size": self.store.size - before + grown,
             "rows": rows,
             "whole": entire,
             "index": index,
             "way": way,
+            "system": image,
         }
         self.store.note(note)
         self._remember(note)
@@ -223,6 +246,7 @@ class Log:
             **{name: note[name] for name in ("id", "parent", "label", "at", "files", "size")},
             changed=tuple(note["changed"]),
             way=note.get("way", "log"),
+            system=note.get("system", ""),
         )
         parent = self._kept.get(made.parent)
         weight = 0 if note["whole"] or parent is None else parent.weight + note["rows"]
@@ -241,6 +265,23 @@ def _ancestors(notes: Mapping[str, Mapping[str, Any]], checkpoint: str) -> list[
         found.append(note)
         checkpoint = note["parent"]
     return found[::-1]
+
+
+def images_named(state: Path) -> frozenset[str]:
+    """The images of root file systems that a session at rest can still go to. Raises StoreError, OSError."""
+    found = {Record.read(record_file(state)).image}
+    log = state / "store" / "checkpoints"
+    for file in (log, *log.parent.glob(INHERITED + "*")):
+        if file.exists():
+            with Store(file, writable=False) as store:
+                found |= {note.get("system", "") for note in store.notes()}
+    return frozenset(found)
+
+
+def images_named_by_others(state: Path) -> frozenset[str]:
+    """The same of all sessions beside one: a fork goes on from images of its origin. Raises StoreError, OSError."""
+    others = [each for each in state.parent.iterdir() if each != state and (each / "store").is_dir()]
+    return frozenset(image for each in others for image in images_named(each))
 
 
 def _filled(piece: bytes | int) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 # Paths are bytes: names of a box need not be text.
 # ruff: noqa: PTH101, PTH102, PTH211
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from typing import Protocol
 
 from sandbox.errors import StoreError
 from sandbox.keeper import Keeper
+from sandbox.layers import FICLONE
 from sandbox.spec import Owner
 from sandbox.states import Frozen, Row, State
 
@@ -34,10 +36,15 @@ class Contents(Protocol):
         """A file of a frozen layer in pieces, holes as numbers. Raises OSError."""
         ...
 
+    def attributes(self, layer: str, path: str) -> dict[str, str]:
+        """Its attributes, as a row keeps them. Raises OSError."""
+        ...
+
 
 class Rebuild:
     """Writes one state into the empty directory `target`. `old` and `now`: the directory that holds the
-    present state, and that state. `frozen`: where frozen layers lie, if `target` is to be one too: their files
+    present state, and that state; `clone`: it goes on to be used, so that blocks are shared where the file
+    system can, and nothing else. `frozen`: where frozen layers lie, if `target` is to be one too: their files
     are taken over by hard links then.
     """
 
@@ -50,7 +57,9 @@ class Rebuild:
         old: Path | None = None,
         now: Mapping[str, Row] | None = None,
         frozen: Callable[[str], Path] | None = None,
+        clone: bool = False,
     ) -> None:
+        self._clone = clone
         self._frozen = frozen
         self._target = os.fsencode(target)
         self._store = store
@@ -70,7 +79,7 @@ class Rebuild:
                     os.mkdir(place, 0o700)
                 directories.append((place, row))
             elif not (self._taken_over(name, path, row, place) or self._shared(row, place) or self._linked(row, place)):
-                self._make(row, place)
+                self._make(name, row, place)
                 self._dress(row, place)
         for place, row in reversed(directories):
             self._dress(row, place)
@@ -87,7 +96,7 @@ class Rebuild:
 
     def _taken_over(self, name: bytes, path: str, row: Row, place: bytes) -> bool:
         """An untouched file, by one more link to it."""
-        if not row.is_file or not self._old or self._now.get(path) != row:
+        if not row.is_file or not self._old or self._now.get(path) != row or self._clone:
             return False
         if row.links > 1 and self._links.get(row.inode):
             return False
@@ -103,14 +112,15 @@ class Rebuild:
             return False
         return _link(os.fsencode(self._frozen(row.payload.layer)) + b"/" + os.fsencode(row.payload.path), place)
 
-    def _make(self, row: Row, place: bytes) -> None:
+    def _make(self, name: bytes, row: Row, place: bytes) -> None:
         if row.is_link:
             assert isinstance(row.payload, str)
             os.symlink(os.fsencode(row.payload), place)
         elif row.is_file:
             opened = os.open(place, _WRITE, 0o600)
             try:
-                self._fill(opened, row)
+                if not (self._clone and self._old and _cloned(self._old + b"/" + name, row, opened)):
+                    self._fill(opened, row)
             finally:
                 os.close(opened)
         else:
@@ -139,7 +149,10 @@ class Rebuild:
 
     def _dress(self, row: Row, place: bytes) -> None:
         """Attributes, mode, owner, times; the owner last where the keeper must set it."""
-        for name, value in row.attributes.items():
+        attributes = row.attributes
+        if isinstance(row.payload, Frozen):
+            attributes = self._store.attributes(row.payload.layer, row.payload.path)
+        for name, value in attributes.items():
             os.setxattr(place, name, bytes.fromhex(value), follow_symlinks=False)
         seen = os.lstat(place)
         foreign = (seen.st_uid, seen.st_gid) != (row.uid, row.gid) and not row.is_whiteout
@@ -155,6 +168,24 @@ class Rebuild:
             os.utime(place, ns=(row.mtime_ns, row.mtime_ns), follow_symlinks=False)
         if foreign:
             self._keeper.chown(Path(os.fsdecode(place)), Owner(uid=row.uid, gid=row.gid))
+
+
+def _cloned(source: bytes, row: Row, target: int) -> bool:
+    """Whether a file came over by sharing its blocks, being still as its row tells."""
+    try:
+        opened = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        seen = os.fstat(opened)
+        if (seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_mode) != row[:5]:
+            return False
+        fcntl.ioctl(target, FICLONE, opened)
+    except OSError:
+        return False
+    finally:
+        os.close(opened)
+    return True
 
 
 def _link(old: bytes, place: bytes) -> bool:

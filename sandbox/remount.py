@@ -95,7 +95,7 @@ class Mounts:
         """Let go of all of them, in the background: it may take as long as writing out a file system."""
         held = [fd for place in self.places for fd in (place.new, place.old) if fd >= 0]
         self.places = []
-        threading.Thread(target=lambda: [os.close(fd) for fd in held], name="old mounts").start()
+        threading.Thread(target=_close, args=(held,), name="old mounts").start()
 
     # In the thread: nothing is imported or opened there but what the box's own tree is meant to give.
 
@@ -125,6 +125,11 @@ class Mounts:
                 os.fchdir(root)
                 os.close(there)
             _attach(place.old, root, place.at)
+
+
+def _close(held: list[int]) -> None:
+    for fd in held:
+        os.close(fd)
 
 
 def _attach(mount: int, root: int, at: bytes) -> None:
@@ -191,13 +196,13 @@ class Remount:
         """As Swap.held; what cannot be told counts as held."""
         try:
             mount, device = self._mount(at)
-            own = os.stat(f"/proc/{self._pid}/ns/mnt").st_ino
+            own = Path(f"/proc/{self._pid}/ns/mnt").stat().st_ino
             living = self._freezer.living()
             if living is None:
                 return "its processes cannot be told"
             for pid in living:
                 with suppress(ProcessLookupError, FileNotFoundError):
-                    if os.stat(f"/proc/{pid}/ns/mnt").st_ino != own:
+                    if Path(f"/proc/{pid}/ns/mnt").stat().st_ino != own:
                         return f"process {pid} has mounts of its own"
                     if any(found == mount for found in _mounts_of(pid, device)):
                         return f"process {pid} uses it"
@@ -207,15 +212,13 @@ class Remount:
 
     def stage(self, stacks: Mapping[PurePosixPath, Stack]) -> Mounts:
         """As Swap.stage."""
+        held = [f"{at}: {why}" for at in stacks if (why := self.held(at))]
+        if held:
+            raise SwapError(held[0])
         made = Mounts(pid=self._pid)
         try:
             for at, stack in stacks.items():
-                if held := self.held(at):
-                    raise SwapError(f"{at}: {held}")
                 made.places.append(_Place(at=os.fsencode(at)[1:], new=mount_overlay(stack)))
-        except SwapError:
-            made.close()
-            raise
         except OSError as error:
             made.close()
             raise SwapError(f"no overlay can be mounted: {error.strerror}") from error

@@ -31,7 +31,8 @@ Payload: TypeAlias = "str | list[list[Any]] | Frozen | None"
 
 class Row(NamedTuple):
     """One path of a layer. `payload`: of a file its content, of a link its text. `attributes`: the
-    user namespace's and ACLs, values in hex. Rows of one inode with several links are one file.
+    user namespace's and ACLs, values in hex; those of files in frozen layers lie there. Rows of one
+    inode with several links are one file.
     """
 
     inode: int

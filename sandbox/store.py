@@ -210,6 +210,12 @@ class Store:
             self._forget_unwritten()
             raise
 
+    def drop(self) -> None:
+        """Forget what `add` gathered and nothing was written of yet; what is written stays."""
+        if self._filled:
+            self._filled = 0
+            self._forget_unwritten()
+
     def _forget_unwritten(self) -> None:
         """What could not be written (a full disk) is no part of the store; the file ends before it."""
         self._contents = {name: place for name, place in self._contents.items() if place[0] < self._written}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sandbox.apply import Applied, AppliedReport, Applies, Part, Recovered
 from sandbox.bases import Bases
-from sandbox.changes import Change, Pair, classify, listed_pairs, overlay_pairs
+from sandbox.changes import Change, Pair, classify, listed_pairs, other_attributes, overlay_pairs
 from sandbox.compare import Began
 from sandbox.diff import PATCH_BYTES, FileDiff, Sides, with_renames
 from sandbox.errors import StoreError, WorkspaceError
@@ -21,7 +21,7 @@ from sandbox.gitdir import is_git_dir
 from sandbox.gitrefs import RefMove, ref_moves
 from sandbox.held import HeldBack
 from sandbox.keeper import Keeper, KeptTree
-from sandbox.layers import Layer
+from sandbox.layers import REMADE, Layer
 from sandbox.manifest import Drifted, Manifest
 from sandbox.places import Places
 from sandbox.plan import ApplyConflictError, Plan, PlanError, Selection, leaves, make_plan
@@ -121,7 +121,24 @@ class Views:
                     if not entry.stamp.same(manifest.stamp(entry.path)):
                         touched.add(entry.path)
                 touched |= set(manifest.beneath(directory)) - there
-        return touched
+        return self.without_remade(layer, touched)
+
+    def without_remade(self, layer: Layer, touched: Iterable[bytes]) -> set[bytes]:
+        """Without the paths of a whole copy that only a restore made again, as they were at first."""
+        if not (self._places.path(layer) / REMADE).exists():
+            return set(touched)
+        with self._errors(), ExitStack() as stack:
+            manifest = stack.enter_context(closing(Manifest(self._places.path(layer) / "copy.manifest")))
+            copy = self._layer(layer, stack)
+            assert layer.host is not None
+            host = stack.enter_context(closing(KeptTree(layer.host, self._keeper)))
+            return {
+                path
+                for path in touched
+                if (now := copy.stat(path)) is None
+                or not now.stamp.alike(manifest.stamp(path))
+                or (now.is_file and host.stat(path) is not None and other_attributes(copy, host, path))
+            }
 
     def diffs(self, layer: Layer, changes: Sequence[Change]) -> Generator[FileDiff, None, None]:
         """The changes of one root with their texts, renames found."""

@@ -69,17 +69,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="none",
         help="which tests marked slow run (all, where -m names markers)",
     )
+    parser.addoption("--runtime", default="", help="the OCI runtime of the contract's boxes (runsc ...)")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A third of the slow tests is the sample, always the same, told by their names."""
+    """A third of the slow tests is the sample, always the same, told by their names; none of `torture`."""
     choice = config.getoption("--slow")
     if choice == "all" or "slow" in config.getoption("markexpr"):
         return
     left_out = [
         item
         for item in items
-        if item.get_closest_marker("slow") and (choice == "none" or zlib.crc32(item.nodeid.encode()) % 3)
+        if item.get_closest_marker("slow")
+        and (choice == "none" or item.get_closest_marker("torture") or zlib.crc32(item.nodeid.encode()) % 3)
     ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)

@@ -20,6 +20,9 @@ COMMANDS = {
     "rewind": "runner.cli.rewind",
     "checkpoints": "runner.cli.checkpoints",
     "show": "runner.cli.show",
+    "fork": "runner.cli.fork",
+    "compare": "runner.cli.compare",
+    "keep": "runner.cli.keep",
     "sessions": "runner.cli.sessions",
     "shell": "runner.cli.shell",
     "doctor": "runner.cli.doctor",
@@ -28,6 +31,8 @@ COMMANDS = {
     "gc": "runner.cli.gc",
     "du": "runner.cli.du",
     "fsck": "runner.cli.fsck",
+    "policy": "runner.cli.policy",
+    "trust": "runner.cli.trust",
 }
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130

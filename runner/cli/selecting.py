@@ -19,14 +19,16 @@ def open_store() -> Store:
     return Store(state_home(os.environ))
 
 
-def split_session(words: list[str]) -> tuple[str | None, tuple[str, ...]]:
-    """A first word that begins a session's id is the session; the rest are paths."""
+def split_session(words: list[str], *, points: bool = False) -> tuple[str | None, tuple[str, ...]]:
+    """A first word that begins a session's id is the session; the rest are paths (`points`: or checkpoints, which a
+    word may be that begins no session).
+    """
     if not words or not _PREFIX.fullmatch(words[0]):
         return None, tuple(words)
     try:
         return open_store().find(words[0]).session, tuple(words[1:])
     except SessionNotFoundError:
-        if os.path.lexists(Path(words[0])):
+        if points or os.path.lexists(Path(words[0])):
             return None, tuple(words)
         raise
 

@@ -2,98 +2,158 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import PurePosixPath
+from types import MappingProxyType
+from typing import Any
 
-from runner.effects import Decision, Effect, Mode, Place, ReadPath, RunCommand, Source, Verdict, WritePath
+from runner.effects import (
+    AskUser,
+    Decision,
+    Effect,
+    Mode,
+    Place,
+    ReadPath,
+    RuleSource,
+    RunCommand,
+    Source,
+    Verdict,
+    WritePath,
+)
+from runner.errors import UsageError
 from runner.journal import digest
-from runner.policy import shell
-from runner.policy.modes import NOT_ASKED, by_mode
-from runner.policy.rules import Kind, Rule, parse_rule, split_rules
+from runner.policy.allowing import Allowing
+from runner.policy.commands import named
+from runner.policy.index import RuleIndex
+from runner.policy.modes import NOT_ASKED, by_mode, floor
+from runner.policy.places import absolute, critical, protected
+from runner.policy.rules import Rule, parse_rule, split_rules
+from runner.policy.runs import readings
+
+NOTHING_SENT: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """Frozen. Rules are read deny → ask → allow, the first list with a match decides; then the mode.
-    Adding a deny or ask rule never loosens a verdict.
+    """Frozen. Rules are read deny → ask → allow, the first list with a match decides; then the mode. The order of
+    the rules means nothing. Adding a deny or ask rule never loosens a verdict. `modes`: those that locks leave;
+    `locks`: the names of the locks in force, for the digest and for whoever asks.
     """
 
     mode: Mode = Mode.DEFAULT
-    deny: tuple[Rule, ...] = ()
-    ask: tuple[Rule, ...] = ()
-    allow: tuple[Rule, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    modes: frozenset[Mode] = frozenset(Mode)
+    locks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a mode that is locked."""
+        if self.mode not in self.modes:
+            raise UsageError(f"permission mode {self.mode.value} is locked by a managed policy")
 
     @cached_property
     def digest(self) -> str:
-        """What PolicyLoaded and a SessionSpec name: the digest of mode and rules."""
-        rules = [[r.decision.name, r.source.value, r.text] for r in (*self.deny, *self.ask, *self.allow)]
-        return digest({"mode": self.mode.value, "rules": rules})
+        """What PolicyLoaded and a SessionSpec name: the digest of mode, rules and locks; their order does not count."""
+        rules = sorted([r.decision.name, r.source.layer.value, r.text] for r in self.rules)
+        locked = {"modes": sorted(m.value for m in self.modes), "locks": sorted(self.locks)}
+        return digest({"mode": self.mode.value, "rules": rules} | (locked if self.locks else {}))
 
     @property
     def sources(self) -> tuple[str, ...]:
         """The sources that gave a rule, each once."""
-        return tuple(dict.fromkeys(r.source.value for r in (*self.deny, *self.ask, *self.allow)))
+        return tuple(dict.fromkeys(r.source.layer.value for r in self.rules))
 
     def with_mode(self, mode: Mode) -> Policy:
-        """The same rules in another mode."""
-        return replace(self, mode=mode)
+        """The same rules in another mode. Raises UsageError for a mode that is locked."""
+        changed = replace(self, mode=mode)
+        changed.__dict__["_indexes"] = self._indexes  # of the same rules: not built again
+        return changed
+
+    def of(self, decision: Decision) -> tuple[Rule, ...]:
+        """The rules of one decision."""
+        return tuple(rule for rule in self.rules if rule.decision is decision)
+
+    @cached_property
+    def _indexes(self) -> dict[Decision, RuleIndex]:
+        return {decision: RuleIndex(self.of(decision)) for decision in Decision}
 
     def hides(self, tool: str) -> bool:
         """Whether a bare deny rule takes the tool out of the model's list."""
-        return any(rule.pattern is None and rule.names(tool) for rule in self.deny)
+        return bool(self._indexes[Decision.DENY].bare(tool))
 
-    def expand(self, effects: tuple[Effect, ...]) -> tuple[Effect, ...]:
-        """The effects, and beside a read-only command a ReadPath for each file that it names, so that
+    def expand(self, effects: tuple[Effect, ...], place: Place) -> tuple[Effect, ...]:
+        """The effects, and beside a command a ReadPath or WritePath for each file that it is known to touch, so that
         the gate resolves those too. Where everything is allowed anyway nothing is added.
         """
-        if self.mode is Mode.BYPASS and not self._path_rules:
+        if self.mode is Mode.BYPASS and not any(self._indexes[d].paths for d in (Decision.DENY, Decision.ASK)):
             return effects
-        added: list[Effect] = []
+        added: dict[Effect, None] = {}
         for effect in effects:
             if isinstance(effect, RunCommand):
-                added += [ReadPath(path=path) for path in shell.reads(effect.command, effect.cwd) or ()]
+                for name in named(effect.command):
+                    kind = WritePath if name.writes else ReadPath
+                    for path in absolute(name.path, effect.cwd, place.home, name.moves):
+                        added[kind(path=path)] = None
         return (*effects, *added)
 
-    @cached_property
-    def _path_rules(self) -> bool:
-        return any(rule.kind is Kind.READ for rule in (*self.deny, *self.ask))
-
-    def judge(self, effects: tuple[Effect, ...], *, tool: str, place: Place) -> Verdict:
-        """One verdict for a call: that of its strictest effect. Pure; `effects` are resolved."""
-        if not effects:
-            return self._judge(tool, None, place, None)
-        allowed = next(
-            (rule for e in effects if isinstance(e, RunCommand) for rule in self.allow if rule.matches(tool, e, place)),
-            None,
+    def judge(
+        self, effects: tuple[Effect, ...], *, tool: str, place: Place, sent: Mapping[str, Any] = NOTHING_SENT
+    ) -> Verdict:
+        """One verdict for a call: that of its strictest effect. Pure; `effects` are expanded and resolved, `sent` is
+        the input of the call.
+        """
+        denied = self._indexes[Decision.DENY].fires(tool, effects, place, sent)
+        asked = self._indexes[Decision.ASK].fires(tool, effects, place, sent)
+        allowing = Allowing(
+            index=self._indexes[Decision.ALLOW], mode=self.mode, tool=tool, place=place, effects=effects
         )
-        return max((self._judge(tool, effect, place, allowed) for effect in effects), key=lambda v: v.decision)
+        verdict = self._without_rules(effects, allowing, place)
+        matches = sorted((*denied, *asked, *allowing.used), key=lambda rule: rule.order)
+        if denied:
+            verdict = _by_rule(matches[0])
+        elif asked and verdict.decision is not Decision.DENY:
+            verdict = NOT_ASKED if self.mode is Mode.DONT_ASK else _by_rule(matches[0])
+        return replace(verdict, matches=tuple(rule.match for rule in matches))
 
-    def _judge(self, tool: str, effect: Effect | None, place: Place, allowed: Rule | None) -> Verdict:
-        """`allowed`: the rule that allows the command itself, and so the files that it names."""
-        for rule in self.deny:
-            if rule.matches(tool, effect, place):
-                return _by_rule(rule)
-        without_ask = self._without_ask(tool, effect, place, allowed)
-        for rule in self.ask if without_ask.decision is not Decision.DENY else ():
-            if rule.matches(tool, effect, place):
-                return NOT_ASKED if self.mode is Mode.DONT_ASK else _by_rule(rule)
-        return without_ask
+    def _without_rules(self, effects: tuple[Effect, ...], allowing: Allowing, place: Place) -> Verdict:
+        """What allow rules and the mode say, and what neither can lift."""
+        command = any(isinstance(effect, RunCommand) for effect in effects)
+        verdicts: list[Verdict] = []
+        for effect in effects or (None,):
+            if command and isinstance(effect, ReadPath | WritePath):
+                pass  # what a command touches is looked at with it
+            elif isinstance(effect, RunCommand) and self.mode is not Mode.BYPASS:
+                verdicts.append(allowing.command(effect))
+            elif not isinstance(effect, AskUser) and (rule := allowing.rule(effect)) is not None:
+                verdicts.append(_by_rule(rule))
+            else:
+                verdicts.append(by_mode(self.mode, effect, place))
+            if effect is not None and (kept := self._kept(effect, place)) is not None:
+                verdicts.append(kept)
+        return max(verdicts, key=lambda found: (found.decision, not found.classify))
 
-    def _without_ask(self, tool: str, effect: Effect | None, place: Place, allowed: Rule | None) -> Verdict:
-        if self.mode is Mode.PLAN and isinstance(effect, WritePath):
-            return by_mode(self.mode, effect, place)
-        if allowed is not None and isinstance(effect, ReadPath | WritePath):
-            return _by_rule(allowed)
-        for rule in self.allow:
-            if rule.matches(tool, effect, place):
-                return _by_rule(rule)
-        return by_mode(self.mode, effect, place)
+    def _kept(self, effect: Effect, place: Place) -> Verdict | None:
+        """The floor under a verdict: protected paths and critical removals."""
+        if isinstance(effect, WritePath) and protected(effect):
+            return floor(self.mode, effect, f"{effect.path} is what programs obey", bypassed=True)
+        if isinstance(effect, RunCommand) and "rm" in effect.command.replace("\\", ""):
+            word = critical(readings(effect.command).simples, effect.cwd, place)
+            if word:
+                return floor(self.mode, effect, f"it would remove {word}", bypassed=False)
+        return None
 
 
 def _by_rule(rule: Rule) -> Verdict:
     word = {Decision.ALLOW: "allowed", Decision.ASK: "to be asked", Decision.DENY: "denied"}[rule.decision]
-    return Verdict(decision=rule.decision, source=rule.source, rule=rule.text, reason=f"{word} by rule {rule.text}")
+    return Verdict(
+        decision=rule.decision,
+        source=rule.source.layer,
+        rule=rule.text,
+        file=rule.source.file,
+        line=rule.source.line,
+        reason=f"{word} by rule {rule.text}",
+    )
 
 
 def build_policy(
@@ -104,17 +164,15 @@ def build_policy(
     deny: Iterable[str] = (),
     place: Place,
     source: Source = Source.COMMAND_LINE,
+    anchor: PurePosixPath | None = None,
 ) -> Policy:
     """A policy from the rules of one source as flags give them (`--allowedTools "Bash(git log:*) Edit"`).
     Raises UsageError for the first rule that is wrong.
     """
 
     def rules(texts: Iterable[str], decision: Decision) -> tuple[Rule, ...]:
-        return tuple(parse_rule(text, decision, source, place) for text in split_rules(texts))
+        origin = RuleSource(layer=source)
+        return tuple(parse_rule(text, decision, origin, place, anchor=anchor) for text in split_rules(texts))
 
-    return Policy(
-        mode=mode,
-        deny=rules(deny, Decision.DENY),
-        ask=rules(ask, Decision.ASK),
-        allow=rules(allow, Decision.ALLOW),
-    )
+    found = (*rules(deny, Decision.DENY), *rules(ask, Decision.ASK), *rules(allow, Decision.ALLOW))
+    return Policy(mode=mode, rules=found)

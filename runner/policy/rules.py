@@ -1,5 +1,6 @@
-"""Rules: `Tool`, `Tool(*)`, `Tool(specifier)` (reference: Claude Code's permission rules), parsed
-and made ready to match. What several rules together mean is decided in `runner.policy.policy`.
+"""Rules: `Tool`, `Tool(*)`, `Tool(specifier)` (reference: Claude Code's permission rules), parsed and made ready
+to match. Which of many rules speak of a call is found in `runner.policy.index`; what several together mean is
+decided in `runner.policy.policy`.
 """
 
 from __future__ import annotations
@@ -10,26 +11,45 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
+from typing import Any
 
-from runner.effects import (
-    ConnectHost,
-    Decision,
-    Effect,
-    Place,
-    ReadPath,
-    RunCommand,
-    Source,
-    WritePath,
-)
+from runner.effects import Decision, Match, Place, RuleSource, Source
 from runner.errors import UsageError
-from runner.policy import shell
-from runner.policy.patterns import command_pattern, host_pattern, normal, path_pattern
+from runner.policy.patterns import CommandPattern, HostPattern, PathPattern, command_pattern, host_pattern, path_pattern
 
 _FORM = re.compile(r"(?P<tool>[A-Za-z*][\w*-]*)(?:\((?P<specifier>.*)\))?", re.DOTALL)
-_OLD_NAMES = {"Task": "Agent", "KillShell": "TaskStop", "KillBash": "TaskStop"}
-_READERS = frozenset({"Read", "Grep", "Glob", "LSP"})
-_EDITORS = frozenset({"Edit", "Write", "MultiEdit", "NotebookEdit"})
-_SHELLS = frozenset({"Bash", "Monitor"})
+_OLD_NAMES = {
+    "Task": "Agent",
+    "KillShell": "TaskStop",
+    "KillBash": "TaskStop",
+    "ListPeers": "ListAgents",
+    "Brief": "SendUserMessage",
+    "ListMcpResources": "ListMcpResourcesTool",
+    "ReadMcpResource": "ReadMcpResourceTool",
+    "ReadMcpResourceDir": "ReadMcpResourceDirTool",
+}
+READERS = frozenset({"Read", "Grep", "Glob", "LSP"})
+EDITORS = frozenset({"Edit", "Write", "MultiEdit", "NotebookEdit"})
+SHELLS = frozenset({"Bash", "Monitor"})
+# The field of the input that a rule for these tools names, and the one behind it.
+NAMED = {"Agent": ("subagent_type", ""), "Skill": ("skill", "args")}
+# Fields that `Tool(field:value)` may name; of an MCP server's tool every field.
+_FIELDS = {
+    "Bash": "description timeout run_in_background dangerouslyDisableSandbox",
+    "Monitor": "description timeout_ms persistent",
+    "Read": "offset limit pages allow_large",
+    "Edit": "old_string new_string replace_all",
+    "Write": "content",
+    "NotebookEdit": "new_source cell_id cell_type edit_mode",
+    "Grep": "pattern glob type output_mode multiline head_limit",
+    "Glob": "pattern",
+    "WebFetch": "prompt offset",
+    "WebSearch": "query",
+    "Agent": "description prompt model effort run_in_background name team_name mode isolation",
+    "Skill": "args",
+    "TaskStop": "task_id",
+}
+_LAYERS = tuple(Source)
 
 
 class Kind(StrEnum):
@@ -40,19 +60,22 @@ class Kind(StrEnum):
     READ = "read"
     EDIT = "edit"
     DOMAIN = "domain"
+    FIELD = "field"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One rule of one source. `tool` may be a glob for deny and ask. `pattern` None: every use."""
+    """One rule of one source. `tool` may be a glob for deny and ask. `pattern` None: every use; `name`: the field of
+    the input that a rule of kind FIELD compares.
+    """
 
     text: str
     decision: Decision
-    source: Source
+    source: RuleSource
     tool: str
     kind: Kind
-    pattern: re.Pattern[str] | None = field(default=None, compare=False)
-    wildcard: bool = False
+    pattern: CommandPattern | PathPattern | HostPattern | None = field(default=None, compare=False)
+    name: str = ""
 
     def names(self, tool: str) -> bool:
         """Whether a bare rule speaks of this tool. `mcp__server` speaks of all tools of that server."""
@@ -60,74 +83,42 @@ class Rule:
             return fnmatch.fnmatchcase(tool, self.tool)
         return tool == self.tool or (self.tool.count("__") == 1 and tool.startswith(self.tool + "__"))
 
-    def matches(self, tool: str, effect: Effect | None, place: Place) -> bool:
-        """Whether the rule speaks of this effect of a call of `tool`: for deny and ask in the widest
-        reading, for allow in the narrowest.
-        """
-        if self.pattern is None:
-            return self.names(tool)
-        if self.decision is Decision.ALLOW:
-            return self._covers(tool, effect)
-        return self._fires(tool, effect, place)
+    @property
+    def match(self) -> Match:
+        """What a verdict says of it."""
+        return Match(rule=self.text, decision=self.decision, source=self.source)
 
-    def _covers(self, tool: str, effect: Effect | None) -> bool:
-        assert self.pattern is not None
-        match effect:
-            case RunCommand(command=command) if self.kind is Kind.COMMAND:
-                simple = shell.plain(command)
-                if simple is None or (self.wildcard and shell.runs_others(simple)):
-                    return False
-                return self.pattern.match(simple.text) is not None or self.pattern.match(command.strip()) is not None
-            case ReadPath() if self.kind in (Kind.READ, Kind.EDIT):
-                return self._speaks_of(tool, _READERS | _EDITORS) and self._all_match(effect)
-            case WritePath() if self.kind is Kind.EDIT:
-                return self._speaks_of(tool, _EDITORS) and self._all_match(effect)
-            case ConnectHost(host=host) if self.kind is Kind.DOMAIN:
-                return tool == self.tool and self.pattern.match(host.lower().rstrip(".")) is not None
-            case _:
-                return False
-
-    def _fires(self, tool: str, effect: Effect | None, place: Place) -> bool:
-        assert self.pattern is not None
-        match effect:
-            case RunCommand(command=command, cwd=cwd):
-                return self._fires_on_command(command, cwd, place)
-            case ReadPath() if self.kind is Kind.READ:
-                return self._speaks_of(tool, _READERS | _EDITORS | _SHELLS) and self._any_matches(effect)
-            case WritePath() if self.kind is Kind.EDIT:
-                return self._speaks_of(tool, _EDITORS | _SHELLS) and self._any_matches(effect)
-            case WritePath() if self.kind is Kind.READ and self.tool == "Read":
-                return tool != "NotebookEdit" and self._any_matches(effect)
-            case ConnectHost(host=host) if self.kind is Kind.DOMAIN:
-                return self.pattern.match(host.lower().rstrip(".")) is not None
-            case _:
-                return False
-
-    def _fires_on_command(self, command: str, cwd: PurePosixPath, place: Place) -> bool:
-        assert self.pattern is not None
-        if self.kind is Kind.COMMAND:
-            return any(self.pattern.match(text) for text in shell.fragments(command))
-        if self.kind is Kind.READ or (self.kind is Kind.EDIT and shell.reads(command, cwd) is None):
-            paths = (place.home / word[2:] if word.startswith("~/") else cwd / word for word in shell.words(command))
-            return any(self.pattern.match(normal(path)) for path in paths)
-        return False
-
-    def _speaks_of(self, tool: str, family: frozenset[str]) -> bool:
-        return tool in family if self.tool in ("Read", "Edit") else tool == self.tool
-
-    def _all_match(self, effect: ReadPath | WritePath) -> bool:
-        assert self.pattern is not None
-        return all(self.pattern.match(normal(path or effect.path)) for path in (effect.link, effect.target))
-
-    def _any_matches(self, effect: ReadPath | WritePath) -> bool:
-        assert self.pattern is not None
-        paths = (effect.path, effect.link, effect.target)
-        return any(self.pattern.match(normal(path)) for path in paths if path is not None)
+    @property
+    def order(self) -> tuple[int, int, str, int, str]:
+        """The strictest first, then the highest source; nothing depends on the order in which rules came."""
+        source = self.source
+        return -self.decision, _LAYERS.index(source.layer), source.file, source.line, self.text
 
 
-def parse_rule(text: str, decision: Decision, source: Source, place: Place) -> Rule:
-    """Raises UsageError for what is no rule, or no rule of this decision: a rule that would silently
-    do nothing is worse than none.
+def rule_or_strictest(
+    text: str, decision: Decision, source: RuleSource, place: Place, *, anchor: PurePosixPath | None = None
+) -> tuple[Rule | None, str]:
+    """The rule and ""; of what is no rule, as strict a one as it can be, and what is wrong with it. An allow rule
+    that makes no sense allows nothing (None); a deny or ask rule speaks of the whole tool that it begins with,
+    and of every tool where it names none.
+    """
+    try:
+        return parse_rule(text, decision, source, place, anchor=anchor), ""
+    except UsageError as error:
+        if decision is Decision.ALLOW:
+            return None, str(error)
+        named = re.match(r"\s*([A-Za-z][\w-]*)", text)
+        tool = named[1] if named else "*"
+        kept = Rule(text=text.strip(), decision=decision, source=source, tool=_OLD_NAMES.get(tool, tool), kind=Kind.USE)
+        return kept, str(error)
+
+
+def parse_rule(
+    text: str, decision: Decision, source: RuleSource, place: Place, *, anchor: PurePosixPath | None = None
+) -> Rule:
+    """`anchor`: the directory that `/path` in a path rule starts at (of a project file the project's root, of the
+    user's `~/.claude`; None: cwd). Raises UsageError for what is no rule, or no rule of this decision: a rule
+    that would silently do nothing is worse than none.
     """
     text = text.strip()
     form = _FORM.fullmatch(text)
@@ -141,29 +132,39 @@ def parse_rule(text: str, decision: Decision, source: Source, place: Place) -> R
             raise UsageError(f"permission rule {text!r}: a tool with `*` takes no specifier")
     if specifier is not None and not specifier.strip():
         raise UsageError(f"permission rule {text!r}: the specifier is empty")
-    kind, pattern = Kind.USE, None
-    if specifier is not None and specifier.strip() != "*":
-        kind, pattern = _specified(text, tool, specifier, decision, place)
-    return Rule(
-        text=text,
-        decision=decision,
-        source=source,
-        tool=tool,
-        kind=kind,
-        pattern=pattern,
-        wildcard=specifier is not None and "*" in specifier,
-    )
+    if specifier is None or specifier.strip() == "*":
+        return Rule(text=text, decision=decision, source=source, tool=tool, kind=Kind.USE)
+    made = {"text": text, "decision": decision, "source": source, "tool": tool}
+    return _specified(made, specifier.strip(), place, anchor)
 
 
-def _specified(text: str, tool: str, specifier: str, decision: Decision, place: Place) -> tuple[Kind, re.Pattern[str]]:
-    if tool in _SHELLS:
-        return Kind.COMMAND, command_pattern(specifier)
-    if tool in _READERS or tool in _EDITORS:
-        kind = Kind.READ if tool in _READERS else Kind.EDIT
-        return kind, path_pattern(specifier.strip(), place, anywhere=decision is not Decision.ALLOW)
-    if tool == "WebFetch" and specifier.strip().startswith("domain:"):
-        return Kind.DOMAIN, host_pattern(specifier.strip().removeprefix("domain:"))
+def _specified(made: dict[str, Any], specifier: str, place: Place, anchor: PurePosixPath | None) -> Rule:
+    text, tool, allows = made["text"], made["tool"], made["decision"] is Decision.ALLOW
+    if field_value := _field(tool, specifier):
+        if allows:
+            raise UsageError(f"permission rule {text!r}: a field of the input can be denied or asked for, not allowed")
+        name, value = field_value
+        return Rule(**made, kind=Kind.FIELD, name=name, pattern=CommandPattern(tuple(value.split("*")), boundary=False))
+    if tool in SHELLS:
+        return Rule(**made, kind=Kind.COMMAND, pattern=command_pattern(specifier))
+    if tool in READERS or tool in EDITORS:
+        kind = Kind.READ if tool in READERS else Kind.EDIT
+        return Rule(**made, kind=kind, pattern=path_pattern(specifier, place, anywhere=not allows, anchor=anchor))
+    if tool == "WebFetch" and specifier.startswith("domain:"):
+        return Rule(**made, kind=Kind.DOMAIN, pattern=host_pattern(specifier.removeprefix("domain:")))
+    if tool in NAMED:
+        return Rule(**made, kind=Kind.FIELD, name=NAMED[tool][0], pattern=command_pattern(specifier))
     raise UsageError(f"permission rule {text!r}: {tool} takes no such specifier")
+
+
+def _field(tool: str, specifier: str) -> tuple[str, str] | None:
+    """`name:value`, where the tool has such a field."""
+    found = re.fullmatch(r"(\w+)\s*:\s*(.*)", specifier, re.DOTALL)
+    if found is None or not found[2]:
+        return None
+    if tool.startswith("mcp__") or found[1] in _FIELDS.get(tool, "").split():
+        return found[1], found[2].strip()
+    return None
 
 
 def split_rules(texts: Iterable[str]) -> tuple[str, ...]:

@@ -103,6 +103,10 @@ class Access(Protocol):
         """Undo, redo or rewind: a Journey as JSON; the report. Raises UsageError."""
         ...
 
+    async def fork(self, request: dict[str, Any]) -> dict[str, Any]:
+        """New sessions from one point of this one: `at` and `count`; the report. Raises UsageError."""
+        ...
+
     def show(self, checkpoint: str, path: str) -> AsyncIterator[bytes]:
         """A file as it was at a checkpoint, in pieces."""
         ...

@@ -125,6 +125,11 @@ class Client:
         report: dict[str, Any] = await self._ask("travel", journey)
         return report
 
+    async def fork(self, request: dict[str, Any]) -> dict[str, Any]:
+        """See Access."""
+        report: dict[str, Any] = await self._ask("fork", request)
+        return report
+
     async def show(self, checkpoint: str, path: str) -> AsyncIterator[bytes]:
         """See Access."""
         arguments = {"checkpoint": checkpoint, "path": path}

@@ -14,6 +14,7 @@ from runner.errors import UsageError
 from runner.events import Applied, Recorded
 from runner.sessions.access import Selection
 from runner.sessions.branches import Carry, make_branch
+from runner.sessions.forking import Forker, Request
 from runner.sessions.travel import Journey, Travel
 from sandbox.compare import NOW
 from sandbox.diff import FileDiff, format_stat
@@ -42,7 +43,9 @@ class Desk:
         carry: Carry | None = None,
         session: str = "",
         travel: Travel,
+        forker: Forker | None = None,
     ) -> None:
+        self._forker = forker
         self._workspace = workspace
         self._record = record
         self._run = run
@@ -53,7 +56,7 @@ class Desk:
 
     async def changes(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         """See Access."""
-        return [item.to_json() async for item in self._diffs(paths, points)]
+        return [item.to_json() | {"digest": _digest(item)} async for item in self._diffs(paths, points)]
 
     async def diff(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         """See Access."""
@@ -148,6 +151,12 @@ class Desk:
         """See Access."""
         return await self._travel.go(Journey.from_json(journey))
 
+    async def fork(self, request: dict[str, Any]) -> dict[str, Any]:
+        """See Access."""
+        if self._forker is None:
+            raise UsageError("this session cannot be forked from here")
+        return await self._forker.fork(await self._workspace(), Request.from_json(request))
+
     async def show(self, checkpoint: str, path: str) -> AsyncIterator[bytes]:
         """See Access."""
         workspace = await self._workspace()
@@ -170,6 +179,19 @@ class Desk:
 
 
 _REMARKS = ("held_back", "dropped", "pointed_out", "merged", "kept", "conflicts")
+
+
+def _digest(item: FileDiff) -> str:
+    """Of what a changed path is in the box, mode and content, for comparing sessions; "" where it is not there, and
+    "?" where it was too large to be read.
+    """
+    change, new = item.change, item.sides[1]
+    if change.new is None:
+        return ""
+    if new is not None and new.content is None:
+        return "?"
+    head = f"{change.new.mode:o} {change.new.device if change.special else 0}\n".encode()
+    return sha256(head + (new.content or b"" if new is not None else b"")).hexdigest()
 
 
 def _chosen(workspace: Workspace, selection: Selection) -> Chosen:

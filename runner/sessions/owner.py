@@ -163,8 +163,8 @@ class _Connection:
                 return None
             case "checkpoints":
                 return await self._access.checkpoints()
-            case "travel":
-                return await self._access.travel(arguments)
+            case "travel" | "fork":
+                return await (self._access.travel if name == "travel" else self._access.fork)(arguments)
             case "show":
                 async for data in self._access.show(str(arguments["checkpoint"]), str(arguments["path"])):
                     await self._send_data(number, data)

@@ -13,7 +13,7 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +22,7 @@ from runner.errors import JournalError, SessionBusyError, SessionNotFoundError, 
 from runner.spec import SessionSpec
 
 TITLE_LENGTH = 200
+ORIGIN_VERSION = 1
 _HEAD_BYTES = 256 << 10
 _LOCK_TRIES = 6
 _LOCK_PAUSE = 0.03
@@ -48,6 +49,19 @@ class Stored:
     def journal(self) -> Path:
         """The journal's file; it may not exist yet."""
         return self.directory / "journal.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a fork came from: a session, and the checkpoint of its that the files were at."""
+
+    session: str
+    checkpoint: str
+    at: float
+
+    def write(self, directory: Path) -> None:
+        """Into a session's directory."""
+        write_json(directory / "origin.json", {"version": ORIGIN_VERSION, **asdict(self)})
 
 
 def state_home(environ: Mapping[str, str]) -> Path:
@@ -172,11 +186,21 @@ class Store:
         self.prepare()
         directory = self.directory(spec.session)
         directory.mkdir(mode=0o700, exist_ok=True)
-        beside = directory / ".spec.json.new"
-        beside.write_text(json.dumps(spec.to_json(), indent=1) + "\n", encoding="ascii")
-        beside.chmod(0o600)
-        beside.replace(directory / "spec.json")
+        write_json(directory / "spec.json", spec.to_json())
         return self.load(spec.session)
+
+    def origin(self, stored: Stored) -> Origin | None:
+        """Of a fork, where it came from; None for a session that is none. Raises JournalError."""
+        file = stored.directory / "origin.json"
+        try:
+            body = json.loads(file.read_bytes())
+            if body.pop("version") != ORIGIN_VERSION:
+                raise JournalError(f"{file} is of a version that is not known")
+            return Origin(**body)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise JournalError(f"{file}: {error}") from error
 
     def load(self, session: str) -> Stored:
         """Raises SessionNotFoundError, and JournalError for a spec that cannot be read."""
@@ -231,17 +255,23 @@ class Store:
         return self.load(matches[0])
 
     def latest(self, cwd: Path) -> Stored:
-        """The newest session of this directory, else of a root that holds it. Raises SessionNotFoundError."""
+        """The newest session of this directory, else of a root that holds it; one whose model never answered (the
+        start failed) only where there is no other. Raises SessionNotFoundError.
+        """
         here = str(cwd)
+        empty: Stored | None = None
         above: Stored | None = None
         for stored in self:
             if stored.spec.cwd == here:
-                return stored
-            if above is None and any(_holds(root.host, here) for root in stored.spec.roots):
+                if _answered(stored.journal) or self.lock(stored.session).held():
+                    return stored
+                empty = empty or stored
+            elif above is None and any(_holds(root.host, here) for root in stored.spec.roots):
                 above = stored
-        if above is None:
+        found = empty or above
+        if found is None:
             raise SessionNotFoundError(f"no session was started in {cwd} yet")
-        return above
+        return found
 
     def chosen(self, session: str | None, cwd: Path) -> str:
         """As `choose`, the id only: of a session that cannot be read, too."""
@@ -265,6 +295,14 @@ class Store:
         shutil.rmtree(stored.directory, ignore_errors=True)
         if stored.directory.exists():
             raise JournalError(f"{stored.directory} could not be removed whole")
+
+
+def write_json(file: Path, body: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    beside = file.with_name(f".{file.name}.new")
+    beside.write_text(json.dumps(body, indent=1) + "\n", encoding="ascii")
+    beside.chmod(0o600)
+    beside.replace(file)
 
 
 def is_session_id(text: str) -> bool:
@@ -334,6 +372,16 @@ def disk_size(directory: Path) -> int:
 
 def _holds(root: str, path: str) -> bool:
     return path == root or path.startswith(root.rstrip("/") + "/")
+
+
+def _answered(journal: Path) -> bool:
+    """Whether a model ever answered; told from the journal's head, which a long one has no need of."""
+    try:
+        with journal.open("rb") as file:
+            head = file.read(4 * _HEAD_BYTES + 1)
+    except OSError:
+        return False
+    return len(head) > 4 * _HEAD_BYTES or b'"type":"ModelReplied"' in head
 
 
 def _unfinished(journal: Path) -> bool:

@@ -15,9 +15,11 @@ from runner.effects import (
     ConnectHost,
     Decision,
     Effect,
+    Match,
     Mode,
     Place,
     ReadPath,
+    RuleSource,
     RunCommand,
     Source,
     StopTask,
@@ -26,7 +28,6 @@ from runner.effects import (
     WritePath,
 )
 from runner.errors import UsageError
-from runner.policy import shell
 from runner.policy.patterns import command_pattern, path_pattern
 from runner.policy.policy import Policy, build_policy
 
@@ -41,7 +42,7 @@ OUTSIDE = (
 
 def judged(effect: Effect | None, *, tool: str = "Bash", mode: Mode = Mode.DEFAULT, **rules: Any) -> Verdict:
     policy = build_policy(mode=mode, place=PLACE, **rules)
-    effects = policy.expand(() if effect is None else (effect,))
+    effects = policy.expand(() if effect is None else (effect,), PLACE)
     return policy.judge(effects, tool=tool, place=PLACE)
 
 
@@ -72,7 +73,7 @@ def test_a_rule_allows_what_leaves_the_box(effect: Effect) -> None:
 
 
 def test_bypass_allows_everything_inside() -> None:
-    for effect in (run("rm -rf / ; $(x"), read("/etc/shadow"), write("/etc/x"), StopTask(task="1")):
+    for effect in (run("rm -rf sub ; $(x"), read("/etc/shadow"), write("/etc/x"), StopTask(task="1")):
         assert judged(effect, mode=Mode.BYPASS).decision is Decision.ALLOW
 
 
@@ -83,6 +84,7 @@ def test_a_deny_rule_binds_in_bypass_too() -> None:
         source=Source.COMMAND_LINE,
         rule="Bash(rm *)",
         reason="denied by rule Bash(rm *)",
+        matches=(Match(rule="Bash(rm *)", decision=Decision.DENY, source=RuleSource(layer=Source.COMMAND_LINE)),),
     )
 
 
@@ -137,13 +139,13 @@ def test_plan_mode_holds_against_an_allow_rule_for_edits() -> None:
         ("Bash(make test)", "Bash", run("make test x"), False),
         ("Bash(make *)", "Bash", run("make 'a b'"), True),
         ("Bash(make *)", "Bash", run('make "$(rm x)"'), False),
-        ("Bash(make *)", "Bash", run("make \\\nx"), False),
+        ("Bash(make *)", "Bash", run("make \\\nx"), True),
         ("Bash(make *)", "Bash", run("make >out"), False),
-        ("Bash(make *)", "Bash", run("make &"), False),
+        ("Bash(make *)", "Bash", run("make &"), True),
         ("Bash(make *)", "Bash", run("X=1 make"), False),
         ("Bash(make *)", "Bash", run("make `x`"), False),
-        ("Bash(make *)", "Bash", run("make {a,b}"), False),
-        ("Bash(make *)", "Bash", run("make ; make"), False),
+        ("Bash(make *)", "Bash", run("make {a,b}"), True),
+        ("Bash(make *)", "Bash", run("make ; make"), True),
         ("Bash(make *)", "Bash", run("make\nrm x"), False),
         ("Bash(env *)", "Bash", run("env rm x"), False),
         ("Bash(sh *)", "Bash", run("sh -c x"), False),
@@ -275,7 +277,7 @@ def test_an_allow_rule_names_its_tool(rule: str) -> None:
 
 def test_rules_are_split_outside_parentheses() -> None:
     policy = build_policy(mode=Mode.DEFAULT, place=PLACE, allow=("Bash(git log:*, x) Edit,Read", "Write"))
-    assert [rule.text for rule in policy.allow] == ["Bash(git log:*, x)", "Edit", "Read", "Write"]
+    assert [rule.text for rule in policy.of(Decision.ALLOW)] == ["Bash(git log:*, x)", "Edit", "Read", "Write"]
 
 
 def test_a_bare_deny_takes_the_tool_away() -> None:
@@ -323,43 +325,11 @@ def test_adding_a_deny_or_an_ask_never_loosens(  # noqa: PLR0917 (Hypothesis fil
 ) -> None:
     def decide(ask: list[str], deny: list[str]) -> Decision:
         policy = build_policy(mode=mode, allow=allow, ask=ask, deny=deny, place=PLACE)
-        return policy.judge(policy.expand(tuple(effects)), tool=tool, place=PLACE).decision
+        return policy.judge(policy.expand(tuple(effects), PLACE), tool=tool, place=PLACE).decision
 
     before = decide(ask, deny)
     assert decide(ask, [*deny, more]) >= before
     assert decide([*ask, more], deny) >= before
-
-
-@given(COMMANDS)
-def test_the_shell_readings_never_raise_and_the_whole_text_is_always_among_them(command: str) -> None:
-    shell.parse(command)
-    shell.reads(command, CWD)
-    shell.words(command)
-    whole = command.replace("\\\n", "").strip()
-    assert not whole or whole in shell.fragments(command)
-
-
-@given(COMMANDS)
-def test_what_is_plain_has_no_character_that_means_something_outside_quotes(command: str) -> None:
-    simples = shell.parse(command)
-    if simples is not None:
-        bare = "".join(part for number, part in enumerate(_unquoted(command)) if number % 2 == 0)
-        assert not set("$`\\(){}\n#!") & set(bare.strip())
-
-
-def _unquoted(command: str) -> list[str]:
-    """Outside, inside, outside, …"""
-    parts, quote = [""], ""
-    for char in command:
-        if quote and char == quote:
-            quote = ""
-            parts.append("")
-        elif not quote and char in "'\"":
-            quote = char
-            parts.append("")
-        else:
-            parts[-1] += char
-    return parts
 
 
 @pytest.mark.timeout(20)
@@ -394,7 +364,7 @@ def test_a_command_pattern_means_what_a_plain_glob_means(pattern: str, text: str
     if not wanted or wanted == "*" or wanted.startswith(" ") or "  " in wanted:
         return
     expected = fnmatch.fnmatchcase(text, wanted) or (wanted.endswith(" *") and fnmatch.fnmatchcase(text, wanted[:-2]))
-    found = command_pattern(wanted).match(text) is not None
+    found = command_pattern(wanted).matches(text)
     # White space of any width counts as one space: what the plain glob finds is always found.
     assert found or not expected
     if "  " not in text:
@@ -405,7 +375,7 @@ def test_a_command_pattern_means_what_a_plain_glob_means(pattern: str, text: str
 def test_a_file_name_pattern_means_what_a_plain_glob_means(pattern: str, text: str) -> None:
     if "**" in pattern:
         return
-    found = path_pattern(f"./{pattern}", PLACE, anywhere=False).match(f"/proj/{text}") is not None
+    found = path_pattern(f"./{pattern}", PLACE, anywhere=False).matches(f"/proj/{text}")
     assert found == fnmatch.fnmatchcase(text, pattern)
 
 

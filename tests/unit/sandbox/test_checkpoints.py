@@ -21,7 +21,9 @@ from sandbox.errors import StoreError, WorkspaceError
 from sandbox.keeper import Keeper, KeeperImage
 from sandbox.layers import Layer
 from sandbox.places import Places
+from sandbox.pool import Pool
 from sandbox.spec import Owner, Rung
+from tests.support.whole_tree import tree
 
 SESSION = "4f2a91c0-1111-4222-8333-444455556666"
 
@@ -46,19 +48,19 @@ class Stand:
         self.root, self.home = self.layers / "root" / "upper", self.layers / "home" / "upper"
         self.checkpoints = self.open()
 
-    def places(self) -> Places:
+    def places(self, pool: Pool | None = None, layers: Path | None = None) -> Places:
         def image() -> KeeperImage:
             raise AssertionError
 
         return Places(
-            self.layers,
+            layers or self.layers,
             session=SESSION,
             owner=Owner(uid=os.getuid(), gid=os.getgid()),
             roots=(),
             own=(),
             chown=self.keeper.chown,
             image=image,
-            frozen=lambda name: self.base / "store" / "frozen" / name / "d",
+            frozen=(pool or Pool(self.base / "store" / "frozen")).tree,
         )
 
     def open(self) -> Checkpoints:
@@ -72,30 +74,6 @@ class Stand:
 
     def seen(self) -> dict[str, Any]:
         return {name: tree(self.layers / name / "upper") for name in ("root", "home")}
-
-
-def tree(top: Path) -> dict[bytes, tuple[Any, ...]]:
-    """All that a layer means: everything but inodes, ctimes, and the size and links of directories."""
-    found: dict[bytes, tuple[Any, ...]] = {}
-    inodes: dict[int, bytes] = {}
-    for directory, names, files in os.walk(os.fsencode(top)):
-        for path in sorted([directory, *(directory + b"/" + name for name in (*names, *files))]):
-            seen = os.lstat(path)
-            name = os.path.relpath(path, os.fsencode(top))
-            kind = stat.S_IFMT(seen.st_mode)
-            if kind == stat.S_IFCHR:
-                found[name] = (kind, seen.st_rdev)
-                continue
-            own: Any = b""
-            if kind == stat.S_IFLNK:
-                own = os.readlink(path)  # noqa: PTH115  (bytes)
-            elif kind == stat.S_IFREG:
-                own = (Path(os.fsdecode(path)).read_bytes(), inodes.setdefault(seen.st_ino, name))
-            attributes = {
-                a: os.getxattr(path, a, follow_symlinks=False) for a in os.listxattr(path, follow_symlinks=False)
-            }
-            found[name] = (seen.st_mode, seen.st_uid, seen.st_gid, seen.st_mtime_ns, own, attributes)
-    return found
 
 
 @pytest.fixture

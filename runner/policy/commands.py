@@ -1,0 +1,93 @@
+"""The files that well-known commands touch: which are read by the read-only set, which are edited or removed, and
+which a command names at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from runner.policy.readonly import Spec, is_clear, operands_of, paths_of, prints, reads
+from runner.policy.runs import base, readings, shown
+from runner.policy.shell import parse
+from runner.policy.tree import SAFE_VARIABLES
+from runner.policy.words import Simple, Word, names
+
+# Files that are none: what is written there is gone, or is shown.
+NOWHERE = names("/dev/null /dev/stdin /dev/stdout /dev/stderr")
+_EDITS = names("mkdir touch rm rmdir mv cp sed")
+# Operands of these are written, changed or removed (and some only read), whatever their options.
+WRITERS = _EDITS | names("tee ln install truncate chmod chown unlink shred rsync dd patch")
+
+
+def edits(simple: Simple) -> tuple[str, ...] | None:
+    """The paths that a command of the editing set (mkdir touch rm rmdir mv cp sed) touches; None for any other, and
+    where an option, a glob or a variable makes it unclear.
+    """
+    if not is_clear(simple) or not all(name in SAFE_VARIABLES for name, _ in simple.assigns):
+        return None
+    name, words = simple.words[0].value or "", list(simple.words[1:])
+    if name not in _EDITS or simple.words[0].source != name:
+        return None
+    if name == "sed":
+        scripts = [word for word in words if not (word.value or "").startswith("-")]
+        if not scripts or scripts[0].glob or not prints(scripts[0].value or ""):
+            return None
+        words.remove(scripts[0])
+        spec = Spec(only="nErsi")
+    else:
+        spec = Spec(only={"mkdir": "pv", "touch": "acm", "rm": "rRfvid", "rmdir": "pv"}.get(name, "afnprRuvT"))
+    operands = operands_of(tuple(words), spec)
+    if not operands or any(word.glob for word in operands):
+        return None
+    return paths_of(operands)
+
+
+def written(simple: Simple) -> tuple[str, ...]:
+    """Every operand, as written, of a command that writes files: a loose reading, to look for protected paths."""
+    if not simple.words or base(simple.words[0]) not in WRITERS:
+        return ()
+    words = [word for word in simple.words[1:] if word.value]
+    known = [word.value.partition("=")[2] if word.value.startswith("-") else word.value for word in words if word.value]
+    return tuple(path for path in known if path and len(path) < 4096 and "\0" not in path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """A path as a command names it, and the directories that it may stand in (`moves`, as in Simple)."""
+
+    path: str
+    moves: tuple[Word, ...]
+    writes: bool
+
+
+@lru_cache(maxsize=256)
+def named(command: str) -> tuple[Named, ...]:
+    """Every path that the command is known to read or write: to be resolved before it is judged."""
+    reading = readings(command)
+    found: dict[Named, None] = {}
+    for redirect in reading.redirects:
+        if redirect.word.value and redirect.word.value not in NOWHERE:
+            path = paths_of([redirect.word])[0]
+            found[Named(path=path, moves=redirect.moves, writes=redirect.writes)] = None
+    for simple in parse(command).simples:
+        clear = shown(simple)
+        for path in reads(clear) or ():
+            found[Named(path=path, moves=simple.moves, writes=False)] = None
+        for path in edits(clear) or ():
+            found[Named(path=path, moves=simple.moves, writes=True)] = None
+    for simple in reading.simples:
+        for path in written(simple):
+            found[Named(path=path, moves=simple.moves, writes=True)] = None
+    return tuple(found)
+
+
+@lru_cache(maxsize=256)
+def only_reads(command: str) -> bool:
+    """Whether every command of a plain list is of the read-only set; where they read is not looked at."""
+    script = parse(command)
+    return (
+        script.plain
+        and all(reads(shown(simple)) is not None for simple in script.simples)
+        and not any(redirect.writes and redirect.word.value not in NOWHERE for redirect in script.redirects)
+    )

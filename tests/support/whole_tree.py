@@ -1,0 +1,32 @@
+"""All that a directory means, to be compared."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+
+def tree(top: Path) -> dict[bytes, tuple[Any, ...]]:
+    """All that a layer means: everything but inodes, ctimes, and the size and links of directories."""
+    found: dict[bytes, tuple[Any, ...]] = {}
+    inodes: dict[int, bytes] = {}
+    for directory, names, files in os.walk(os.fsencode(top)):
+        for path in sorted([directory, *(directory + b"/" + name for name in (*names, *files))]):
+            seen = os.lstat(path)
+            name = os.path.relpath(path, os.fsencode(top))
+            kind = stat.S_IFMT(seen.st_mode)
+            if kind == stat.S_IFCHR:
+                found[name] = (kind, seen.st_rdev)
+                continue
+            own: Any = b""
+            if kind == stat.S_IFLNK:
+                own = os.readlink(path)  # noqa: PTH115  (bytes)
+            elif kind == stat.S_IFREG:
+                own = (Path(os.fsdecode(path)).read_bytes(), inodes.setdefault(seen.st_ino, name))
+            attributes = {
+                a: os.getxattr(path, a, follow_symlinks=False) for a in os.listxattr(path, follow_symlinks=False)
+            }
+            found[name] = (seen.st_mode, seen.st_uid, seen.st_gid, seen.st_mtime_ns, own, attributes)
+    return found
