@@ -28,7 +28,8 @@ from sandbox.stacks import StackTree
 from sandbox.states import Frozen, Row, State
 from sandbox.trees import LocalTree, Tree, content
 from tests.support.layers_by_hand import whiteout
-from tests.unit.sandbox.test_checkpoints import CHANGES, KilledError, Stand, change, tree
+from tests.support.whole_tree import tree
+from tests.unit.sandbox.test_checkpoints import CHANGES, KilledError, Stand, change
 
 FREEZE_ALL = (0, 0)
 NEVER = (10**6, 1 << 40)
