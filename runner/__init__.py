@@ -25,6 +25,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from runner.version import VERSION
+
 if TYPE_CHECKING:
     from runner.app import new_spec, resume_spec, run
     from runner.effects import Mode
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from runner.loop.session import Session
     from runner.spec import BoxLimits, RootRef, SessionSpec, TurnLimits
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Answer",

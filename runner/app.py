@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.policy.managed import PLACES, Places
 from runner.rig import Rig, forker, remove_dead
 from runner.sessions.specs import Notify, box_cwd, new_spec, resume_spec, silent
 from runner.sessions.store import Store, Stored, state_home
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from runner.sessions.checking import Report
     from runner.sessions.cleaning import Removed
     from runner.sessions.collecting import Collection, Rules
+    from runner.sessions.enforced import Enforced
     from runner.sessions.usage import Usage
     from sandbox.engine import Engine, ImageInfo
     from sandbox.workspace import Workspace
@@ -53,13 +55,15 @@ async def run(
     approver: Approver | None = None,
     model: ModelClient | None = None,
     progress: Notify = silent,
+    places: Places = PLACES,
 ) -> AsyncIterator[Session]:
     """Start or go on with the spec's session, and own it until the context ends: then the box goes, its
     layers stay. `approver` None: what would have to be asked is denied. `model` None: the spec's.
     `progress` hears of slow first-time work. Raises SessionBusyError, SandboxError (no engine, no
-    image), ModelError, UsageError.
+    image), ModelError, UsageError, and what settings and their locks refuse: SettingsError, LockedError,
+    PolicyChangedError.
     """
-    async with own(spec, environ=environ, approver=approver, model=model, progress=progress) as running:
+    async with own(spec, environ=environ, approver=approver, model=model, progress=progress, places=places) as running:
         yield running.session
 
 
@@ -71,14 +75,22 @@ async def own(
     approver: Approver | None = None,
     model: ModelClient | None = None,
     progress: Notify = silent,
+    places: Places = PLACES,
+    stored: bool = False,
 ) -> AsyncIterator[Running]:
-    """As `run`, with all that a command line needs of it."""
+    """As `run`, with all that a command line needs of it. `stored`: a session at rest is reached for a command, no
+    model is asked; it is brought under the locks of today instead of refused.
+    """
     environ = dict(os.environ if environ is None else environ)
     store = Store(state_home(environ))
     store.prepare()
+    enforced: Enforced = import_module("runner.sessions.enforced").Enforced.of(
+        spec, environ, places=places, stored=stored
+    )
     store.directory(spec.session).mkdir(mode=0o700, exist_ok=True)
     with store.lock(spec.session) as lock:
-        rig = Rig(spec, store, lock, environ, progress)
+        enforced.begin()
+        rig = Rig(enforced, store, lock, progress)
         try:
             session = await rig.open(model, approver)
         except BaseException:
@@ -113,7 +125,11 @@ async def reach(
             yield client
     elif box:
         async with own(
-            stored.spec, environ=environ, model=import_module("runner.sessions.rest").NoModel(), progress=progress
+            stored.spec,
+            environ=environ,
+            stored=True,
+            model=import_module("runner.sessions.rest").NoModel(),
+            progress=progress,
         ) as running:
             yield running.access
     else:

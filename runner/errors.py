@@ -42,6 +42,44 @@ class JournalError(FumehoodError):
     exit_code = 5
 
 
+class SettingsError(FumehoodError):
+    """A settings or policy file that cannot be used as it stands. Nothing starts without it: what it may have
+    denied is not known. `file` as the user knows it; `line` and `column` count from 1, 0 where there is none.
+    """
+
+    exit_code = 6
+
+    def __init__(self, problem: str, *, file: str = "", line: int = 0, column: int = 0, hint: str = "") -> None:
+        where = f"{file}:{line}:{column}: " if line else f"{file}: " if file else ""
+        super().__init__(f"{where}{problem}")
+        self.problem, self.file, self.line, self.column, self._hint = problem, file, line, column, hint
+
+    @property
+    def hint(self) -> str:  # type: ignore[override]
+        """What the user can do about this one."""
+        return self._hint
+
+
+class ManagedError(SettingsError):
+    """Managed settings that cannot be relied on: unreadable, malformed, of the wrong owner, unsigned, expired,
+    older than seen, or with a lock that this program cannot hold.
+    """
+
+    exit_code = 7
+
+
+class LockedError(FumehoodError):
+    """Managed settings forbid what was asked for, whichever way it came in."""
+
+    exit_code = 8
+
+
+class PolicyChangedError(FumehoodError):
+    """The spec was made for another policy than the one in force."""
+
+    exit_code = 9
+
+
 class ModelError(FumehoodError):
     """Root of what a model provider can do to us. `status`: its HTTP status, None where none came;
     `request`: its id of the request; `partial`: the blocks that were finished before it happened.

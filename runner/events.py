@@ -24,11 +24,14 @@ class SessionStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyLoaded:
-    """The policy in force from here on. `sources` name each settings source that counted."""
+    """The policy in force from here on. `sources`: `level:file` of each settings file that counted. `problem`: why
+    nothing is allowed any more, "" where that is not so.
+    """
 
     digest: str
     mode: str
     sources: tuple[str, ...] = ()
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,22 +158,31 @@ class Judged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalAsked:
-    """The verdict was ask, and somebody can be asked."""
+    """The verdict was ask, and somebody can be asked. `always`: the rule that may be allowed for always, "" for
+    none; `kept`: the file that it would be written to.
+    """
 
     call: str
     tool: str
     input: dict[str, Json]
     reason: str
+    always: str = ""
+    kept: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalGiven:
-    """The answer. `by`: terminal, client, remote, nobody."""
+    """The answer. `by`: terminal, client, remote, nobody. `always`: the rule that was offered is allowed from here
+    on, too. `input`: what is to be run in place of what was asked for (the user's answers in it); it is judged
+    again.
+    """
 
     call: str
     allowed: bool
     by: str
     reason: str = ""
+    always: bool = False
+    input: dict[str, Json] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

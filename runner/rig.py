@@ -11,11 +11,11 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from runner import __version__
-from runner.sessions.specs import BOX_HOME, Notify, box_cwd, home_of, policy_of
+from runner.sessions.specs import BOX_HOME, Notify, box_cwd, home_of
 from runner.sessions.store import Lock, Store
 from runner.sessions.timeline import END
 from runner.spec import SessionSpec
+from runner.version import VERSION
 from sandbox.errors import SandboxError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from runner.sessions.ahead import Ahead
     from runner.sessions.cleaning import Removed
     from runner.sessions.desk import Desk
+    from runner.sessions.enforced import Enforced
     from runner.sessions.forking import Forker
     from runner.sessions.housing import Ground, Housing
     from runner.sessions.owner import Owner
@@ -42,7 +43,8 @@ SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 class Rig:
     """One session's parts, chosen here and joined to each other."""
 
-    def __init__(self, spec: SessionSpec, store: Store, lock: Lock, environ: dict[str, str], progress: Notify) -> None:
+    def __init__(self, enforced: Enforced, store: Store, lock: Lock, progress: Notify) -> None:
+        self.enforced, spec, environ = enforced, enforced.spec, enforced.environ
         self.spec, self.environ, self.store, self.lock = spec, environ, store, lock
         self.directory = store.directory(spec.session)
         self.cwd = box_cwd(spec)
@@ -135,8 +137,7 @@ class Rig:
     def _session(self, model: ModelClient | None, approver: Approver | None) -> Session:
         spec, client = self.spec, model or self._resolve(self.spec.model, *self.spec.fallback_models)
         self._tasks.append(asyncio.create_task(client.warm()))
-        if approver is None:
-            approver = import_module("runner.approval").DenyApprover()
+        approver = self.enforced.approver(approver)
         ahead = self._ahead = import_module("runner.sessions.ahead").Ahead(self._take)
         made: Session = import_module("runner.loop.session").Session(
             journal=self.journal,
@@ -144,7 +145,11 @@ class Rig:
             tools=import_module("runner.tools.registry").select_tools(
                 spec.tools or "default", allowed=spec.allow, disallowed=spec.deny
             ),
-            policy=policy_of(spec),
+            policy=self.enforced.policy,
+            look=self.enforced.look,
+            remember=import_module("runner.loop.modes").Remember(
+                keep=self.enforced.remember, file=self.enforced.approvals_file
+            ),
             approver=approver,
             box=self.housing.box,
             restart_box=self.housing.restart,
@@ -230,12 +235,13 @@ class Rig:
         return journal
 
     def _note_start(self) -> None:
-        events, policy = import_module("runner.events"), policy_of(self.spec)
+        events = import_module("runner.events")
         if self.before < 0:
-            self.journal.append(events.SessionStarted(spec=self.spec.to_json(), version=__version__))
-        self.journal.append(events.PolicyLoaded(digest=policy.digest, mode=policy.mode.value, sources=policy.sources))
+            self.journal.append(events.SessionStarted(spec=self.spec.to_json(), version=VERSION))
+        self.journal.append(self.enforced.loaded())
 
     def _resolve(self, name: str, *fallbacks: str) -> ModelClient:
+        self.enforced.check_models(name, *fallbacks)
         client: ModelClient = import_module("runner.models.registry").resolve_model(
             name, self.environ, fallbacks=fallbacks
         )

@@ -55,7 +55,9 @@ class SessionSpec:
     `model` is `provider:name` (`anthropic:claude-sonnet-5`, `scripted:/path/to/script.yaml`); a bare name
     means anthropic; `fallback_models` are tried in order while it is overloaded. `image`: a name that the
     engine knows, or "base". `environment` lists the *names* of variables that pass into the box.
-    `clock`: "" or a fixed ISO time for replay.
+    `clock`: "" or a fixed ISO time for replay. `settings`: what `--settings` gave, read and without variables, ""
+    for nothing; `setting_sources`: which of user, project and local settings count (managed ones always do).
+    `policy_digest`: of the policy it was made for; "" takes whichever is in force.
     """
 
     session: str
@@ -74,6 +76,8 @@ class SessionSpec:
     cow: str = ""
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
+    settings: str = ""
+    setting_sources: tuple[str, ...] = ("user", "project", "local")
     tools: tuple[str, ...] = ()
     limits: TurnLimits = field(default_factory=TurnLimits)
     box: BoxLimits = field(default_factory=BoxLimits)

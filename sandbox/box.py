@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from resource import RLIMIT_NPROC, getrlimit
 from types import TracebackType
 from typing import Any, Self, cast
 
 from sandbox.accounts import HOME, USER, account_files
+from sandbox.checks import OWN_KERNEL
 from sandbox.containers import ContainerSpec, session_labels
 from sandbox.engine import Engine
 from sandbox.errors import EngineRefusedError, ImageMissingError, ProtocolError, SandboxError
@@ -54,7 +54,6 @@ READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysr
 SHM = 256 << 20
 RUN = 64 << 20
 SMALLEST_TMPFS = 16 << 20
-PROCESSES = 32768
 REMOVALS, REMOVAL_PAUSE = 5, 0.2
 ANSWER_SECONDS = 120.0
 # What the server's hello must hold, and what it means where it does not.
@@ -109,8 +108,11 @@ class ContainerBox:
 
     @property
     def used_fallbacks(self) -> tuple[str, ...]:
-        """A sentence for every part of the hardening that this host or engine does not give."""
-        return tuple(text for feature, text in WANTED.items() if feature not in self.features)
+        """A sentence for every part of the hardening that this host or engine does not give. A runtime with a
+        kernel of its own needs no filter before the host's.
+        """
+        own = {"seccomp"} if self.spec.runtime in OWN_KERNEL else set()
+        return tuple(text for feature, text in WANTED.items() if feature not in self.features | own)
 
     # Life
 
@@ -203,6 +205,10 @@ class ContainerBox:
         if owner_is_root and "SETFCAP" not in capabilities:
             capabilities += ("SETFCAP",)
         mounts = self._mounts(image.id)
+        if self._engine.kind == "podman":  # gives the top of each new volume the image's time, or its own user
+            tops = [(mount.top, mount.at) for mount in mounts if mount.top]
+            settings += [f"top={uid}:{gid}:{time_ns}:{at}" for (uid, gid, time_ns), at in tops]
+            capabilities = (*capabilities, *({"CHOWN"} - set(capabilities)))
         return ContainerSpec(
             image=spec.image,
             command=(*TOOLBOX_PYTHON, MAIN, *settings),
@@ -215,7 +221,7 @@ class ContainerBox:
             security_opt=self._security(filtered=filtered),
             masked_paths=MASKED_PATHS,
             readonly_paths=READONLY_PATHS,
-            ulimits={"nofile": limits.nofile, "core": 0, "fsize": limits.file_size} | self._processes(),
+            ulimits={"nofile": limits.nofile, "core": 0, "fsize": limits.file_size},
             read_only=not spec.system_writable,
             stdin=True,
             runtime=spec.runtime,
@@ -225,12 +231,6 @@ class ContainerBox:
             cpus=limits.cpus,
             shm_size=min(SHM, limits.memory // 4),
         )
-
-    def _processes(self) -> dict[str, int]:
-        """Podman asks for a million processes unless told, which not every host may grant: as many as we may, or
-        fewer, for its service may less. What bounds the box is the limit of its cgroup.
-        """
-        return {"nproc": min(getrlimit(RLIMIT_NPROC)[1], PROCESSES)} if self._engine.kind == "podman" else {}
 
     def _mounts(self, image: str) -> tuple[Mount, ...]:
         spec = self.spec

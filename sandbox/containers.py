@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,17 +164,21 @@ class ContainerInfo:
 
 
 class Containers:
-    """Calls on containers; all block, all raise errors of `sandbox.errors`."""
+    """Calls on containers; all block, all raise errors of `sandbox.errors`. `ulimits`: for every container
+    whose specification names no such limit.
+    """
 
-    def __init__(self, transport: Transport, prefix: str) -> None:
+    def __init__(self, transport: Transport, prefix: str, *, ulimits: Mapping[str, int] | None = None) -> None:
         self._transport = transport
         self._prefix = prefix
+        self._ulimits = dict(ulimits or {})
 
     def create(self, spec: ContainerSpec) -> str:
         """Create, and return the id. ImageMissingError, or EngineRefusedError with the engine's words."""
         query = {"name": spec.name or None}
+        body = replace(spec, ulimits=self._ulimits | dict(spec.ulimits)).body()
         try:
-            with self._transport.open("POST", f"{self._prefix}/containers/create", query=query, body=spec.body()) as r:
+            with self._transport.open("POST", f"{self._prefix}/containers/create", query=query, body=body) as r:
                 return str(parse_json(b"".join(r.chunks()))["Id"])
         except NotFoundError as error:
             if "image" in str(error).lower():
@@ -226,7 +230,8 @@ class Containers:
             except NotFoundError:
                 return
             except ConflictError as error:
-                if "in progress" not in str(error) or time.monotonic() > until:
+                passing = "in progress" in str(error) or "state improper" in str(error)
+                if not passing or time.monotonic() > until:
                     raise
                 time.sleep(0.02)
             else:

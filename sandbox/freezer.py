@@ -56,8 +56,8 @@ class Freezer:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Nothing in the box moves meanwhile: a box that has ended needs no holding. Raises what the engine
-        raises.
+        """Nothing in the box moves meanwhile: a box that has ended needs no holding, and a rootless engine may
+        have no freezer (`fumehood doctor` says so). Raises what the engine raises.
         """
         let_go = self._hold() or self._pause()
         try:
@@ -95,7 +95,7 @@ class Freezer:
         try:
             self._engine.containers.pause(self._container)
         except EngineRefusedError:
-            if self._runs():
+            if self._runs() and not cannot_hold(self._engine):
                 raise
         return lambda: self._engine.containers.unpause(self._container)
 
@@ -148,6 +148,11 @@ def _dismiss(pid: int, pipe: int) -> None:
     os.close(pipe)
     with suppress(ChildProcessError):
         os.waitpid(pid, 0)
+
+
+def cannot_hold(engine: Engine) -> bool:
+    """Whether an engine has no cgroup for its containers: without root there is none in the first version."""
+    return engine.info.rootless and engine.info.cgroup == "1"
 
 
 def _find(engine: Engine, container: str) -> tuple[Path | None, _Switch | None, int]:

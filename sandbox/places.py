@@ -21,6 +21,7 @@ from sandbox.roots import Root
 from sandbox.skeleton import Skeleton
 from sandbox.spec import Mount, Owner, Rung
 
+REMOVAL_SECONDS = 10.0
 Chown = Callable[[Path, Owner], None]
 
 
@@ -145,13 +146,13 @@ class Places:
         for layer in self.table.layers if self.table else ():
             if layer.rung is Rung.OVERLAY:
                 with suppress(ConflictError):
-                    engine.volumes.remove(self.volume(layer))
+                    engine.volumes.remove(self.volume(layer), patience=REMOVAL_SECONDS)
 
     def remove_remote(self, engine: Engine) -> None:
         """Remove the volumes that hold layers on another machine."""
         for layer in self.table.layers if self.table else ():
             if layer.remote:
-                engine.volumes.remove(self.volume(layer))
+                engine.volumes.remove(self.volume(layer), patience=REMOVAL_SECONDS)
 
     def remote_mounts(self) -> tuple[Mount, ...]:
         """The layers on another machine, as a keeper has them; empty where all are on this one."""
@@ -168,12 +169,18 @@ class Places:
         name = self.volume(layer)
         if layer.rung is Rung.OVERLAY:
             if not fresh and engine.volumes.find(name) is not None:
-                engine.volumes.remove(name)
+                engine.volumes.remove(name, patience=REMOVAL_SECONDS)
             options = overlay_options(self.path(layer), self.trees(layer))
             engine.volumes.create(name, options=options, labels=session_labels(self.session))
         elif not (self.path(layer) / "filled").exists():
             self._fill_remote(engine, layer)
-        return Mount(volume=name, at=layer.at)
+        return Mount(volume=name, at=layer.at, top=None if layer.remote else self._top_of(layer))
+
+    def _top_of(self, layer: Layer) -> tuple[int, int, int]:
+        """As it should be, whatever an earlier start left."""
+        seen = layer.host.stat() if layer.host else None
+        owner = Owner(uid=seen.st_uid, gid=seen.st_gid) if seen else self._owner
+        return owner.uid, owner.gid, self.top(layer).stat().st_mtime_ns
 
     def _fill_remote(self, engine: Engine, layer: Layer) -> None:
         source = layer.host or self.path(layer) / "lower"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sandbox.apply import Applied, AppliedReport, Applies, Part, Recovered
 from sandbox.bases import Bases
-from sandbox.changes import Change, Pair, classify, listed_pairs, overlay_pairs
+from sandbox.changes import Change, Pair, classify, listed_pairs, other_attributes, overlay_pairs
 from sandbox.compare import Began
 from sandbox.diff import PATCH_BYTES, FileDiff, Sides, with_renames
 from sandbox.errors import StoreError, WorkspaceError
@@ -130,10 +130,14 @@ class Views:
         with self._errors(), ExitStack() as stack:
             manifest = stack.enter_context(closing(Manifest(self._places.path(layer) / "copy.manifest")))
             copy = self._layer(layer, stack)
+            assert layer.host is not None
+            host = stack.enter_context(closing(KeptTree(layer.host, self._keeper)))
             return {
                 path
                 for path in touched
-                if (now := copy.stat(path)) is None or not now.stamp.alike(manifest.stamp(path))
+                if (now := copy.stat(path)) is None
+                or not now.stamp.alike(manifest.stamp(path))
+                or (now.is_file and host.stat(path) is not None and other_attributes(copy, host, path))
             }
 
     def diffs(self, layer: Layer, changes: Sequence[Change]) -> Generator[FileDiff, None, None]:

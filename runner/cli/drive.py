@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Self
 from runner import __version__
 from runner import app as runner_app
 from runner.app import Running
-from runner.approval import ClientApprover, DenyApprover
+from runner.approval import ClientApprover
 from runner.cli.entry import EXIT_INTERRUPTED, EXIT_TERMINATED, find_known, report, say
 from runner.cli.start import Look, Start
 from runner.errors import FumehoodError
 from runner.events import Event, Failed, ModelAsked, TurnEnded
 from runner.loop.operations import Answer, Interrupt, Prompt
+from runner.sessions.chain import SOURCES
 from runner.sessions.specs import silent
 from runner.spec import SessionSpec
 from sandbox.errors import SandboxError
@@ -98,6 +99,9 @@ def _exit_now(_number: int, _frame: FrameType | None) -> None:
 
 async def _drive(start: Start, text: str, look: Look, signals: Signals) -> int:
     with signals:
+        if look.asks and start.resume is None and not start.latest:
+            sources = tuple(start.fields.get("setting_sources", SOURCES))
+            import_module("runner.cli.trust").ask_before_run(Path.cwd(), os.environ, sources)
         spec = make_spec(start)
         try:
             return await _run(spec, text, look, signals)
@@ -113,7 +117,7 @@ async def _run(spec: SessionSpec, text: str, look: Look, signals: Signals) -> in
     async with runner_app.own(
         spec,
         environ=os.environ,
-        approver=ClientApprover() if look.asks else DenyApprover(),
+        approver=ClientApprover() if look.asks else None,
         progress=silent if look.quiet else say,
     ) as running:
         session = signals.session = running.session
@@ -156,9 +160,9 @@ async def _asked(events: AsyncIterator[Event]) -> AsyncIterator[Event]:
 def make_spec(start: Start) -> SessionSpec:
     """The new session's spec, or that of the one to go on with, with what the command line changes in it."""
     cwd = Path.cwd()
-    changes = {"fields": start.fields, "turn": start.turn, "box": start.box}
+    changes: dict[str, Any] = {"fields": start.fields, "turn": start.turn, "box": start.box}
     if start.resume is not None or start.latest:
-        return runner_app.resume_spec(start.resume, cwd=cwd, environ=os.environ, **changes)
+        return runner_app.resume_spec(start.resume, cwd=cwd, environ=os.environ, notify=say, **changes)
     return runner_app.new_spec(
         cwd,
         environ=os.environ,
@@ -209,7 +213,8 @@ def _output(spec: SessionSpec, tools: tuple[str, ...], look: Look) -> Output:
         api_key_source="ANTHROPIC_API_KEY" if os.environ.get("ANTHROPIC_API_KEY") else "none",
     )
     translator = messages.Messages(init, partial=look.partial)
-    made: Output = serve.Output(look.format, translator, verbose=look.verbose)
+    notify = None if look.quiet else say
+    made: Output = serve.Output(look.format, translator, verbose=look.verbose, notify=notify)
     return made
 
 
@@ -217,8 +222,8 @@ async def _draw(running: Running, events: AsyncIterator[Event], look: Look) -> N
     """Live, in a terminal. Its drawing library is read beside the first model request."""
     live = await asyncio.to_thread(import_module, "runner.ui.live")
 
-    async def answer(call: str, allowed: bool) -> None:
-        await running.session.submit(Answer(call=call, allowed=allowed))
+    async def answer(call: str, allowed: bool, always: bool) -> None:
+        await running.session.submit(Answer(call=call, allowed=allowed, always=always))
 
     shown = live.Live(sys.stdout, keys=sys.stdin, answer=answer if look.asks else None, state=await _past(running))
     await _summarise(running, await shown.follow(events))

@@ -31,6 +31,8 @@ COMMANDS = {
     "gc": "runner.cli.gc",
     "du": "runner.cli.du",
     "fsck": "runner.cli.fsck",
+    "policy": "runner.cli.policy",
+    "trust": "runner.cli.trust",
 }
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130

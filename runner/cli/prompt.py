@@ -17,6 +17,7 @@ from runner.cli.start import Look, Start
 from runner.cli.values import parse_size, read_prompt, repeat_variadic, split_rules
 from runner.effects import Mode
 from runner.errors import UsageError
+from runner.sessions.chain import SOURCES, read_given
 
 USAGE = 'fumehood [OPTIONS] "PROMPT"\n       fumehood COMMAND [OPTIONS] ...'
 ABOUT = """\
@@ -42,6 +43,8 @@ commands (only as the first word; -- makes them a prompt):
   du [SESSION]               what sessions and caches take on the disk
   gc                         collect old checkpoints, leftovers and old caches
   fsck [SESSION]             verify all that is kept
+  policy COMMAND             what is allowed here and why; check, test and sign policy files
+  trust                      let this repository's settings count; --list, --revoke
 """
 
 
@@ -108,6 +111,9 @@ def _add_permissions(group: argparse._ArgumentGroup) -> None:
     add("--allowedTools", "--allowed-tools", dest="allow", action="append", metavar="RULES", help="rules that allow")
     add("--disallowedTools", "--disallowed-tools", dest="deny", action="append", metavar="RULES", help="that deny")
     add("--tools", action="append", metavar="NAMES", help="offer only these tools")
+    add("--settings", metavar="FILE|JSON", help="further settings, above those of files")
+    add("--setting-sources", metavar="NAMES", help="of user, project, local: whose settings count")
+    add("--permission-prompt-tool", dest="prompt_tool", metavar="TOOL", help="not there yet: it needs MCP")
 
 
 def _add_box(group: argparse._ArgumentGroup) -> None:
@@ -131,6 +137,10 @@ def _start(given: argparse.Namespace) -> Start:
         raise UsageError("--continue, --resume and --session-id exclude each other")
     if (given.latest or given.resume is not None) and given.add_dir:
         raise UsageError("--add-dir belongs to a new session; one that goes on keeps its directories")
+    if given.prompt_tool is not None:
+        raise UsageError(
+            "--permission-prompt-tool needs MCP servers, which are not built yet; see `approver` in settings"
+        )
     mode = Mode.BYPASS if given.bypass else Mode(given.permission_mode) if given.permission_mode else None
     fields = _named(
         model=given.model,
@@ -143,12 +153,15 @@ def _start(given: argparse.Namespace) -> Start:
         cow=given.cow,
         allow=split_rules(given.allow or ()),
         deny=split_rules(given.deny or ()),
+        settings=read_given(given.settings, Path.cwd()) if given.settings is not None else None,
         tools=(split_rules(given.tools) or ("",)) if given.tools is not None else None,
         thinking_tokens=given.max_thinking_tokens,
         system_prompt=given.system_prompt,
         append_system_prompt=given.append_system_prompt,
         environment=tuple(given.env),
     )
+    if given.setting_sources is not None:
+        fields["setting_sources"] = read_sources(given.setting_sources)
     sizes = {name: parse_size(text) for name in ("memory", "disk") if (text := getattr(given, name))}
     return Start(
         fields=fields,
@@ -160,6 +173,14 @@ def _start(given: argparse.Namespace) -> Start:
         latest=given.latest,
         really=given.really,
     )
+
+
+def read_sources(text: str) -> tuple[str, ...]:
+    """`user,project,local`, or none of them. Raises UsageError."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if unknown := [name for name in names if name not in SOURCES]:
+        raise UsageError(f"--setting-sources: {unknown[0]!r} is none of {', '.join(SOURCES)}")
+    return names
 
 
 def _look(given: argparse.Namespace) -> Look:

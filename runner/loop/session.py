@@ -16,11 +16,9 @@ from runner.approval import Approver
 from runner.effects import Mode
 from runner.errors import JournalError, UsageError
 from runner.events import (
-    ApprovalGiven,
     Body,
     Event,
     HeadMoved,
-    ModeChanged,
     ModelReplied,
     PromptGiven,
     TaskUpdated,
@@ -29,11 +27,23 @@ from runner.events import (
 )
 from runner.journal import Journal
 from runner.loop.boxes import BoxHandle
+from runner.loop.classifier import CLASSIFIER, Classifier
 from runner.loop.context import Context
 from runner.loop.feed import Feed
 from runner.loop.gitstate import GitState
 from runner.loop.history import History
-from runner.loop.operations import Answer, Close, Interrupt, Operation, Prompt, SetMode, SetModel, Undo
+from runner.loop.modes import Change, Modes, Remember
+from runner.loop.operations import (
+    Answer,
+    Close,
+    Interrupt,
+    Operation,
+    Prompt,
+    SetMode,
+    SetModel,
+    Undo,
+    given_by_client,
+)
 from runner.loop.orchestrate import REFUSED, Gate, Hook
 from runner.loop.reply import Asker, CostOf
 from runner.loop.restore import restore
@@ -77,6 +87,8 @@ class Session:
         between: Callable[[], None] | None = None,
         undo: Callable[[int], Awaitable[object]] | None = None,
         hook: Hook | None = None,
+        look: Callable[[Mode, str], Change | None] | None = None,
+        remember: Remember | None = None,
         environment: Mapping[str, str] | None = None,
         max_output_tokens: int | None = None,
         thinking_tokens: int | None = None,
@@ -85,7 +97,8 @@ class Session:
         self.journal = journal
         self.usage = Usage()
         self._model, self._resolve_model = model, resolve_model
-        self._policy, self._approver, self._before_turn = policy, approver, before_turn
+        self._modes = Modes(policy, self.record, look=look, remember=remember)
+        self._approver, self._before_turn = approver, before_turn
         self._after_turn, self._between, self._undo = after_turn, between, undo
         self._still = asyncio.Lock()
         self._context, self._monotonic = context, monotonic
@@ -101,7 +114,7 @@ class Session:
             live=self._feed.show,
             new_id=journal.ids,
             tools={tool.name: tool for tool in tools},
-            policy=lambda: self._policy,
+            policy=lambda: self._modes.policy,
             approver=approver,
             box=BoxHandle(box, restart_box, self.record),
             state=ToolState(cwd=context.cwd),
@@ -110,9 +123,18 @@ class Session:
             spawn=self._spawn,
             before_write=before_write,
             hook=hook,
+            remember=self._modes if remember is not None else None,
             environment=environment or {},
             monotonic=monotonic,
+            planning=self._modes,
         )
+        classifier = Classifier(
+            model=lambda: self._model,
+            messages=lambda: self._history.messages,
+            record=self._record_aside,
+            cost_of=cost_of,
+        )
+        self.gate.classify, self.gate.allowed_by_user = classifier, classifier.forget
         self._git = GitState(self.gate.helper)
         self._asker = Asker(
             record=self.record,
@@ -120,7 +142,9 @@ class Session:
             gate=self.gate,
             cost_of=cost_of,
             system=context.system(),
-            tools=tuple(tool_spec(tool) for tool in tools if not policy.hides(tool.name)),
+            tools=tuple(
+                tool_spec(tool) for tool in tools if not policy.hides(tool.name) and (approver.can_ask or not tool.asks)
+            ),
             max_output_tokens=max_output_tokens or MAX_OUTPUT_TOKENS,
             thinking_tokens=thinking_tokens,
             monotonic=monotonic,
@@ -144,7 +168,7 @@ class Session:
     @property
     def mode(self) -> Mode:
         """The permission mode in force."""
-        return self._policy.mode
+        return self._modes.policy.mode
 
     @property
     def model(self) -> str:
@@ -154,6 +178,10 @@ class Session:
     def record(self, body: Body, *, cause: str = "", id: str = "") -> Event:  # noqa: A002 (the record's own word)
         """Journal something that happened in this session, and show it. Raises JournalError."""
         return self.journal.append(body, turn=self._number, cause=cause, id=id)
+
+    def _record_aside(self, body: Body, *, cause: str = "") -> Event:
+        """Journal what mode auto's classifier said: no part of the conversation."""
+        return self.journal.append(body, agent=CLASSIFIER, turn=self._number, cause=cause)
 
     def _fold(self, event: Event) -> None:
         """Take in a record, whoever of this process wrote it."""
@@ -192,11 +220,10 @@ class Session:
                 self._take(operation)
             case Interrupt():
                 self._interrupt()
-            case Answer(call=call, allowed=allowed, reason=reason):
-                self._approver.answer(ApprovalGiven(call=call, allowed=allowed, by="client", reason=reason))
+            case Answer():
+                self._approver.answer(given_by_client(operation))
             case SetMode(mode=mode):
-                self._policy = self._policy.with_mode(mode)
-                self.record(ModeChanged(mode=mode.value, source="client"))
+                self._modes.change(mode, "client")
             case SetModel(model=model):
                 if self._resolve_model is None:
                     raise UsageError("the model of this session cannot be changed")
@@ -286,6 +313,7 @@ class Session:
         try:
             async with asyncio.timeout(self._limits.max_seconds) as deadline:
                 await self._open(prompt)
+                self._modes.look(self._model.name)
                 reason = await self._rounds(turn)
         except asyncio.CancelledError:
             reason = "interrupted"

@@ -12,7 +12,7 @@ from runner.ui.glyphs import Glyphs
 from runner.ui.safe import one_line, visible
 from runner.ui.view import AskView
 
-YES, NO, ALL = "y", "n", "v"
+YES, NO, ALL, ALWAYS = "y", "n", "v", "a"
 _SHOWN = 60
 _DIFF = {
     "old_string": ("-", "red"),
@@ -36,10 +36,25 @@ def question(ask: AskView, glyphs: Glyphs, *, whole: bool = False) -> tuple[list
     return lines, left
 
 
-def keys_line(left: int) -> Text:
+def grant_lines(ask: AskView) -> list[Text]:
+    """What "always" would allow, and where that is written; nothing where it is not offered."""
+    if not ask.always:
+        return []
+    return [
+        Text()
+        .append("  always: ", "dim")
+        .append(visible(ask.always, lines=False))
+        .append("  in this workspace", "dim"),
+        Text(f"  written to {visible(ask.kept, lines=False)}; fumehood policy approvals takes it back", "dim"),
+    ]
+
+
+def keys_line(left: int, *, always: bool = False) -> Text:
     """What can be pressed. What was not seen cannot be allowed."""
     line = Text().append("Allow this?  ", "bold")
     line = line.append("v", "bold").append(" show the rest") if left else line.append("y", "bold green").append(" yes")
+    if always and not left:
+        line = line.append("  ").append("a", "bold green").append(" always")
     return line.append("  ").append("n", "bold red").append(" no")
 
 

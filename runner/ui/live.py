@@ -12,7 +12,7 @@ from typing import TextIO
 from rich.text import Text
 
 from runner.events import Event, ModelReplied, TextDelta, TurnEnded, TurnStarted
-from runner.ui.ask import ALL, NO, YES, keys_line, question
+from runner.ui.ask import ALL, ALWAYS, NO, YES, grant_lines, keys_line, question
 from runner.ui.glyphs import glyphs_for
 from runner.ui.keys import Keys
 from runner.ui.region import Region
@@ -24,13 +24,13 @@ TICK = 0.1
 HOLD = 0.4  # seconds in which a key was meant for something else, not for the question that just came up
 STATUS_ROWS = 14
 
-Answerer = Callable[[str, bool], Awaitable[None]]
+Answerer = Callable[[str, bool, bool], Awaitable[None]]
 
 
 class Live:
     """Shows one session on `out`, a terminal; `keys` is its keyboard.
 
-    `answer(call, allowed)` carries the reply to a permission question; None: nobody is asked here.
+    `answer(call, allowed, always)` carries the reply to a permission question; None: nobody is asked here.
     `state` is where a resumed session stands. `follow` may be called once per turn.
     """
 
@@ -148,7 +148,7 @@ class Live:
             try:
                 await asyncio.wait({asking, gone}, return_when=asyncio.FIRST_COMPLETED)
                 if asking.done():
-                    await answer(ask.call, asking.result())
+                    await answer(ask.call, *asking.result())
                     await gone
             finally:
                 asking.cancel()
@@ -159,18 +159,21 @@ class Live:
         async with self._asks:
             await self._asks.wait_for(lambda: ask not in self.state.asks)
 
-    async def _put(self, ask: AskView, keys: Keys) -> bool:
+    async def _put(self, ask: AskView, keys: Keys) -> tuple[bool, bool]:
+        """The answer, and whether it is one for always."""
         lines, left = question(ask, self._glyphs)
-        self._print("ask", lines)
-        self._asking = keys_line(left)
+        self._print("ask", [*lines, *grant_lines(ask)])
+        self._asking = keys_line(left, always=bool(ask.always))
         await asyncio.sleep(HOLD)
         while True:
             key = (await keys.key()).lower()
             if key == YES and not left:
-                return True
+                return True, False
+            if key == ALWAYS and ask.always and not left:
+                return True, True
             if key in (NO, "\x1b", "\x04"):
-                return False
+                return False, False
             if key == ALL and left:
                 lines, left = question(ask, self._glyphs, whole=True)
                 self._print("ask", lines)
-                self._asking = keys_line(left)
+                self._asking = keys_line(left, always=bool(ask.always))

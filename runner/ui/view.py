@@ -92,12 +92,16 @@ class RetryView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskView:
-    """A permission question that waits for its answer. `input` is exactly what would run."""
+    """A permission question that waits for its answer. `input` is exactly what would run. `always`: the rule that
+    may be allowed for always, "" for none; `kept`: the file that it goes to.
+    """
 
     call: str
     tool: str
     input: dict[str, Any]
     reason: str
+    always: str = ""
+    kept: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,8 +222,8 @@ def _fold_call(state: ViewState, event: Event) -> ViewState:
                 state, call, lambda c: replace(c, state=decision, since=event.at, message=_reason(verdict))
             )
             return replace(changed, denied=denied)
-        case ApprovalAsked(call=call, tool=tool, input=args, reason=reason):
-            ask = AskView(call=call, tool=tool, input=args, reason=reason)
+        case ApprovalAsked(call=call, tool=tool, input=args, reason=reason, always=always, kept=kept):
+            ask = AskView(call=call, tool=tool, input=args, reason=reason, always=always, kept=kept)
             return replace(_change(state, call, lambda c: replace(c, state="asking")), asks=(*state.asks, ask))
         case ApprovalGiven(call=call, allowed=allowed):
             answer = "allowed" if allowed else "denied"

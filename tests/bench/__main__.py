@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import agent, boxes, floors
+from tests.bench import agent, boxes, floors, policy
 from tests.bench.figures import Figure, median, show
 
 FILES = 100_000
@@ -84,6 +84,7 @@ def measure(work: Path, home: Path, console: Console) -> list[Figure]:
             name="controller's peak memory, 30 turns", value=max(run.peak for run in every) / 1e6, unit="MB",
             wanted=120, others="codex 154, mini 228, claude 310",
         ),
+        *policy.measure(),
     ]  # fmt: skip
 
 

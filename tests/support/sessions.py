@@ -14,8 +14,9 @@ from sandbox.conformance import collect
 from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import EngineRefusedError
 from sandbox.keeper import KeeperImage
+from sandbox.pool import Pool
 from sandbox.roots import find_roots
-from sandbox.spec import BoxSpec, Command, Exited, Mount, Rung
+from sandbox.spec import BoxSpec, Command, Exited, Limits, Mount, Rung
 from sandbox.toolbox import SERVER, TOOLBOX_PYTHON, Toolbox
 from sandbox.workspace import Workspace
 
@@ -39,10 +40,19 @@ class Bench:
         )
 
     def session(
-        self, cwd: Path, state: Path, *add: Path, rung: Rung | None = None, name: str = "", system: bool = False
+        self,
+        cwd: Path,
+        state: Path,
+        *add: Path,
+        rung: Rung | None = None,
+        name: str = "",
+        pool: Pool | None = None,
+        system: bool = False,
     ) -> Inside:
-        """A session over `cwd`; `name` takes up an earlier one; `system`: its root file system is writable."""
-        return Inside(self, cwd, state, add, rung=rung, name=name or str(uuid.uuid4()), system=system)
+        """A session over `cwd`; `name` takes up an earlier one. `pool`: shared with others. `system`: its root file
+        system is writable.
+        """
+        return Inside(self, cwd, state, add, rung=rung, name=name or str(uuid.uuid4()), pool=pool, system=system)
 
 
 class Inside:
@@ -57,7 +67,8 @@ class Inside:
         *,
         rung: Rung | None,
         name: str,
-        system: bool,
+        pool: Pool | None = None,
+        system: bool = False,
     ) -> None:
         found = find_roots(cwd, add, home=Path("/nowhere"), state=state)
         state.mkdir(parents=True, exist_ok=True)
@@ -75,9 +86,11 @@ class Inside:
             rung=rung,
             identity=("Ada", "ada@example.org"),
             keeper=bench.keeper,
+            pool=pool,
         )
         self.box: ContainerBox | None = None
         self.environment: dict[str, str] = {}
+        self.limits = Limits()
         self.before_start: Callable[[], Awaitable[None]] | None = None
 
     async def __aenter__(self) -> Self:
@@ -125,6 +138,7 @@ class Inside:
             owner=self.root.owner,
             cwd=self.cwd,
             mounts=(*mounts, self.bench.toolbox.mount),
+            limits=self.limits,
         )
         self.box = await ContainerBox(spec, self.bench.engine).__aenter__()
         if self.system:

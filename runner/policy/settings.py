@@ -1,0 +1,219 @@
+"""The shape of our own settings and policy files, and what is wrong with a document that has another.
+
+Imported where there is such a file only: pydantic takes its time. What the keys do is `runner.policy.keys`'s.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from runner.policy.documents import Document, Where
+
+PACKAGE = r"^[a-z0-9][a-z0-9+.-]*$"
+SIZE = r"^\d+(\.\d+)?\s*[kKmMgGtT]?([iI]?[bB])?$"
+VERSION = r"^\d+(\.\d+){0,3}$"
+NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+ModeName = Literal["default", "manual", "acceptEdits", "plan", "auto", "dontAsk", "bypassPermissions"]
+Package = Annotated[str, Field(pattern=PACKAGE)]
+Version = Annotated[str, Field(pattern=VERSION)]
+Switch = Literal["disable"]
+Count = Annotated[int, Field(gt=0)]
+Size = Annotated[int, Field(gt=0)] | Annotated[str, Field(pattern=SIZE)]
+
+
+class Shape(BaseModel):
+    """What all parts share: names as in Claude Code's files, nothing unknown, no conversion of types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, alias_generator=to_camel, frozen=True)
+
+
+class RuleEntry(Shape):
+    """A rule with texts that it must match, or must not: commands, paths or hosts of its own tool."""
+
+    rule: str
+    match: list[str] = []
+    not_match: list[str] = []
+    reason: str = ""
+
+
+class Case(Shape):
+    """An example that must hold whenever the policy is loaded: what a call like this is decided as."""
+
+    call: str
+    expect: Literal["allow", "ask", "deny", "not_allow"]
+    mode: ModeName | None = None
+    comment: str = ""
+
+
+Rules = list[str | RuleEntry]
+
+
+class Permissions(Shape):
+    """Rules, the start mode, and what no other source may loosen."""
+
+    allow: Rules = []
+    ask: Rules = []
+    deny: Rules = []
+    default_mode: ModeName | None = None
+    additional_directories: list[str] = []
+    disable_bypass_permissions_mode: Switch | None = None
+    disable_auto_mode: Switch | None = None
+    deny_instead_of_prompting: bool = False
+    block_reads_outside_working_directories: bool = False
+    block_writes_outside_working_directories: bool = False
+
+
+class Limits(Shape):
+    """Bounds of a turn and of the box. In managed settings nobody may go over them."""
+
+    max_turns: Count | None = None
+    max_budget_usd: Annotated[float | int, Field(gt=0)] | None = None
+    max_tokens: Count | None = None
+    max_seconds: Annotated[float | int, Field(gt=0)] | None = None
+    memory: Size | None = None
+    disk: Size | None = None
+    cpus: Annotated[float | int, Field(gt=0)] | None = None
+    pids: Count | None = None
+
+
+class Network(Shape):
+    """Hosts. `closed`: nothing leaves the box, whatever a rule says."""
+
+    closed: bool = False
+    allowed_domains: list[str] = []
+    denied_domains: list[str] = []
+    allow_managed_domains_only: bool = False
+
+
+def _remote(url: str) -> str:
+    if not url.startswith(("https://", "http://127.0.0.1:", "http://[::1]:", "http://localhost:")):
+        raise ValueError("https:// is needed, or http:// on this machine")
+    return url
+
+
+class RemoteApprover(Shape):
+    """Who answers where no terminal is: POST to `url`, signed with the secret in `secret_file` or in the variable
+    `secret_env`. No answer within `deadline` seconds is a no.
+    """
+
+    url: Annotated[str, AfterValidator(_remote)]
+    secret_file: str = ""
+    secret_env: str = ""
+    deadline: Annotated[float | int, Field(gt=0, le=3600)] = 60
+
+
+class AuditSink(Shape):
+    """Where records must be acknowledged."""
+
+    url: str
+
+
+class PolicyFile(Shape):
+    """One settings or policy file of ours, in YAML or JSON. Marked M: in managed settings only."""
+
+    description: str = ""
+    model: str | None = None
+    fallback_model: list[str] | None = None
+    available_models: list[str] | None = None
+    denied_models: list[str] = []
+    permissions: Permissions = Permissions()
+    network: Network = Network()
+    limits: Limits = Limits()
+    image: str | None = None
+    packages: list[Package] = []
+    system: Literal["readonly", "writable"] | None = None
+    runtime: str | None = None
+    env: dict[Annotated[str, Field(pattern=NAME)], str] = {}
+    approver: RemoteApprover | None = None
+    hooks: dict[str, Any] = {}
+    disable_all_hooks: bool = False
+    cases: list[Case] = []
+    allow_managed_permission_rules_only: bool = Field(default=False, description="M")
+    allow_managed_hooks_only: bool = Field(default=False, description="M")
+    allow_managed_mcp_servers_only: bool = Field(default=False, description="M")
+    forced_mode: ModeName | None = Field(default=None, description="M")
+    disable_shell: bool = Field(default=False, description="M")
+    allowed_images: list[str] | None = Field(default=None, description="M")
+    allowed_registries: list[str] | None = Field(default=None, description="M")
+    required_minimum_version: Version | None = Field(default=None, description="M")
+    required_maximum_version: Version | None = Field(default=None, description="M")
+    required_audit_sink: AuditSink | None = Field(default=None, description="M")
+    serial: Annotated[int, Field(ge=0)] | None = Field(default=None, description="M")
+    expires: str | None = Field(default=None, description="M")
+
+
+def check_shape(document: Document) -> None:
+    """Raises SettingsError, with line and column and for an unknown key with what may have been meant, unless the
+    document is one of ours.
+    """
+    try:
+        PolicyFile.model_validate(document.value)
+    except ValidationError as error:
+        where, problem = next(_explained(error))
+        raise document.error(problem, where) from error
+
+
+def shape_errors(document: Document) -> list[tuple[Where, str]]:
+    """All that is wrong with the document's shape: where, and what."""
+    try:
+        PolicyFile.model_validate(document.value)
+    except ValidationError as error:
+        return list(dict.fromkeys(_explained(error)))
+    return []
+
+
+def _explained(error: ValidationError) -> Iterator[tuple[Where, str]]:
+    for problem in error.errors(include_url=False, include_context=False):
+        where = tuple(part for part in problem["loc"] if not _is_branch(part))
+        if problem["type"] == "extra_forbidden":
+            key = str(where[-1])
+            near = suggestion(key, _siblings(where[:-1]))
+            yield where, f"unknown key {key!r}" + (f"; did you mean {near!r}?" if near else "")
+        else:
+            yield where, f"{'.'.join(map(str, where))}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _is_branch(part: str | int) -> bool:
+    """Pydantic names the branch of a union in the path."""
+    return isinstance(part, str) and (part in ("str", "int", "float", "RuleEntry") or part.startswith("constrained-"))
+
+
+def _siblings(where: Where) -> tuple[str, ...]:
+    """The keys that may stand at a place of our own files."""
+    shape: Any = PolicyFile
+    for part in where:
+        if isinstance(part, int):
+            continue
+        found = {name.alias or key: name.annotation for key, name in shape.model_fields.items()}.get(part)
+        shape = _shape_in(found)
+        if shape is None:
+            return ()
+    return tuple(field.alias or key for key, field in shape.model_fields.items())
+
+
+def _shape_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, Shape):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        if (found := _shape_in(inner)) is not None:
+            return found
+    return None
+
+
+def suggestion(word: str, known: tuple[str, ...]) -> str:
+    """The known word that this one was probably meant to be, "" when there is none."""
+    folded = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower().replace("_", "").replace("-", ""), folded, n=1, cutoff=0.7)
+    return folded[near[0]] if near else ""
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of our files, for editors."""
+    schema = PolicyFile.model_json_schema(by_alias=True)
+    return schema | {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "fumehood settings"}

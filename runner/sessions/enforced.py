@@ -1,0 +1,170 @@
+"""The policy in force in a session that runs: made from its settings chain at the start, looked at again before each
+turn, strictest where managed settings cannot be relied on any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib import import_module
+from typing import TYPE_CHECKING, Self
+
+from runner.effects import Decision, Mode, RuleSource, Source
+from runner.errors import FumehoodError, LockedError, ManagedError, PolicyChangedError
+from runner.events import PolicyLoaded
+from runner.policy.environment import overlaid
+from runner.policy.grants import with_grant
+from runner.policy.layers import Settings
+from runner.policy.locks import check_model, check_spec, under_ceilings
+from runner.policy.managed import PLACES, Managed, Places, read_managed, stamp
+from runner.policy.policy import Policy
+from runner.policy.rules import Kind, Rule
+from runner.policy.trust import Grants, keep_serials, read_serials
+from runner.sessions.chain import Chain
+from runner.sessions.specs import chain_of, ground_of, policy_of
+from runner.sessions.store import state_home
+from runner.spec import SessionSpec
+
+if TYPE_CHECKING:
+    from runner.approval import Approver
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """Another policy from here on. `problem`: why nothing goes on, None where it does."""
+
+    policy: Policy
+    event: PolicyLoaded
+    problem: FumehoodError | None = None
+
+
+class Enforced:
+    """One session's policy. `policy` is the one it starts with; `environ` the environment under the variables of
+    the settings.
+    """
+
+    def __init__(
+        self,
+        spec: SessionSpec,
+        environ: Mapping[str, str],
+        *,
+        places: Places = PLACES,
+        stored: bool = False,
+    ) -> None:
+        """`stored`: a session at rest is reached for a command, no model is asked: it is brought under the locks of
+        today instead of refused. Raises SettingsError, LockedError, PolicyChangedError, UsageError.
+        """
+        self._places, self._home = places, state_home(environ)
+        self._chain: Chain = chain_of(spec, environ, places)
+        if stored:
+            spec, _ = under_ceilings(replace(spec, policy_digest=""), self._chain.settings)
+        else:
+            check_spec(spec, self._chain.settings)
+        self.environ = dict(overlaid(environ, self._chain.settings))
+        self.policy = policy_of(spec, self._chain, environ).policy
+        if spec.policy_digest not in ("", self.policy.digest):
+            raise PolicyChangedError(
+                f"this session was specified for policy {spec.policy_digest[:12]}, "
+                f"and {self.policy.digest[:12]} is in force"
+            )
+        self.spec = replace(spec, policy_digest=self.policy.digest)
+        self._settings = self._chain.settings
+        self._managed = self._chain.managed
+        self._broken: FumehoodError | None = None
+
+    @classmethod
+    def of(cls, spec: SessionSpec, environ: Mapping[str, str], *, places: Places, stored: bool) -> Self:
+        """As the constructor, for `app`'s lazy import."""
+        return cls(spec, environ, places=places, stored=stored)
+
+    def begin(self) -> None:
+        """The session starts under these managed settings: older ones do not count here any more."""
+        if self._managed.serials:
+            keep_serials(self._home, self._managed.serials)
+
+    def loaded(self, policy: Policy | None = None, problem: str = "") -> PolicyLoaded:
+        """The event that names the policy in force and every file that counts."""
+        policy = policy or self.policy
+        files = tuple(f"{one.layer.value}:{one.file}" for one in self._settings.loaded)
+        flags = ("command_line",) if self.spec.allow or self.spec.deny else ()
+        return PolicyLoaded(digest=policy.digest, mode=policy.mode.value, sources=(*files, *flags), problem=problem)
+
+    def check_models(self, *names: str) -> None:
+        """Raises LockedError for a model that settings do not allow, by whichever name it is asked for."""
+        model_id = import_module("runner.models.registry").model_id
+        for name in names:
+            full = model_id(name, self.environ)
+            check_model(full if ":" in full else f"anthropic:{full}", self._settings)
+
+    def look(self, mode: Mode, model: str) -> Change | None:
+        """Before each turn: what changed of the managed settings. Where they cannot be relied on, or forbid what
+        this session is, the change is the strictest policy there is, with the problem, before every turn again.
+        """
+        mark = stamp(self._places)
+        if mark == self._managed.stamp:
+            return None if self._broken is None else self._lockdown(mode, self._broken)
+        try:
+            managed = read_managed(self._places, now=datetime.now(UTC), seen=read_serials(self._home))
+            if self._managed.loaded and not managed.loaded:
+                raise ManagedError("managed settings that were in force are gone")
+            settings = self._chain.again(managed)
+            policy = self._under(settings, mode, model)
+        except FumehoodError as error:
+            self._managed = Managed(loaded=self._managed.loaded, serials=self._managed.serials, stamp=mark)
+            self._broken = error
+            return self._lockdown(mode, error)
+        self._managed, self._settings, self._broken = managed, settings, None
+        keep_serials(self._home, managed.serials)
+        return Change(policy=policy, event=self.loaded(policy))
+
+    def _under(self, settings: Settings, mode: Mode, model: str) -> Policy:
+        mode = mode if mode in settings.modes else settings.start_mode
+        spec = replace(self.spec, mode=mode)
+        check_spec(spec, settings)
+        check_model(model if ":" in model else f"anthropic:{model}", settings)
+        return policy_of(spec, self._chain, self.environ, settings=settings).policy
+
+    def _lockdown(self, mode: Mode, error: FumehoodError) -> Change:
+        policy = locked_down(mode)
+        return Change(policy=policy, event=self.loaded(policy, str(error)), problem=error)
+
+    def approver(self, given: Approver | None) -> Approver:
+        """Who is asked: nobody where settings say so; who was given; else the settings' remote approver."""
+        approvals = import_module("runner.approval")
+        deny: Approver = approvals.DenyApprover()
+        if self._settings.locked("permissions.denyInsteadOfPrompting"):
+            return deny
+        wanted = self._settings.value("approver")
+        if given is not None or wanted is None:
+            return given if given is not None else deny
+        remote: Approver = import_module("runner.remote_approval").RemoteApprover(
+            url=wanted["url"],
+            secret=import_module("runner.remote_approval").read_secret(wanted, self.environ),
+            deadline=float(wanted.get("deadline", 60)),
+            session=self.spec.session,
+        )
+        return remote
+
+    @property
+    def approvals_file(self) -> str:
+        """Where an "always" is written."""
+        return str(Grants(self._home).approvals_file)
+
+    def remember(self, policy: Policy, rule: str) -> Policy:
+        """Keep an "always" of the user's, outside the repository, and the policy with it. Raises LockedError where
+        managed rules alone count.
+        """
+        if self._settings.locked("allowManagedPermissionRulesOnly"):
+            raise LockedError("managed settings allow managed rules only: nothing is allowed for always")
+        place = ground_of(self.spec, self.environ).place
+        Grants(self._home).approve(self._chain.workspace, rule, datetime.now(UTC), self.spec.session)
+        return with_grant(policy, rule, place, self.approvals_file)
+
+
+def locked_down(mode: Mode) -> Policy:
+    """The strictest policy: nothing is allowed."""
+    everything = Rule(
+        text="*", decision=Decision.DENY, source=RuleSource(layer=Source.MANAGED), tool="*", kind=Kind.USE
+    )
+    return Policy(mode=mode, rules=(everything,), locks=("disableShell", "locked-down"))

@@ -1,0 +1,3 @@
+"""The version of this program; `runner.__version__` is the same."""
+
+VERSION = "0.1.0"
