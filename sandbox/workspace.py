@@ -414,12 +414,13 @@ class Workspace:
 
     async def usage(self) -> int:
         """Bytes on disk of layers and store, and of the frozen layers that it stands on."""
+        return await asyncio.to_thread(lambda: usage_of(self._state) + self.frozen_size())
 
-        def used() -> int:
-            frozen = {name for layer in self.layers for name in layer.lowers}
-            return usage_of(self._state) + sum(usage_of(self.pool.place(name)) for name in frozen)
-
-        return await asyncio.to_thread(used)
+    def frozen_size(self) -> int:
+        """Bytes of the files in the frozen layers that the session stands on. Blocks."""
+        if self.pool.directory.is_relative_to(self._state):
+            return 0  # counted with all else of the session
+        return sum(self.pool.size(name) for name in {name for layer in self.layers for name in layer.lowers})
 
     async def release(self) -> None:
         """Remove the keeper and the engine's volumes, after the box has gone. The layers stay."""

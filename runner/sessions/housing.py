@@ -204,7 +204,10 @@ class Housing:
             )
         )
         self._watch = asyncio.create_task(
-            DiskWatch(self._directory, Limits(**asdict(self._spec.box)), self._full).run(), name="disk"
+            DiskWatch(
+                self._directory, Limits(**asdict(self._spec.box)), self._full, beside=workspace.frozen_size
+            ).run(),
+            name="disk",
         )
         await workspace.start_manifest()
         return box

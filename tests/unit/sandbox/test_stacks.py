@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import stat
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sandbox.bases import filled
 from sandbox.changes import overlay_pairs
 from sandbox.checkpoints import Checkpoints
 from sandbox.copies import remove_tree
@@ -24,10 +26,11 @@ from sandbox.freezing import AtRest, Freezing
 from sandbox.layers import LayerTable
 from sandbox.pool import Pool
 from sandbox.stacks import StackTree
-from sandbox.states import Frozen, State
+from sandbox.states import Frozen, Row, State
 from sandbox.trees import LocalTree, Tree, content
 from tests.support.layers_by_hand import whiteout
-from tests.unit.sandbox.test_checkpoints import CHANGES, KilledError, Stand, change, tree
+from tests.support.whole_tree import tree
+from tests.unit.sandbox.test_checkpoints import CHANGES, KilledError, Stand, change
 
 FREEZE_ALL = (0, 0)
 NEVER = (10**6, 1 << 40)
@@ -228,10 +231,14 @@ def test_rows_told_of_a_stack_are_those_of_one_directory_that_holds_all_of_it(ro
             remove_tree(Path(base) / "s")
 
 
+def read(checkpoints: Checkpoints, row: Row) -> bytes:
+    return b"".join(filled(checkpoints.pieces(row.payload)))
+
+
 def _by_rows(checkpoints: Checkpoints, state: State) -> dict[bytes, tuple[Any, ...]]:
     found = {}
     for path, row in state.items():
-        own: Any = b"".join(checkpoints.content(row.payload)) if row.is_file else row.payload if row.is_link else b""
+        own: Any = read(checkpoints, row) if row.is_file else row.payload if row.is_link else b""
         opaque = row.is_directory and "user.overlay.opaque" in row.attributes
         found[os.fsencode(path)] = (row.mode if not row.is_whiteout else 0, own, opaque)
     found.pop(b"", None)
@@ -288,7 +295,7 @@ def test_a_freeze_that_is_killed_at_any_step_loses_nothing(
         assert [content(merged["root"], name, 99) for name in (b"a", b"b")] == [b"two", b"b"]
         assert content(merged["home"], b"h", 99) == b"h"
     second = take(stand, freeze=False)
-    assert b"".join(stand.checkpoints.content(stand.checkpoints.state(second)["root"]["a"].payload)) == b"two"
+    assert read(stand.checkpoints, stand.checkpoints.state(second)["root"]["a"]) == b"two"
     stand.checkpoints.restore(first)
     stand.checkpoints.settle()
     with ExitStack() as stack:
@@ -443,3 +450,50 @@ def test_what_could_not_be_frozen_is_copied_once_for_all_forks(stand: Stand, tmp
     own = LayerTable.read(stand.layers / "layers.json")
     assert own is not None
     assert own.frozen == ()
+
+
+def test_a_pool_on_another_mount_means_the_log(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.rename
+
+    def elsewhere(path: Path, target: Path) -> Path:
+        if "frozen" in str(path) and "frozen" not in str(target):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", elsewhere)
+    (stand.root / "a").write_text("one")
+    stand.checkpoints.most = FREEZE_ALL
+    made = stand.checkpoints.take("x", swap=AtRest())
+    assert made is not None
+    assert (made.way, lowers(stand, "root")) == ("log", ())
+    table = LayerTable.read(stand.layers / "layers.json")
+    assert table is not None
+    assert table.frozen == ()
+    assert read(stand.checkpoints, stand.checkpoints.state(made.id)["root"]["a"]) == b"one"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_directory_that_its_owner_may_not_write_is_never_moved() -> None:
+    """Moving it writes in it; half done, the session could not be gone on with."""
+    with tempfile.TemporaryDirectory() as base:
+        stand = Stand(Path(base) / "s")
+        (stand.root / "a").write_text("one")
+        stand.checkpoints.most = FREEZE_ALL
+        for path in (Path(base), *Path(base).rglob("*")):
+            os.chown(path, 1234, 1234)
+        stand.root.chmod(0o555)
+        child = os.fork()
+        if child == 0:
+            os._exit(_as_user(stand))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _as_user(stand: Stand) -> int:
+    code = 1
+    with suppress(BaseException):
+        os.setresgid(1234, 1234, 1234)
+        os.setresuid(1234, 1234, 1234)
+        made = stand.checkpoints.take("x", swap=AtRest())
+        kept = made is not None and read(stand.checkpoints, stand.checkpoints.state(made.id)["root"]["a"])
+        code = 0 if kept == b"one" and not lowers(stand, "root") and lowers(stand, "home") else 2
+    return code
