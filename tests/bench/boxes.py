@@ -17,6 +17,7 @@ from runner.sessions.store import Store, state_home
 from sandbox.copies import remove_tree
 from sandbox.engine import connect
 from sandbox.images import ensure_image
+from sandbox.pool import Pool
 from sandbox.spec import Box, Command, Exited
 from sandbox.toolbox import ensure_toolbox
 from tests.bench.figures import median
@@ -51,6 +52,7 @@ async def housed(repository: Path, home: Path) -> AsyncIterator[tuple[Housing, P
         record=lambda _: None,
         identity=("", ""),
         environment={},
+        pool=Pool(store.layers, sessions=store.sessions),
     )
     try:
         yield housing, box_cwd(spec)
@@ -59,6 +61,7 @@ async def housed(repository: Path, home: Path) -> AsyncIterator[tuple[Housing, P
         await housing.close()
         if workspace is not None:
             remove_tree(directory)
+            workspace.pool.sweep()
 
 
 async def bash(box: Box, cwd: PurePosixPath) -> int:
