@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import agent, boxes, floors
+from tests.bench import agent, boxes, floors, travel
 from tests.bench.figures import Figure, median, show
 
 FILES = 100_000

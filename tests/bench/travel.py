@@ -13,7 +13,7 @@ from pathlib import Path
 
 from runner.sessions.store import Store
 from sandbox.capture import Capture
-from sandbox.states import Row
+from sandbox.states import State
 from sandbox.store import Store as Log
 from tests.bench import checkpoints
 from tests.bench.boxes import housed
@@ -73,13 +73,13 @@ async def by_keeper(repository: Path, home: Path, rounds: int = 9) -> tuple[floa
         taken: dict[bool, list[float]] = {True: [], False: []}
         with tempfile.TemporaryDirectory(dir=home) as place, Log(Path(place) / "log", writable=True) as log:
             for local in (True, False):
-                state = dict[str, Row]()
+                state = State()
                 for number in range(rounds + 1):
                     for path in upper.glob("d*/f*"):
                         path.write_bytes(b"%d %r " % (number, local) * 300)
                     capture = Capture(upper, log, workspace._keeper, settle=False, local=local)
 
-                    def once(capture: Capture = capture, state: dict[str, Row] = state) -> None:
+                    def once(capture: Capture = capture, state: State = state) -> None:
                         state.update(capture.run(state).rows)
                         log.note({"type": "bench"})
 
