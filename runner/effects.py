@@ -87,7 +87,14 @@ class UseProvider:
     tool: str
 
 
-Effect: TypeAlias = RunCommand | ReadPath | WritePath | StopTask | ConnectHost | CallServer | UseProvider
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskUser:
+    """Put something to the user, who must answer: no rule and no mode does that for them."""
+
+    about: str
+
+
+Effect: TypeAlias = RunCommand | ReadPath | WritePath | StopTask | ConnectHost | CallServer | UseProvider | AskUser
 
 
 def is_outside(effect: Effect) -> bool:

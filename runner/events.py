@@ -173,7 +173,8 @@ class ApprovalAsked:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalGiven:
     """The answer. `by`: terminal, client, remote, nobody. `always`: the rule that was offered is allowed from here
-    on, too.
+    on, too. `input`: what is to be run in place of what was asked for (the user's answers in it); it is judged
+    again.
     """
 
     call: str
@@ -181,6 +182,7 @@ class ApprovalGiven:
     by: str
     reason: str = ""
     always: bool = False
+    input: dict[str, Json] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +212,8 @@ class ToolFinished:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointTaken:
     """A state that can be restored. `before` names the call it was taken for; `files` counts the paths that
-    changed since the last one, `changed` names the first of them, each with its layer.
+    changed since the last one, `changed` names the first of them, each with its layer. `way`: whether contents were
+    copied (log), or layers frozen, under the running box (live) or without one (rest).
     """
 
     checkpoint: str
@@ -220,6 +223,7 @@ class CheckpointTaken:
     seconds: float
     before: str = ""
     changed: tuple[str, ...] = ()
+    way: str = "log"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,9 +41,10 @@ def usage_of(path: Path) -> int:
 
 class DiskWatch:
     """Looks every half second at the free space of the host and, where it shrank by enough for the
-    budget to be in question, at what the session takes; now and then at that in any case, since others
-    may free what the session takes. `on_full` is awaited once, with a sentence that says which bound was
-    reached; then the watch ends. A writer can overshoot by what it writes in an interval and a walk.
+    budget to be in question, at what the session takes (`beside`: bytes that it takes elsewhere); now and
+    then at that in any case, since others may free what the session takes. `on_full` is awaited once, with a
+    sentence that says which bound was reached; then the watch ends. A writer can overshoot by what it writes
+    in an interval and a walk.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class DiskWatch:
         on_full: Callable[[str], Awaitable[None]],
         *,
         free: Callable[[Path], int] | None = None,
+        beside: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = path
         self._limits = limits
         self._on_full = on_full
+        self._beside = beside
         self._free = free or free_space
         self._clock = clock
 
@@ -71,7 +74,7 @@ class DiskWatch:
                 return
             room = max(self._limits.disk - used, 0)
             if free_then is None or now >= due or free_then - free > min(max(room // 2, _LEAST_MOVE), 1 << 30):
-                used = await asyncio.to_thread(usage_of, self._path)
+                used = await asyncio.to_thread(lambda: usage_of(self._path) + self._beside())
                 ended = self._clock()
                 due = ended + max(REST, _REST_PER_WALK * (ended - now))
                 free_then = free

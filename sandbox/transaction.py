@@ -581,7 +581,8 @@ class Transaction:
         self.log.sync()
 
     def _note(self, body: dict[str, Any]) -> None:
-        self.log.note(body)
+        """It is on the disk with the next sync: none of these counts before the mark that comes after it."""
+        self.log.note(body, later=True)
         self._read(body)
 
     def _load(self) -> None:

@@ -15,11 +15,15 @@ from typing import Annotated, TextIO
 import typer
 from typer import Option
 
+from runner.errors import FumehoodError
+from runner.policy.managed import PLACES, Places
+from runner.sessions.chain import read_chain
+from runner.sessions.specs import home_of
 from runner.sessions.store import state_home
 from runner.ui.diff import wants_colour
 from runner.ui.safe import encodable, visible
 from runner.ui.words import plural
-from sandbox.checks import Check, Level, ok, warn
+from sandbox.checks import Check, Level, fail, ok, warn
 from sandbox.doctor import examine
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -36,7 +40,8 @@ def doctor(
 ) -> None:
     """Try what a session needs; ends with 1 when something fails."""
     boundary = asyncio.run(examine(os.environ, state=state_home(os.environ), cwd=Path.cwd(), runtime=runtime))
-    checks = (*boundary, check_key(os.environ), check_terminal(os.environ, sys.stdout))
+    ours = (check_key(os.environ), check_terminal(os.environ, sys.stdout), *check_settings(os.environ, Path.cwd()))
+    checks = (*boundary, *ours)
     if as_json:
         sys.stdout.write(json.dumps({"ok": is_fit(checks), "checks": [asdict(check) for check in checks]}) + "\n")
     else:
@@ -58,6 +63,25 @@ def check_key(environ: Mapping[str, str]) -> Check:
         return warn("model key", "none in the environment", "export ANTHROPIC_API_KEY=...; scripted models need none")
     base = environ.get("ANTHROPIC_BASE_URL", "")
     return ok("model key", f"{named} is set" + (f", for {base}" if base else ""))
+
+
+def check_settings(environ: Mapping[str, str], cwd: Path, places: Places = PLACES) -> list[Check]:
+    """Whether settings can be used here, and which of their keys mean nothing to this program."""
+    try:
+        chain = read_chain(
+            cwd.resolve(), environ=environ, home=home_of(environ), state=state_home(environ), places=places
+        )
+    except FumehoodError as error:
+        return [fail("settings", str(error), getattr(error, "hint", ""))]
+    files = [one.file for one in chain.settings.loaded]
+    checks = [ok("settings", ", ".join(files) if files else "no files")]
+    for one in chain.settings.loaded:
+        if one.idle:
+            keys = ", ".join(f"{key} (line {line})" for key, line in one.idle)
+            checks.append(warn("settings", f"{one.file}: without a meaning here: {keys}", ""))
+        if one.document.value.get("hooks"):
+            checks.append(warn("settings", f"{one.file}: hooks are not run by this version", ""))
+    return checks
 
 
 def check_terminal(environ: Mapping[str, str], out: TextIO) -> Check:

@@ -24,7 +24,7 @@ from runner.policy.keys import KEYS, How
 from runner.policy.layers import Settings
 from runner.policy.trust import Grants
 from runner.sessions.past import calls_of
-from runner.sessions.specs import chain_of, ground_of, new_spec, policy_of
+from runner.sessions.specs import standing_policy
 from runner.sessions.store import Store, state_home
 from runner.ui.safe import one_line, visible
 
@@ -44,17 +44,20 @@ def out(line: str = "") -> None:
     sys.stdout.write(visible(line, lines=False) + "\n")
 
 
+def out_json(value: Any) -> None:
+    """The answer for a program: ASCII only, so nothing in it drives a terminal."""
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
 @app.command()
 def show(as_json: AsJson = False) -> None:
     """Every setting in force here, with the source it comes from; then what does not count, and why."""
-    spec = new_spec(Path.cwd(), environ=os.environ)
-    chain = chain_of(spec, os.environ)
-    composed = policy_of(spec, chain, os.environ)
-    settings = chain.settings
+    chain, composed, _ = standing_policy(Path.cwd(), environ=os.environ)
+    settings, mode = chain.settings, composed.policy.mode.value
     if as_json:
-        out(json.dumps(_shown(settings, spec.mode.value, composed.policy.digest, chain.notes), indent=1))
+        out_json(_shown(settings, mode, composed.policy.digest, chain.notes))
         return
-    out(f"mode           {spec.mode.value}")
+    out(f"mode           {mode}")
     out(f"policy digest  {composed.policy.digest}")
     for name, value, where in _rows(settings):
         out(f"{name:14} {value}  ({where})")
@@ -122,19 +125,18 @@ def explain_call(
     """Why a call is decided as it is: every rule that speaks of it, which one decides, and what would change it."""
     if bool(call) is bool(session):
         raise UsageError("name a call, or --session and --call")
-    spec = new_spec(Path.cwd(), environ=os.environ, fields={"mode": _mode(mode)} if mode else {})
-    policy = policy_of(spec, chain_of(spec, os.environ), os.environ).policy
+    _, composed, ground = standing_policy(Path.cwd(), environ=os.environ, mode=_mode(mode) if mode else None)
+    policy = composed.policy
     then = None
     if call:
-        place = ground_of(spec, os.environ).place
-        tool, effects = call_of(call, place)
-        found = explain(policy, tool, effects, place)
+        tool, effects = call_of(call, ground.place)
+        found = explain(policy, tool, effects, ground.place)
     else:
         store = Store(state_home(os.environ))
         calls = list(calls_of(store.choose(session, Path.cwd()), os.environ))
-        named = (
-            [one for one in calls if one.call == number] or calls[int(number) - 1 :][:1] if number.isdecimal() else []
-        )
+        named = [one for one in calls if one.call == number]
+        if number.isdecimal() and 0 < int(number) <= len(calls):
+            named = named or [calls[int(number) - 1]]
         if not named:
             raise UsageError(f"the session has no call {number!r}; it has {len(calls)} (--call 1 to {len(calls)})")
         then = named[0]
@@ -143,7 +145,7 @@ def explain_call(
         )
     if as_json:
         recorded = {"recorded": {"decision": then.decided, "rule": then.rule, "call": then.text}} if then else {}
-        out(json.dumps(found.to_json() | recorded, indent=1))
+        out_json(found.to_json() | recorded)
         return
     if then:
         out(f"call      {one_line(then.text, WIDE)}")
@@ -200,11 +202,7 @@ def test(file: FileArgument, as_json: AsJson = False) -> None:  # noqa: PT028 (a
             }
             for t in tried
         ]
-        out(
-            json.dumps(
-                {"ok": not wrong, "cases": rows, "failed": [f"{w.entry.where}: {w.problem}" for w in wrong]}, indent=1
-            )
-        )
+        out_json({"ok": not wrong, "cases": rows, "failed": [f"{w.entry.where}: {w.problem}" for w in wrong]})
     else:
         for one in tried:
             mark = "ok  " if one.holds else "FAIL"
@@ -241,7 +239,7 @@ def dry_run(file: FileArgument, session: Sessions = [], as_json: AsJson = False)
                     }
                 )
     if as_json:
-        out(json.dumps({"calls": count, "changed": rows}, indent=1))
+        out_json({"calls": count, "changed": rows})
         return
     for row in rows:
         out(
@@ -270,11 +268,7 @@ def diff(a: FileArgument, b: FileArgument, session: Sessions = [], as_json: AsJs
                 rows.append(policy_files.Differing(call=past.text, mode=past.mode.value, a=one, b=two))
     unique = list(dict.fromkeys(rows))
     if as_json:
-        out(
-            json.dumps(
-                [{"call": r.call, "mode": r.mode, "a": r.a.to_json(), "b": r.b.to_json()} for r in unique], indent=1
-            )
-        )
+        out_json([{"call": r.call, "mode": r.mode, "a": r.a.to_json(), "b": r.b.to_json()} for r in unique])
     else:
         for row in unique:
             out(
@@ -366,14 +360,8 @@ def approvals(
         return
     found = grants.approvals()
     if as_json:
-        out(
-            json.dumps(
-                [
-                    {"id": a.id, "workspace": a.workspace, "rule": a.rule, "at": a.at, "session": a.session}
-                    for a in found
-                ],
-                indent=1,
-            )
+        out_json(
+            [{"id": a.id, "workspace": a.workspace, "rule": a.rule, "at": a.at, "session": a.session} for a in found]
         )
         return
     for one in found:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 from runner.effects import Mode
+from runner.events import ApprovalGiven
 
 CONTENT_BLOCKS = frozenset({"text", "image", "document"})
 
@@ -34,12 +35,15 @@ class Interrupt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The reply to an ApprovalAsked. `always`: allow the rule that it offers from here on."""
+    """The reply to an ApprovalAsked. `always`: allow the rule that it offers from here on. `input` takes the place of
+    the call's own: it holds a user's answers.
+    """
 
     call: str
     allowed: bool
     reason: str = ""
     always: bool = False
+    input: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +80,23 @@ _FIELDS: dict[str, type[Any]] = {
     "allowed": bool,
     "always": bool,
     "reason": str,
+    "input": dict,
     "mode": str,
     "model": str,
     "steps": int,
 }
+
+
+def given_by_client(answer: Answer) -> ApprovalGiven:
+    """What a client's answer is as a record."""
+    return ApprovalGiven(
+        call=answer.call,
+        allowed=answer.allowed,
+        by="client",
+        reason=answer.reason,
+        always=answer.always,
+        input=answer.input,
+    )
 
 
 def operation_to_json(operation: Operation) -> dict[str, Any]:
@@ -95,7 +112,7 @@ def operation_from_json(data: Mapping[str, Any]) -> Operation:
     made = _TYPES.get(str(data.get("type")))
     if made is None:
         raise ValueError(f"unknown operation {data.get('type')!r}")
-    values = {key: value for key, value in data.items() if key != "type"}
+    values = {key: value for key, value in data.items() if key != "type" and not (key == "input" and value is None)}
     for key, value in values.items():
         wanted = _FIELDS.get(key)
         if wanted is None or type(value) is not wanted:

@@ -7,7 +7,6 @@ input without a Judged of its digest. Reads go side by side, writes in order.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 
 from runner.approval import Approver
 from runner.effects import (
+    AskUser,
     Decision,
     Effect,
     Place,
@@ -27,7 +27,6 @@ from runner.effects import (
     effect_to_json,
     is_write,
 )
-from runner.errors import FumehoodError, LockedError, UsageError
 from runner.events import (
     ApprovalAsked,
     ApprovalGiven,
@@ -35,7 +34,6 @@ from runner.events import (
     Event,
     Failed,
     Judged,
-    PolicyLoaded,
     Resolved,
     TaskUpdated,
     ToolChunk,
@@ -45,13 +43,14 @@ from runner.events import (
 from runner.journal import digest
 from runner.loop.boxes import LOST, BoxHandle
 from runner.loop.calls import Call, validated
-from runner.loop.fixed import CARRIED_SECONDS, HELPER_OUTPUT, HELPER_SECONDS, HELPERS
+from runner.loop.modes import Modes
+from runner.loop.own import OwnCommands
 from runner.loop.shown import Shown, plain
 from runner.policy.grants import offer
 from runner.policy.policy import Policy
-from runner.tools.base import Tool, ToolContext, ToolResult, ToolState, tool_error
+from runner.tools.base import Planning, Tool, ToolContext, ToolResult, ToolState, tool_error
 from sandbox.errors import PathError, SandboxError
-from sandbox.spec import Box, Command, Exited, Process, Resolution, Stderr, Stdout
+from sandbox.spec import Box, Resolution
 
 SIDE_BY_SIDE = 10
 INTERRUPTED = "This call was interrupted, by the user or by a limit. What it had done until then may be done."
@@ -67,40 +66,25 @@ class Recorder(Protocol):
         ...
 
 
+Classify = Callable[[Call, Verdict], Awaitable[Verdict]]
 Hook = Callable[[str, str, dict[str, Any]], Awaitable[tuple[dict[str, Any], Verdict | None]]]
 
 
-class Look(Protocol):
-    """What changed of the policy since it was last looked at. `problem`: why nothing goes on."""
-
-    @property
-    def policy(self) -> Policy:
-        """In force from here on."""
-        ...
-
-    @property
-    def event(self) -> PolicyLoaded:
-        """What is recorded of it."""
-        ...
-
-    @property
-    def problem(self) -> FumehoodError | None:
-        """None where everything goes on."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Remember:
-    """Where an "always" goes: `keep(rule)` makes the policy that is in force then; `file` is shown to the user."""
+class Case:
+    """A call as it is decided: its effects, resolved, where it is made, and the verdict."""
 
-    keep: Callable[[str], None]
-    file: str
+    effects: tuple[Effect, ...]
+    place: Place
+    box: Box | None
+    verdict: Verdict
 
 
 @dataclass(slots=True, kw_only=True)
-class Gate:
+class Gate(OwnCommands):
     """`policy` gives the policy in force. `before_write` is awaited before a call that may change the box
-    (checkpoints). `hook` may replace an input and tighten the verdict. `failure` is set when calls
+    (checkpoints). `hook` may replace an input and tighten the verdict. `classify` answers an ask of mode auto, and
+    `allowed_by_user` is told of each yes. `failure` is set when calls
     cannot go on at all (no box): the turn ends with it.
     """
 
@@ -117,7 +101,10 @@ class Gate:
     spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
     before_write: Callable[[str], Awaitable[None]] | None = None
     hook: Hook | None = None
-    remember: Remember | None = None
+    remember: Modes | None = None
+    classify: Classify | None = None
+    allowed_by_user: Callable[[], None] | None = None
+    planning: Planning | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     monotonic: Callable[[], float] = time.monotonic
     failure: SandboxError | None = None
@@ -264,21 +251,48 @@ class Gate:
             call = self._validated(replace(call, input=replaced))
         if call.error or call.tool is None or call.args is None:
             return tool_error(call.error or f"No such tool available: {call.name}")
+        case = await self._look(call)
+        if isinstance(case, str):
+            return tool_error(case)
+        verdict = case.verdict if hooked is None else max(case.verdict, hooked, key=strictness)
+        if verdict.classify and self.classify is not None:
+            verdict = await self.classify(call, verdict)
+        refusal, given = await self._decide(call, case.effects, verdict)
+        if not refusal and given is not None and given.input is not None:
+            call = self._validated(replace(call, input=given.input))
+            case = call.error or await self._look(call)
+            if isinstance(case, str):
+                return tool_error(case)
+            refusal = self._answered(call, case)
+        if refusal:
+            return tool_error(refusal)
+        if self.before_write is not None and any(is_write(effect) for effect in case.effects):
+            await self.before_write(call.id)
+        return await self._run(call, case, shown, answers_of(given))
+
+    async def _look(self, call: Call) -> Case | str:
+        """What the call would do, as it resolves in the box, and the verdict; or why it cannot be done at all."""
+        assert call.tool is not None
         policy, place = self.policy(), self.place
         effects = policy.expand(call.tool.effects(call.args, place), place)
-        box = await self._box() if effects else None
+        box = await self._box() if any(not isinstance(effect, AskUser) for effect in effects) else None
         if box is not None:
             effects, problem = await self._resolve(call.id, box, effects)
             if problem:
-                return tool_error(problem)
+                return problem
         verdict = policy.judge(effects, tool=call.name, place=place, sent=call.input)
-        if hooked is not None:
-            verdict = max(verdict, hooked, key=lambda v: v.decision)
-        if refusal := await self._decide(call, effects, verdict):
-            return tool_error(refusal)
-        if self.before_write is not None and any(is_write(effect) for effect in effects):
-            await self.before_write(call.id)
-        return await self._run(call, box, effects, place, shown)
+        return Case(effects=effects, place=place, box=box, verdict=verdict)
+
+    def _answered(self, call: Call, case: Case) -> str:
+        """Judge again what the user put in place of the call's own input; "" when nothing denies it."""
+        verdict = case.verdict
+        if verdict.decision is not Decision.DENY:
+            verdict = Verdict(decision=Decision.ALLOW, source=Source.USER, reason="as the user answered")
+        self._record_judged(call.id, call.name, call.input, case.effects, verdict)
+        if verdict.decision is Decision.DENY:
+            return f"Permission to use {call.name} was denied: {verdict.reason}"
+        self._judged.add((call.id, digest(call.input)))
+        return ""
 
     async def _box(self) -> Box:
         try:
@@ -304,12 +318,14 @@ class Gate:
             ),
             cause=call,
         )
-        failed = next((r for r in found.values() if r.error), None)
+        # What a command names and cannot be resolved, the command cannot open either.
+        command = any(isinstance(effect, RunCommand) for effect in effects)
+        failed = next((r for r in found.values() if r.error and not command), None)
         if failed is not None:
             return effects, f"{failed.path} cannot be resolved: {failed.error}"
         return tuple(
             replace(e, link=found[e.path].link, target=found[e.path].target)
-            if isinstance(e, ReadPath | WritePath)
+            if isinstance(e, ReadPath | WritePath) and not found[e.path].error
             else e
             for e in effects
         ), ""
@@ -325,11 +341,14 @@ class Gate:
                 self.failure = self.failure or error
             raise
 
-    async def _decide(self, call: Call, effects: tuple[Effect, ...], verdict: Verdict) -> str:
-        """Record the verdict and, where it is ask, the answer. "" when the call may run, else why not."""
+    async def _decide(
+        self, call: Call, effects: tuple[Effect, ...], verdict: Verdict
+    ) -> tuple[str, ApprovalGiven | None]:
+        """Record the verdict and, where it is ask, the answer. "" when the call may run, else why not; the answer."""
+        given: ApprovalGiven | None = None
         self._record_judged(call.id, call.name, call.input, effects, verdict)
         if verdict.decision is Decision.DENY:
-            return f"Permission to use {call.name} was denied: {verdict.reason}"
+            return f"Permission to use {call.name} was denied: {verdict.reason}", None
         if verdict.decision is Decision.ASK:
             always = self._offer(call.name, effects, verdict)
             asked = ApprovalAsked(
@@ -338,19 +357,21 @@ class Gate:
                 input=call.input,
                 reason=verdict.reason,
                 always=always,
-                kept=self.remember.file if self.remember is not None and always else "",
+                kept=self.remember.kept if self.remember is not None and always else "",
             )
             if self.approver.can_ask:
                 self.record(asked, cause=call.id)
-            given: ApprovalGiven = await self.approver.ask(asked)
+            given = await self.approver.ask(asked)
             self.record(given, cause=call.id)
             if not given.allowed:
                 why = f"{verdict.reason}; {given.reason}" if given.reason else verdict.reason
-                return f"Permission to use {call.name} was not given: {why}"
+                return f"Permission to use {call.name} was not given: {why}", given
+            if self.allowed_by_user is not None:
+                self.allowed_by_user()
             if given.always and always and self.remember is not None:
                 self.remember.keep(always)
         self._judged.add((call.id, digest(call.input)))
-        return ""
+        return "", given
 
     def _offer(self, tool: str, effects: tuple[Effect, ...], verdict: Verdict) -> str:
         if self.remember is None or not self.approver.can_ask:
@@ -369,26 +390,27 @@ class Gate:
         )
         self.record(body, cause=call)
 
-    async def _run(
-        self, call: Call, box: Box | None, effects: tuple[Effect, ...], place: Place, shown: Shown
-    ) -> ToolResult:
+    async def _run(self, call: Call, case: Case, shown: Shown, answers: Mapping[str, str]) -> ToolResult:
         assert call.tool is not None
         assert call.args is not None
         key = (call.id, digest(call.input))
         if key not in self._judged:
             raise RuntimeError(f"call {call.id} has no Judged for this input")
         self._judged.discard(key)
+        box, effects = case.box, case.effects
         targets = {e.path: e.target or e.path for e in effects if isinstance(e, ReadPath | WritePath)}
         context = ToolContext(
             call=call.id,
             box=box if box is not None else _NO_BOX,
-            place=place,
+            place=case.place,
             state=self.state,
             targets=targets,
             show=shown.add,
             record=lambda body: self._record_task(body, call.id),
             spawn_task=self.spawn,
             environment=self.environment,
+            planning=self.planning,
+            answers=answers,
         )
         work = call.tool.run(call.args, context)
         result: ToolResult = await (work if box is None else self._guard(box, work))
@@ -397,75 +419,16 @@ class Gate:
     def _record_task(self, body: TaskUpdated, call: str) -> None:
         self.record(body, cause=call)
 
-    async def helper(self, name: str) -> str:
-        """Output of one of our own fixed commands (HELPERS), "" when it fails. Judged like everything
-        else, with source fumehood; tool rules do not speak of it.
-        """
-        argv, cwd = HELPERS[name], self.state.cwd
-        box = await self.box.get()
-        call = f"fumehood-{self.new_id()}"
-        verdict = Verdict(decision=Decision.ALLOW, source=Source.FUMEHOOD, reason=f"helper {name}")
-        effect = RunCommand(command=" ".join(argv), cwd=cwd)
-        self._record_judged(call, name, {"argv": list(argv), "cwd": str(cwd)}, (effect,), verdict)
-        out = bytearray()
-        try:
-            async for item in await box.exec(Command(argv=argv, cwd=cwd, timeout=HELPER_SECONDS)):
-                if isinstance(item, Stdout) and len(out) < HELPER_OUTPUT:
-                    out += item.data
-                elif isinstance(item, Exited) and item.code != 0:
-                    return ""
-        except SandboxError:
-            return ""
-        return out.decode("utf-8", errors="replace")
 
-    async def carry(self, name: str, cwd: PurePosixPath, stdin: bytes, limit: int) -> bytes:
-        """All that one of our own fixed commands gives for `stdin`. Raises UsageError when it fails or gives
-        more than `limit` bytes. Judged as `helper` is.
-        """
-        argv = HELPERS[name]
-        box = await self.box.get()
-        call = f"fumehood-{self.new_id()}"
-        verdict = Verdict(decision=Decision.ALLOW, source=Source.FUMEHOOD, reason=f"helper {name}")
-        effect = RunCommand(command=" ".join(argv), cwd=cwd)
-        sent = {"argv": list(argv), "cwd": str(cwd), "stdin": hashlib.sha256(stdin).hexdigest()}
-        self._record_judged(call, name, sent, (effect,), verdict)
-        out, problem, code = bytearray(), bytearray(), -1
-        command = Command(argv=argv, cwd=cwd, stdin=True, timeout=CARRIED_SECONDS)
-        process: Process = await self._guard(box, box.exec(command))
-        await process.write_stdin(stdin)
-        await process.write_stdin(None)
-        async for item in process:
-            match item:
-                case Stdout(data=data):
-                    out += data
-                case Stderr(data=data) if len(problem) < HELPER_OUTPUT:
-                    problem += data
-                case Exited():
-                    code = item.code
-            if len(out) > limit:
-                await process.kill()
-                raise UsageError(f"{name} in the box gives more than {limit >> 20} MiB")
-        if code != 0:
-            last = problem.decode("utf-8", "replace").strip().rpartition("\n")[2]
-            raise UsageError(f"{name} in the box failed: {last or f'exit {code}'}")
-        return bytes(out)
+def strictness(verdict: Verdict) -> tuple[Decision, bool]:
+    """The strictest verdict is the greatest; an ask that only the user answers is stricter than one of mode auto."""
+    return verdict.decision, not verdict.classify
 
-    async def user_command(self, command: Command) -> Process:
-        """A command of the user's own (`fumehood shell`, `!`): recorded with source user, then started. Raises
-        LockedError where managed settings disable it.
-        """
-        call = f"user-{self.new_id()}"
-        verdict = Verdict(decision=Decision.ALLOW, source=Source.USER, reason="the user's own command")
-        if locked := "disableShell" in self.policy().locks:
-            verdict = Verdict(decision=Decision.DENY, source=Source.MANAGED, rule="disableShell", reason="disableShell")
-        box = await self.box.get() if not locked else None
-        effect = RunCommand(command=" ".join(command.argv), cwd=command.cwd)
-        sent = {"argv": list(command.argv), "cwd": str(command.cwd)}
-        self._record_judged(call, "shell", sent, (effect,), verdict)
-        if box is None:
-            raise LockedError("managed settings disable fumehood shell")
-        process: Process = await self._guard(box, box.exec(command))
-        return process
+
+def answers_of(given: ApprovalGiven | None) -> Mapping[str, str]:
+    """What the user said to the questions of a call."""
+    answers = given.input.get("answers") if given is not None and given.input is not None else None
+    return {str(key): str(value) for key, value in answers.items()} if isinstance(answers, dict) else {}
 
 
 class _NoBox:

@@ -16,11 +16,9 @@ from runner.approval import Approver
 from runner.effects import Mode
 from runner.errors import JournalError, UsageError
 from runner.events import (
-    ApprovalGiven,
     Body,
     Event,
     HeadMoved,
-    ModeChanged,
     ModelReplied,
     PromptGiven,
     TaskUpdated,
@@ -29,12 +27,24 @@ from runner.events import (
 )
 from runner.journal import Journal
 from runner.loop.boxes import BoxHandle
+from runner.loop.classifier import CLASSIFIER, Classifier
 from runner.loop.context import Context
 from runner.loop.feed import Feed
 from runner.loop.gitstate import GitState
 from runner.loop.history import History
-from runner.loop.operations import Answer, Close, Interrupt, Operation, Prompt, SetMode, SetModel, Undo
-from runner.loop.orchestrate import REFUSED, Gate, Hook, Look, Remember
+from runner.loop.modes import Change, Modes, Remember
+from runner.loop.operations import (
+    Answer,
+    Close,
+    Interrupt,
+    Operation,
+    Prompt,
+    SetMode,
+    SetModel,
+    Undo,
+    given_by_client,
+)
+from runner.loop.orchestrate import REFUSED, Gate, Hook
 from runner.loop.reply import Asker, CostOf
 from runner.loop.restore import restore
 from runner.loop.turn import Turn, ending, failed
@@ -52,7 +62,8 @@ _NO_TASK: asyncio.Task[None] | None = None
 
 class Session:
     """An async context manager; leaving it closes the session. `box` is awaited at the first need and must
-    give the same box each time; `restart_box` gives a new one over the same layers. `resolve_model`
+    give the same box each time; `restart_box` gives a new one over the same layers. `between` hears that
+    calls have ended and the model is asked next. `resolve_model`
     serves SetModel. Whoever made journal, models and boxes closes them.
     """
 
@@ -73,10 +84,11 @@ class Session:
         before_write: Callable[[str], Awaitable[None]] | None = None,
         before_turn: Callable[[], Awaitable[None]] | None = None,
         after_turn: Callable[[], Awaitable[None]] | None = None,
+        between: Callable[[], None] | None = None,
         undo: Callable[[int], Awaitable[object]] | None = None,
         hook: Hook | None = None,
-        look: Callable[[Mode, str], Look | None] | None = None,
-        remember: tuple[Callable[[Policy, str], Policy], str] | None = None,
+        look: Callable[[Mode, str], Change | None] | None = None,
+        remember: Remember | None = None,
         environment: Mapping[str, str] | None = None,
         max_output_tokens: int | None = None,
         thinking_tokens: int | None = None,
@@ -85,8 +97,9 @@ class Session:
         self.journal = journal
         self.usage = Usage()
         self._model, self._resolve_model = model, resolve_model
-        self._policy, self._approver, self._before_turn = policy, approver, before_turn
-        self._after_turn, self._undo, self._look = after_turn, undo, look
+        self._modes = Modes(policy, self.record, look=look, remember=remember)
+        self._approver, self._before_turn = approver, before_turn
+        self._after_turn, self._between, self._undo = after_turn, between, undo
         self._still = asyncio.Lock()
         self._context, self._monotonic = context, monotonic
         self._limits = limits if limits is not None else TurnLimits()
@@ -101,7 +114,7 @@ class Session:
             live=self._feed.show,
             new_id=journal.ids,
             tools={tool.name: tool for tool in tools},
-            policy=lambda: self._policy,
+            policy=lambda: self._modes.policy,
             approver=approver,
             box=BoxHandle(box, restart_box, self.record),
             state=ToolState(cwd=context.cwd),
@@ -110,10 +123,18 @@ class Session:
             spawn=self._spawn,
             before_write=before_write,
             hook=hook,
-            remember=self._remembering(*remember) if remember else None,
+            remember=self._modes if remember is not None else None,
             environment=environment or {},
             monotonic=monotonic,
+            planning=self._modes,
         )
+        classifier = Classifier(
+            model=lambda: self._model,
+            messages=lambda: self._history.messages,
+            record=self._record_aside,
+            cost_of=cost_of,
+        )
+        self.gate.classify, self.gate.allowed_by_user = classifier, classifier.forget
         self._git = GitState(self.gate.helper)
         self._asker = Asker(
             record=self.record,
@@ -121,7 +142,9 @@ class Session:
             gate=self.gate,
             cost_of=cost_of,
             system=context.system(),
-            tools=tuple(tool_spec(tool) for tool in tools if not policy.hides(tool.name)),
+            tools=tuple(
+                tool_spec(tool) for tool in tools if not policy.hides(tool.name) and (approver.can_ask or not tool.asks)
+            ),
             max_output_tokens=max_output_tokens or MAX_OUTPUT_TOKENS,
             thinking_tokens=thinking_tokens,
             monotonic=monotonic,
@@ -145,7 +168,7 @@ class Session:
     @property
     def mode(self) -> Mode:
         """The permission mode in force."""
-        return self._policy.mode
+        return self._modes.policy.mode
 
     @property
     def model(self) -> str:
@@ -155,6 +178,10 @@ class Session:
     def record(self, body: Body, *, cause: str = "", id: str = "") -> Event:  # noqa: A002 (the record's own word)
         """Journal something that happened in this session, and show it. Raises JournalError."""
         return self.journal.append(body, turn=self._number, cause=cause, id=id)
+
+    def _record_aside(self, body: Body, *, cause: str = "") -> Event:
+        """Journal what mode auto's classifier said: no part of the conversation."""
+        return self.journal.append(body, agent=CLASSIFIER, turn=self._number, cause=cause)
 
     def _fold(self, event: Event) -> None:
         """Take in a record, whoever of this process wrote it."""
@@ -193,12 +220,10 @@ class Session:
                 self._take(operation)
             case Interrupt():
                 self._interrupt()
-            case Answer(call=call, allowed=allowed, reason=reason, always=always):
-                given = ApprovalGiven(call=call, allowed=allowed, by="client", reason=reason, always=always)
-                self._approver.answer(given)
+            case Answer():
+                self._approver.answer(given_by_client(operation))
             case SetMode(mode=mode):
-                self._policy = self._policy.with_mode(mode)
-                self.record(ModeChanged(mode=mode.value, source="client"))
+                self._modes.change(mode, "client")
             case SetModel(model=model):
                 if self._resolve_model is None:
                     raise UsageError("the model of this session cannot be changed")
@@ -211,22 +236,6 @@ class Session:
                 self._spawn(self.close())
             case _:
                 assert_never(operation)
-
-    def _remembering(self, remember: Callable[[Policy, str], Policy], file: str) -> Remember:
-        def keep(rule: str) -> None:
-            self._policy = remember(self._policy, rule)
-
-        return Remember(keep=keep, file=file)
-
-    def _look_at_policy(self) -> None:
-        """Before each turn. Raises what makes it the last one for now."""
-        change = self._look(self._policy.mode, self._model.name) if self._look is not None else None
-        if change is not None:
-            if change.policy.digest != self._policy.digest or change.problem is None:
-                self.record(change.event)
-            self._policy = change.policy
-            if change.problem is not None:
-                raise change.problem
 
     def _take(self, prompt: Prompt) -> int:
         """Queue a prompt; the number of its turn."""
@@ -304,7 +313,7 @@ class Session:
         try:
             async with asyncio.timeout(self._limits.max_seconds) as deadline:
                 await self._open(prompt)
-                self._look_at_policy()
+                self._modes.look(self._model.name)
                 reason = await self._rounds(turn)
         except asyncio.CancelledError:
             reason = "interrupted"
@@ -360,6 +369,8 @@ class Session:
                 await self.gate.run(calls)
                 if self.gate.failure is not None:
                     raise self.gate.failure
+                if self._between is not None:
+                    self._between()
                 continue
             if reply.stop_reason != "pause_turn":
                 return ending(reply)

@@ -153,9 +153,9 @@ def _part(
         part = part[key]
     if not isinstance(part, dict):
         raise document.error(f"{'.'.join(map(str, where))} holds no object", where)
-    for key in part.keys() - known:
-        idle.append((*where, key))
-        unheld.append((*where, key))
+    strange = [(*where, key) for key in part if key not in known]
+    idle += strange
+    unheld += strange
     return {key: value for key, value in part.items() if key in known}
 
 

@@ -127,7 +127,9 @@ def check_model(model: str, settings: Settings) -> None:
             raise LockedError(f"model {model} is denied: {entry.where}")
     allowed = settings.value("availableModels")
     if allowed is not None and not any(names_model(text, model) for text in allowed):
-        raise LockedError(f"model {model} is not one of those that settings allow ({', '.join(allowed) or 'none'})")
+        raise LockedError(
+            f"model {model} is not one of those that settings allow: {_list(settings, 'availableModels')}"
+        )
 
 
 def names_model(text: str, model: str) -> bool:
@@ -151,12 +153,19 @@ def check_image(image: str, settings: Settings) -> None:
     allowed = settings.value("allowedImages")
     if allowed is not None and not any(fnmatch.fnmatchcase(image, text) for text in allowed):
         raise LockedError(
-            f"image {image} is not one of those that managed settings allow ({', '.join(allowed) or 'none'})"
+            f"image {image} is not one of those that managed settings allow: {_list(settings, 'allowedImages')}"
         )
     registries = settings.value("allowedRegistries")
     if registries is not None and image not in OWN_IMAGES and registry_of(image) not in registries:
-        where = registry_of(image) or "the engine's own"
-        raise LockedError(f"images from {where} registry are not allowed ({', '.join(registries) or 'none'} are)")
+        where = registry_of(image) or "the engine's own registry"
+        raise LockedError(f"images from {where} are not allowed, but from {_list(settings, 'allowedRegistries')}")
+
+
+def _list(settings: Settings, key: str) -> str:
+    """What a list allows, and where it stands."""
+    entries = settings.all(key)
+    files = ", ".join(dict.fromkeys(entry.source.file for entry in entries))
+    return f"{', '.join(dict.fromkeys(entry.text for entry in entries))} ({files})" if entries else "none"
 
 
 def registry_of(image: str) -> str:

@@ -16,6 +16,7 @@ MOST = 20_000
 _LINE_ENDS = re.compile(r"\|\||&&|\|&|[;&|\n(){}`]|\$\(|<\(|>\(")
 _QUOTES = re.compile(r"['\"]")
 _LEADING = re.compile(r"(?:[A-Za-z_]\w*\+?=(?:'[^']*'|\"[^\"]*\"|[^\s'\"]++)*+|[<>]+&?\s*\S+|\d*[<>]+\S*)\s+")
+_BRACES = re.compile(r"\{([^{}\s]*,[^{}\s]*)\}")
 _BLANKS = re.compile(r"\s+")
 _SEPARATORS = re.compile(r"[\s;&|<>(){}`'\"=,:]+")
 # Words that run what follows them; peeled off one by one so that deny rules see what is run.
@@ -36,7 +37,8 @@ def fragments(command: str) -> tuple[str, ...]:
     command. Runs of white space are one space.
     """
     flat = command.replace("\\\n", "").replace("${IFS}", " ").replace("$IFS", " ")
-    pieces = dict.fromkeys((flat, *_LINE_ENDS.split(flat)))
+    spread = _BRACES.sub(lambda found: found[1].replace(",", " "), flat)
+    pieces = dict.fromkeys((flat, spread, *_LINE_ENDS.split(flat)))
     if _INTERPRETERS.search(flat):
         pieces |= dict.fromkeys(piece for part in _QUOTES.split(flat) for piece in _LINE_ENDS.split(part))
     found: dict[str, None] = {}

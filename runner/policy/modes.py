@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from runner.effects import (
+    AskUser,
     Decision,
     Effect,
     Mode,
@@ -30,6 +31,8 @@ def by_mode(mode: Mode, effect: Effect | None, place: Place) -> Verdict:  # noqa
     """
     if effect is None:
         return verdict(Decision.ALLOW, mode, "no effect")
+    if isinstance(effect, AskUser):
+        return NOT_ASKED if mode is Mode.DONT_ASK else verdict(Decision.ASK, mode, "only the user can answer it")
     if is_outside(effect):
         if mode is Mode.DONT_ASK:
             return NOT_ASKED

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from runner.effects import (
+    AskUser,
     Decision,
     Effect,
     Mode,
@@ -124,13 +125,13 @@ class Policy:
                 pass  # what a command touches is looked at with it
             elif isinstance(effect, RunCommand) and self.mode is not Mode.BYPASS:
                 verdicts.append(allowing.command(effect))
-            elif (rule := allowing.rule(effect)) is not None:
+            elif not isinstance(effect, AskUser) and (rule := allowing.rule(effect)) is not None:
                 verdicts.append(_by_rule(rule))
             else:
                 verdicts.append(by_mode(self.mode, effect, place))
             if effect is not None and (kept := self._kept(effect, place)) is not None:
                 verdicts.append(kept)
-        return max(verdicts, key=lambda verdict: (verdict.decision, not verdict.classify))
+        return max(verdicts, key=lambda found: (found.decision, not found.classify))
 
     def _kept(self, effect: Effect, place: Place) -> Verdict | None:
         """The floor under a verdict: protected paths and critical removals."""

@@ -86,10 +86,10 @@ def _absolute(words: dict[str, None], home: str, places: tuple[str, ...], *, fol
         if not word or "\0" in word:
             continue
         if word == "~" or word.startswith("~/"):
-            wheres, text = (home,), word[2:]
+            text, below = word[2:], True
         else:
-            wheres, text = places, word
-        for where in wheres:
+            text, below = word, False
+        for where in (home,) if below else places:
             path = text if text.startswith("/") else f"{where}/{text}"
             if not _NORMAL.fullmatch(path):
                 path = "/" + posixpath.normpath(path).lstrip("/")

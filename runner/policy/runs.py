@@ -61,6 +61,7 @@ _TOOLS: dict[str, frozenset[str]] = {
 _EVALUATORS = names(
     "eval trap alias source . ssh su watch script parallel flock runuser env xargs at batch screen tmux"
 )
+_CALLED = _EVALUATORS - names(". source at batch alias trap")  # behind a wrapper these words are seldom commands
 # What they do to the shell itself changes what comes after them, or their words are code.
 _CHANGERS = names(
     "eval . source exec alias unalias trap set shopt enable let bind complete compgen hash fc history mapfile "
@@ -151,8 +152,8 @@ class _Found:
         elif _behind(name, words):
             for at in range(1, len(words)):
                 self._texts(replace(simple, words=words[at:]))
-        inner = words[1:] if name in _RUNNERS or name in _TOOLS else ()
-        if any(base(w) in SHELLS for w in words) or any(base(w) in _EVALUATORS for w in (words[0], *inner)):
+        inner = words[1:] if name in _RUNNERS or _behind(name, words) else ()
+        if name in _EVALUATORS or any(base(w) in SHELLS for w in words) or any(base(w) in _CALLED for w in inner):
             self.whole = False
             if depth < _DEEPEST:
                 self._code(words, depth)

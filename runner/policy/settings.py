@@ -216,4 +216,4 @@ def suggestion(word: str, known: tuple[str, ...]) -> str:
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of our files, for editors."""
     schema = PolicyFile.model_json_schema(by_alias=True)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "fumehood settings"} | schema
+    return schema | {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "fumehood settings"}

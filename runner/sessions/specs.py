@@ -151,6 +151,21 @@ def chain_of(spec: SessionSpec, environ: Mapping[str, str], places: Places = PLA
     return _chain(Path(spec.cwd), environ, Store(state_home(environ)), places, {}, spec=spec)
 
 
+def standing_policy(
+    cwd: Path, *, environ: Mapping[str, str], places: Places = PLACES, mode: Mode | None = None
+) -> tuple[Chain, Composed, Ground]:
+    """What would be in force in a session that starts in a directory, be it one that locks forbid to start. Raises
+    SettingsError, WorkspaceError, UsageError.
+    """
+    here, home, store = cwd.resolve(), home_of(environ), Store(state_home(environ))
+    found = find_roots(here, (), home=home, state=store.home, really=True)
+    roots = tuple(RootRef(host=str(root.host), at=str(root.at)) for root in found.roots)
+    spec = SessionSpec(session="", cwd=str(here), roots=roots, model="")
+    chain = chain_of(spec, environ, places)
+    mode = chain.settings.start_mode if mode is None else mode
+    return chain, policy_of(spec, chain, environ, mode=mode), ground_of(spec, environ)
+
+
 def _seen(spec: SessionSpec) -> Seen:
     return Seen(home=BOX_HOME, cwd=box_cwd(spec), root=PurePosixPath(spec.roots[0].at))
 

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -94,11 +94,24 @@ class ToolState:
             self.start = self.cwd
 
 
+class Planning(Protocol):
+    """Mode plan, as the two tools for it see it."""
+
+    def enter(self) -> bool:
+        """Change to mode plan; False when it is in force already."""
+        ...
+
+    def leave(self) -> str:
+        """Back to the mode before it: its name, "" when mode plan is not in force."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolContext:
     """What the gate hands to a running tool. `targets` maps each path that the effects name to the
     path that was judged: open exactly that. `show` sends live output; `record` journals a
-    TaskUpdated. `spawn_task` runs a coroutine that outlives the call (background commands).
+    TaskUpdated. `spawn_task` runs a coroutine that outlives the call (background commands). `answers`: what
+    the user said to the questions of the call, by question.
     """
 
     call: str
@@ -110,6 +123,8 @@ class ToolContext:
     record: Callable[[TaskUpdated], None]
     spawn_task: Callable[[Any], Any]
     environment: Mapping[str, str] = field(default_factory=dict)
+    planning: Planning | None = None
+    answers: Mapping[str, str] = field(default_factory=dict)
 
 
 def described(module: str) -> str:
@@ -122,6 +137,8 @@ class Tool(ABC, Generic[A]):
 
     name: ClassVar[str]
     args: type[A]
+    asks: ClassVar[bool] = False
+    """True: it needs somebody who answers; not offered where nobody can be asked."""
     optional: ClassVar[bool] = False
     """True: offered only when named in `--tools` or `--allowedTools`."""
 

@@ -7,9 +7,12 @@ from typing import Any
 
 from runner.errors import UsageError
 from runner.models.base import ToolSpec
+from runner.tools.askuserquestion import AskUserQuestion
 from runner.tools.base import Tool
 from runner.tools.bash import Bash
 from runner.tools.edit import Edit
+from runner.tools.enterplanmode import EnterPlanMode
+from runner.tools.exitplanmode import ExitPlanMode
 from runner.tools.glob import Glob
 from runner.tools.grep import Grep
 from runner.tools.helpers import TOOLBOX, Helpers
@@ -27,8 +30,11 @@ _NOISE = ("title", "default")
 def default_tools(helpers: Helpers = TOOLBOX) -> tuple[Tool[Any], ...]:
     """Every tool, the optional ones too, in the order in which the model sees them."""
     return (
+        AskUserQuestion(),
         Bash(),
         Edit(),
+        EnterPlanMode(),
+        ExitPlanMode(),
         Glob(helpers),
         Grep(helpers),
         MultiEdit(),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import agent, boxes, floors, travel
+from tests.bench import agent, boxes, floors, policy, travel
 from tests.bench.figures import Figure, median, show
 
 FILES = 100_000
@@ -87,6 +87,7 @@ def measure(work: Path, home: Path, console: Console) -> list[Figure]:
             wanted=120, others="codex 154, mini 228, claude 310",
         ),
         *travels,
+        *policy.measure(),
     ]  # fmt: skip
 
 

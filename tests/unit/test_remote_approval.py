@@ -1,4 +1,4 @@
-"""The remote approver over a real HTTP server on this machine: only a signed yes to this question, in time, is a yes."""
+"""The remote approver over a real HTTP server on this machine: only a signed yes in time is a yes."""
 
 from __future__ import annotations
 

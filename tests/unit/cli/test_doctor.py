@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
-from runner.cli.doctor import check_key, check_terminal, is_fit, report
+from runner.cli.doctor import check_key, check_settings, check_terminal, is_fit, report
 from sandbox.checks import Level, fail, ok, warn
+from tests.support.policies import manage, places, put
 
 
 def test_the_key_is_never_shown() -> None:
@@ -36,3 +38,20 @@ def test_the_report_is_one_line_per_check_and_one_per_advice() -> None:
     assert report(checks[:2], colour=True)[0].startswith("\x1b[32mok  \x1b[0m")
     assert report(checks[:2], colour=False)[-1] == "everything needed works; 1 remark"
     assert report(checks[:1], colour=False)[-1] == "everything needed works"
+
+
+def test_settings_are_named_with_what_means_nothing_here_and_what_cannot_be_used(tmp_path: Path) -> None:
+    where, home, place = places(tmp_path), tmp_path / "home", tmp_path / "proj"
+    place.mkdir()
+    environ = {"HOME": str(home), "FUMEHOOD_HOME": str(tmp_path / "state")}
+    assert [(c.level, c.found) for c in check_settings(environ, place, where)] == [(Level.OK, "no files")]
+    put(home / ".claude/settings.json", {"theme": "dark", "permissions": {"new": 1}, "hooks": {"Stop": []}})
+    assert [(c.level, c.found) for c in check_settings(environ, place, where)] == [
+        (Level.OK, "~/.claude/settings.json"),
+        (Level.WARN, "~/.claude/settings.json: without a meaning here: theme (line 1), permissions.new (line 1)"),
+        (Level.WARN, "~/.claude/settings.json: hooks are not run by this version"),
+    ]
+    manage(where, "permissions: [")
+    (check,) = check_settings(environ, place, where)
+    assert check.level is Level.FAIL
+    assert "managed-settings.yaml:2:1: is no YAML" in check.found

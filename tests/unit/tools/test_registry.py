@@ -12,7 +12,20 @@ from runner.errors import UsageError
 from runner.tools.registry import default_tools, schema_of, select_tools, tool_spec
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
-DEFAULT = ["Bash", "Edit", "Glob", "Grep", "NotebookEdit", "Read", "TaskStop", "TodoWrite", "Write"]
+DEFAULT = [
+    "AskUserQuestion",
+    "Bash",
+    "Edit",
+    "EnterPlanMode",
+    "ExitPlanMode",
+    "Glob",
+    "Grep",
+    "NotebookEdit",
+    "Read",
+    "TaskStop",
+    "TodoWrite",
+    "Write",
+]
 
 
 def names(tools: tuple[Any, ...]) -> list[str]:

@@ -307,6 +307,46 @@ async def test_what_is_too_long_to_show_cannot_be_allowed_unseen(
         await Live(screen.out, keys=keys, answer=answer).follow(events())
 
 
+async def test_always_is_offered_with_the_rule_and_the_file_it_goes_to(
+    scene: Scene, terminal: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "tcgetpgrp", lambda _fd: os.getpgrp())
+    screen = terminal()
+    answers: asyncio.Queue[tuple[bool, bool]] = asyncio.Queue()
+
+    async def answer(_call: str, given: bool, always: bool) -> None:
+        await answers.put((given, always))
+
+    async def events() -> AsyncIterator[Event]:
+        scene.start()
+        for call, rule in (("c", "Bash(make test)"), ("d", "")):
+            kept = "/state/approvals.json" if rule else ""
+            scene.say(ApprovalAsked(call=call, tool="Bash", input={"command": "x"}, reason="", always=rule, kept=kept))
+        for event in scene.events:
+            yield event
+        await asyncio.sleep(0.6)
+        assert screen.read()[-3:] == [
+            "  always: Bash(make test)  in this workspace",
+            "  written to /state/approvals.json; fumehood policy approvals takes it back",
+            "Allow this?  y yes  a always  n no",
+        ]
+        screen.press("a")
+        assert await answers.get() == (True, True)
+        yield scene.say(ApprovalGiven(call="c", allowed=True, by="client", always=True))
+        await asyncio.sleep(0.6)
+        assert screen.read()[-1] == "Allow this?  y yes  n no"
+        screen.press("a")  # not offered here: no answer
+        await asyncio.sleep(0.1)
+        assert answers.empty()
+        screen.press("y")
+        assert await answers.get() == (True, False)
+        yield scene.say(ApprovalGiven(call="d", allowed=True, by="client"))
+        yield scene.end()
+
+    with open(os.ttyname(screen.out.fileno())) as keys:  # noqa: PTH123, ASYNC230
+        await Live(screen.out, keys=keys, answer=answer).follow(events())
+
+
 async def test_cancelling_gives_the_terminal_back(
     scene: Scene, terminal: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
