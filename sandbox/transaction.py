@@ -211,6 +211,11 @@ class Transaction:
         if moved:
             raise ApplyConflictError(moved)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether steps were taken, or may have been: the log is needed then."""
+        return "ready" in self._state.marks
+
     def commit(self) -> tuple[Result, ...]:
         """Take the steps. Raises ApplyConflictError, WorkspaceError, DiskFullError when something stands in
         the way: all is as it was then.
@@ -286,11 +291,14 @@ class Transaction:
             for row in closing:
                 with told(row.root, row.path):
                     self._take(row)
-        except (ApplyConflictError, WorkspaceError, DiskFullError):
-            self._mark("back")
+            self._mark("taken")
+        except (ApplyConflictError, WorkspaceError, DiskFullError, OSError):
+            if "taken" in self._state.marks:
+                raise
+            with contextlib.suppress(OSError):  # of a log that cannot grow: going back needs it not
+                self._mark("back")
             self._back()
             raise
-        self._mark("taken")
         self._clean()
         return self.results
 
@@ -573,7 +581,8 @@ class Transaction:
         self.log.sync()
 
     def _note(self, body: dict[str, Any]) -> None:
-        self.log.note(body)
+        """It is on the disk with the next sync: none of these counts before the mark that comes after it."""
+        self.log.note(body, later=True)
         self._read(body)
 
     def _load(self) -> None:

@@ -17,6 +17,7 @@ from runner.sessions.store import Store, state_home
 from sandbox.copies import remove_tree
 from sandbox.engine import connect
 from sandbox.images import ensure_image
+from sandbox.pool import Pool
 from sandbox.spec import Box, Command, Exited
 from sandbox.toolbox import ensure_toolbox
 from tests.bench.figures import median
@@ -53,6 +54,7 @@ async def housed(repository: Path, home: Path, *, system: bool = False) -> Async
         record=lambda _: None,
         identity=("", ""),
         environment={},
+        pool=Pool(store.layers, sessions=store.sessions),
     )
     try:
         yield housing, box_cwd(spec)
@@ -64,6 +66,7 @@ async def housed(repository: Path, home: Path, *, system: bool = False) -> Async
         await housing.close()
         if workspace is not None:
             remove_tree(directory)
+            workspace.pool.sweep()
 
 
 async def bash(box: Box, cwd: PurePosixPath, script: str = TRUE) -> int:
