@@ -29,6 +29,7 @@ from runner.policy.commands import named
 from runner.policy.index import RuleIndex
 from runner.policy.modes import NOT_ASKED, by_mode, floor
 from runner.policy.places import absolute, critical, protected
+from runner.policy.reach import reach_of
 from runner.policy.rules import Rule, parse_rule, split_rules
 from runner.policy.runs import readings
 
@@ -84,8 +85,12 @@ class Policy:
 
     def expand(self, effects: tuple[Effect, ...], place: Place) -> tuple[Effect, ...]:
         """The effects, and beside a command a ReadPath or WritePath for each file that it is known to touch, so that
-        the gate resolves those too. Where everything is allowed anyway nothing is added.
+        the gate resolves those too. Where everything is allowed anyway nothing is added. A command is read here, so
+        that judging it takes no longer than the rules take.
         """
+        for effect in effects if self.rules else ():
+            if isinstance(effect, RunCommand):
+                reach_of(effect.command, str(effect.cwd), str(place.home))
         if self.mode is Mode.BYPASS and not any(self._indexes[d].paths for d in (Decision.DENY, Decision.ASK)):
             return effects
         added: dict[Effect, None] = {}
