@@ -229,7 +229,9 @@ def _connect(environ: Mapping[str, str]) -> Engine:
 
 
 def clean_dead(environ: Mapping[str, str]) -> Removed:
-    """Remove the containers and volumes whose owner is dead; layers and toolboxes stay. Blocks."""
+    """Remove containers and volumes whose owner is dead, and images that nobody names; layers and toolboxes stay.
+    Blocks.
+    """
     engine = _connect(environ)
     try:
         return remove_dead(engine, Store(state_home(environ)))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.sessions.specs import BOX_HOME, Notify, box_cwd, home_of
 from runner.sessions.store import Lock, Store
+from runner.sessions.timeline import END
 from runner.spec import SessionSpec
 from runner.version import VERSION
 from sandbox.errors import SandboxError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from runner.loop.context import Context
     from runner.loop.session import Session
     from runner.models.base import ModelClient
+    from runner.sessions.ahead import Ahead
     from runner.sessions.cleaning import Removed
     from runner.sessions.desk import Desk
     from runner.sessions.enforced import Enforced
@@ -55,7 +57,7 @@ class Rig:
             directory=self.directory,
             scratch=store.cache / "boxes",
             cwd=self.cwd,
-            lay=lambda: _lay_ground(spec, environ, store.cache, progress),
+            lay=lambda: _lay_ground(spec, environ, self.directory, store.cache, progress),
             record=self.journal.append,
             identity=import_module("runner.sessions.identity").read_identity(environ, home_of(environ)),
             environment={name: environ[name] for name in spec.environment if name in environ},
@@ -68,7 +70,7 @@ class Rig:
         self._progress = progress
         self._drifted: list[dict[str, str]] = []
         self._going: Travel | None = None
-        self._wrote = False
+        self._ahead: Ahead | None = None
 
     async def open(self, model: ModelClient | None, approver: Approver | None) -> Session:
         """The session, taking operations; its box on the way, engine and image known to be there."""
@@ -86,6 +88,8 @@ class Rig:
     async def close(self) -> None:
         """Everything down, in order; the layers stay."""
         await self._stack.aclose()
+        if self._ahead is not None:
+            await asyncio.gather(self._ahead.settle(), return_exceptions=True)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -134,6 +138,7 @@ class Rig:
         spec, client = self.spec, model or self._resolve(self.spec.model, *self.spec.fallback_models)
         self._tasks.append(asyncio.create_task(client.warm()))
         approver = self.enforced.approver(approver)
+        ahead = self._ahead = import_module("runner.sessions.ahead").Ahead(self._take)
         made: Session = import_module("runner.loop.session").Session(
             journal=self.journal,
             model=client,
@@ -152,8 +157,9 @@ class Rig:
             cost_of=import_module("runner.models.prices").cost_of,
             limits=spec.limits,
             before_turn=self._look_for_drift,
-            before_write=self._before_write,
-            after_turn=self._after_turn,
+            before_write=ahead.before_write,
+            between=ahead.between,
+            after_turn=ahead.after_turn,
             undo=self._undo,
             resolve_model=self._resolve,
             max_output_tokens=spec.max_output_tokens,
@@ -173,19 +179,17 @@ class Rig:
             record=session.record,
             quiet=session.quiet,
             stop=stop,
+            running=lambda: [
+                (task.id, task.command) for task in session.gate.state.tasks.values() if task.state == "running"
+            ],
         )
         return made
 
-    async def _before_write(self, call: str) -> None:
-        """A checkpoint before each call that may write, where something changed since the last."""
+    async def _take(self, label: str, *, before: str = "") -> None:
+        """See `runner.sessions.ahead`."""
         assert self._going is not None
-        first, self._wrote = not self._wrote, True
-        await self._going.take("start of turn" if first else "call", before=call)
-
-    async def _after_turn(self) -> None:
-        if self._wrote and self._going is not None:
-            self._wrote = False
-            await self._going.take("end of turn")
+        await self._going.take(label, before=before)
+        if label == END:
             (await self.housing.started()).tidy()
 
     async def _undo(self, steps: int) -> object:
@@ -260,7 +264,9 @@ class Rig:
         return made
 
 
-def _lay_ground(spec: SessionSpec, environ: Mapping[str, str], cache: Path, progress: Notify) -> Ground:
+def _lay_ground(
+    spec: SessionSpec, environ: Mapping[str, str], directory: Path, cache: Path, progress: Notify
+) -> Ground:
     """Engine, image and toolbox; some milliseconds when all are there. Runs in a thread."""
     engine = import_module("sandbox.engine").connect(environ)
     try:
@@ -271,7 +277,7 @@ def _lay_ground(spec: SessionSpec, environ: Mapping[str, str], cache: Path, prog
             engine, spec.image, packages=spec.packages, cache=cache, progress=progress
         )
         toolbox = import_module("sandbox.toolbox").ensure_toolbox(engine, base=image, cache=cache, progress=progress)
-        import_module("runner.sessions.cleaning").evict(engine, spec.session)
+        import_module("runner.sessions.cleaning").evict(engine, spec.session, directory)
     except BaseException:
         engine.close()
         raise
@@ -292,7 +298,7 @@ def _import_loop() -> None:
 
 
 def remove_dead(engine: Engine, store: Store) -> Removed:
-    """Containers and volumes whose owner is dead. Blocks."""
+    """Containers and volumes whose owner is dead, and images that nobody names. Blocks."""
     removed: Removed = import_module("runner.sessions.cleaning").remove_dead(engine, store)
     return removed
 

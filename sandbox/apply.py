@@ -115,7 +115,7 @@ class Applies:
                 transaction.check()
                 results = transaction.commit()
             except BaseException as error:
-                if isinstance(error, Exception):
+                if isinstance(error, Exception) and not transaction.under_way:
                     transaction.abandon()
                 raise
             self._end_undo(transaction, record, results, bases)
@@ -202,7 +202,8 @@ class Apply:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if not self._done and (error is None or isinstance(error, Exception)):
+        harmless = error is None or isinstance(error, Exception)
+        if not self._done and harmless and not self._transaction.under_way:
             self._transaction.abandon()
         self._transaction.close()
 

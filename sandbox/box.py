@@ -11,14 +11,15 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from resource import RLIMIT_NPROC, getrlimit
 from types import TracebackType
 from typing import Any, Self, cast
 
 from sandbox.accounts import HOME, USER, account_files
+from sandbox.checks import OWN_KERNEL
 from sandbox.containers import ContainerSpec, session_labels
 from sandbox.engine import Engine
 from sandbox.errors import EngineRefusedError, ImageMissingError, ProtocolError, SandboxError
@@ -53,8 +54,8 @@ READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysr
 SHM = 256 << 20
 RUN = 64 << 20
 SMALLEST_TMPFS = 16 << 20
-PROCESSES = 32768
 REMOVALS, REMOVAL_PAUSE = 5, 0.2
+ANSWER_SECONDS = 120.0
 # What the server's hello must hold, and what it means where it does not.
 WANTED = {
     "userns": "no user namespaces: commands run beside the server, told apart by uid only",
@@ -66,7 +67,8 @@ WANTED = {
 class ContainerBox:
     """An OwnedBox in a container. `scratch`: a directory on this machine for small files that the engine
     mounts or reads (shared and kept between sessions: a cache); without one a temporary one is made.
-    `grants`: what the box may open by itself over the pipe.
+    `grants`: what the box may open by itself over the pipe. `keep_container`, once set: its end leaves the
+    container, stopped.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class ContainerBox:
     ) -> None:
         self.spec = spec
         self.container = ""
+        self.keep_container = False
         self._engine = engine
         self._scratch = scratch
         self._temporary: Path | None = None
@@ -105,8 +108,11 @@ class ContainerBox:
 
     @property
     def used_fallbacks(self) -> tuple[str, ...]:
-        """A sentence for every part of the hardening that this host or engine does not give."""
-        return tuple(text for feature, text in WANTED.items() if feature not in self.features)
+        """A sentence for every part of the hardening that this host or engine does not give. A runtime with a
+        kernel of its own needs no filter before the host's.
+        """
+        own = {"seccomp"} if self.spec.runtime in OWN_KERNEL else set()
+        return tuple(text for feature, text in WANTED.items() if feature not in self.features | own)
 
     # Life
 
@@ -170,9 +176,10 @@ class ContainerBox:
 
     def _remove(self) -> None:
         """In a thread. An engine that is at the end of the container itself may refuse at first."""
+        end = self._engine.containers.kill if self.keep_container else self._engine.containers.remove
         for _ in range(REMOVALS if self.container else 0):
             try:
-                self._engine.containers.remove(self.container)
+                end(self.container)
                 break
             except SandboxError:
                 time.sleep(REMOVAL_PAUSE)
@@ -198,6 +205,10 @@ class ContainerBox:
         if owner_is_root and "SETFCAP" not in capabilities:
             capabilities += ("SETFCAP",)
         mounts = self._mounts(image.id)
+        if self._engine.kind == "podman":  # gives the top of each new volume the image's time, or its own user
+            tops = [(mount.top, mount.at) for mount in mounts if mount.top]
+            settings += [f"top={uid}:{gid}:{time_ns}:{at}" for (uid, gid, time_ns), at in tops]
+            capabilities = (*capabilities, *({"CHOWN"} - set(capabilities)))
         return ContainerSpec(
             image=spec.image,
             command=(*TOOLBOX_PYTHON, MAIN, *settings),
@@ -210,7 +221,7 @@ class ContainerBox:
             security_opt=self._security(filtered=filtered),
             masked_paths=MASKED_PATHS,
             readonly_paths=READONLY_PATHS,
-            ulimits={"nofile": limits.nofile, "core": 0, "fsize": limits.file_size} | self._processes(),
+            ulimits={"nofile": limits.nofile, "core": 0, "fsize": limits.file_size},
             read_only=not spec.system_writable,
             stdin=True,
             runtime=spec.runtime,
@@ -220,12 +231,6 @@ class ContainerBox:
             cpus=limits.cpus,
             shm_size=min(SHM, limits.memory // 4),
         )
-
-    def _processes(self) -> dict[str, int]:
-        """Podman asks for a million processes unless told, which not every host may grant: as many as we may, or
-        fewer, for its service may less. What bounds the box is the limit of its cgroup.
-        """
-        return {"nproc": min(getrlimit(RLIMIT_NPROC)[1], PROCESSES)} if self._engine.kind == "podman" else {}
 
     def _mounts(self, image: str) -> tuple[Mount, ...]:
         spec = self.spec
@@ -254,6 +259,9 @@ class ContainerBox:
 
     def _environment(self, image: tuple[str, ...]) -> dict[str, str]:
         spec = self.spec
+        """What the user passes goes with each command, over the pipe: the engine keeps a container's variables, and
+        an image made of it has them too.
+        """
         theirs = dict(entry.partition("=")[::2] for entry in image)
         path = theirs.get("PATH") or PATH
         mine = {
@@ -265,10 +273,10 @@ class ContainerBox:
             "TERM": "dumb",
         }
         mine["LOGNAME"] = mine["USER"]
-        wanted = mine | dict(spec.environment)
+        wanted = mine
         wanted[FOR_COMMANDS] = ":".join(TOOLBOX_ENVIRONMENT)
         for name in TOOLBOX_ENVIRONMENT:  # meant for commands, not for the server's own loader
-            value = wanted.pop(name, "") or theirs.get(name, "")
+            value = theirs.get(name, "")
             if value:
                 wanted[f"{FOR_COMMANDS}_{name}"] = value
         return wanted | TOOLBOX_ENVIRONMENT
@@ -306,6 +314,8 @@ class ContainerBox:
 
     async def exec(self, command: Command) -> StreamProcess:
         """See Box."""
+        if self.spec.environment:
+            command = replace(command, environment={**self.spec.environment, **command.environment})
         return await StreamProcess.start(self.pipe, command)
 
     async def read(self, path: PurePosixPath, *, offset: int = 0, limit: int = 16 << 20) -> Content:
@@ -348,6 +358,13 @@ class ContainerBox:
         """End every process of the box but its server; running commands end as cancelled."""
         await self.pipe.request("kill_all", {}, path="")
 
+    async def root_changed(self, *, again: bool = False) -> bool:
+        """Whether the root file system changed since its watch began; `again`: the watch begins anew now. Only
+        where it is writable. Raises BoxLostError, PathError.
+        """
+        result, _ = await self.pipe.request("root", {"again": again}, path="/")
+        return result.get("changed") is not False
+
     async def ping(self) -> None:
         """Ask whether the server still answers."""
         await self.pipe.request("ping", {}, path="")
@@ -357,6 +374,17 @@ class ContainerBox:
             return stat_of(result)
         except ProtocolError as error:
             raise self.pipe.violated(str(error)) from error
+
+
+def asking(box: ContainerBox) -> Callable[[bool], bool]:
+    """Asks the box, from other threads than this loop's, whether its root file system changed (see `System.begin`)."""
+    loop = asyncio.get_running_loop()
+
+    def ask(again: bool) -> bool:
+        asked = asyncio.run_coroutine_threadsafe(box.root_changed(again=again), loop)
+        return asked.result(ANSWER_SECONDS)
+
+    return ask
 
 
 _KINDS = frozenset({"file", "directory", "link", "fifo", "socket", "device"})

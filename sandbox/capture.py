@@ -17,7 +17,7 @@ from typing import Any
 
 from sandbox.keeper import Keeper, KeptTree
 from sandbox.states import Delta, Payload, Row, State
-from sandbox.store import Store
+from sandbox.store import AT_ONCE, Store
 from sandbox.trees import Entry, file_chunks
 from sandbox.walk import MAX_DEPTH
 
@@ -61,9 +61,9 @@ class Capture:
         self._keeper = keeper
         self._settle = settle
         self._is_local = local
-        self.owed: State = {}
-        self._before: State = {}
-        self._rows: State = {}
+        self.owed = State()
+        self._before = State()
+        self._rows = State()
         self._seen: set[str] = set()
 
     def run(self, before: State) -> Delta:
@@ -71,7 +71,7 @@ class Capture:
         are those that tell which names are one file: they go with what is new next.
         Raises OSError, UnsteadyError, MuchError, and what the keeper raises.
         """
-        self._before, self._rows, self._seen = before, {}, set()
+        self._before, self._rows, self._seen = before, State(), set()
         self._walk()
         for path, row in list(self._rows.items()):
             old = before.get(path)
@@ -92,7 +92,10 @@ class Capture:
             self._closed("")
             return
         try:
-            self._meet("", os.fstat(top), top, None)
+            seen, old = os.fstat(top), self._before.get("")
+            self._seen.add("")
+            if old is None or old[:5] != _touch(seen):
+                self._meet("", seen, top, None)
             self._visit(top, "", 0)
         finally:
             os.close(top)
@@ -109,13 +112,7 @@ class Capture:
                 path = prefix + name
                 self._seen.add(path)
                 old = before.get(path)
-                if old is None or old[:5] != (
-                    seen.st_ino,
-                    seen.st_size,
-                    seen.st_mtime_ns,
-                    seen.st_ctime_ns,
-                    seen.st_mode,
-                ):
+                if old is None or old[:5] != _touch(seen):
                     self._meet(path, seen, directory, name)
                 if stat.S_ISDIR(seen.st_mode):
                     below.append(name)
@@ -136,62 +133,60 @@ class Capture:
                 os.close(child)
 
     def _meet(self, path: str, seen: os.stat_result, directory: int, name: str | None) -> None:
-        """Take in a path that this process can see."""
-        self._seen.add(path)
+        """Take in a path that this process can see, and that is new or was touched."""
         if self._store is None and stat.S_ISREG(seen.st_mode):
-            self._rows[path] = _told(seen)
+            self._rows[path] = _seen(seen, None, {})  # nothing is read: content and attributes stay where they are
             return
-        entry = Entry.of(os.fsencode(path), seen)
-        old = self._before.get(path)
-        if old is not None and old[:5] == _stamp(entry):
-            return
-        self._weigh(entry)
+        self._weigh(seen.st_mode, seen.st_size)
         try:
-            self._rows[path] = self._row(entry, directory, name)
+            self._rows[path] = self._row(path, seen, directory, name)
         except PermissionError:
-            self._rows[path] = self._kept_row(entry)
+            self._rows[path] = self._kept_row(Entry.of(os.fsencode(path), seen))
 
-    def _weigh(self, entry: Entry) -> None:
+    def _weigh(self, mode: int, size: int) -> None:
         self._count += 1
-        self._bytes += entry.size if entry.is_file else 0
+        self._bytes += size if stat.S_ISREG(mode) else 0
         if self._most is not None and (self._count > self._most[0] or self._bytes > self._most[1]):
             raise MuchError
 
-    def _row(self, entry: Entry, directory: int, name: str | None) -> Row:
-        payload: Payload = ""
-        if entry.is_link:
-            assert name is not None
-            return _made(entry, os.fsdecode(os.readlink(os.fsencode(name), dir_fd=directory)), {})
-        if not entry.is_file and not entry.is_directory:
-            return _made(entry, payload, {})
+    def _row(self, path: str, seen: os.stat_result, directory: int, name: str | None) -> Row:
+        kind = stat.S_IFMT(seen.st_mode)
         if name is None:
-            return _made(entry, payload, _attributes(directory))
-        opened = os.open(name, _DIRECTORY if entry.is_directory else _FILE, dir_fd=directory)
-        try:
-            if entry.is_file:
-                payload = self._content(opened, entry)
-            return _made(entry, payload, _attributes(opened))
-        finally:
-            os.close(opened)
+            return _seen(seen, "", _attributes(directory))
+        if kind == stat.S_IFREG:
+            assert self._store is not None
+            opened = os.open(name, _FILE, dir_fd=directory)
+            try:
+                return _seen(seen, self._content(self._store, opened, path, seen), _attributes(opened))
+            finally:
+                os.close(opened)
+        if kind == stat.S_IFDIR:
+            opened = os.open(name, _DIRECTORY, dir_fd=directory)
+            try:
+                return _seen(seen, "", _attributes(opened))
+            finally:
+                os.close(opened)
+        if kind == stat.S_IFLNK:
+            return _seen(seen, os.fsdecode(os.readlink(os.fsencode(name), dir_fd=directory)), {})
+        return _seen(seen, "", {})
 
-    def _content(self, opened: int, entry: Entry) -> Payload:
-        seen, store = os.fstat(opened), self._store
-        if store is None or not stat.S_ISREG(seen.st_mode):
-            raise UnsteadyError(entry.path)
+    def _content(self, store: Store, opened: int, path: str, seen: os.stat_result) -> Payload:
         if self._settle:
             os.fdatasync(opened)
-        if entry.size <= PIECE and seen.st_blocks * 512 >= entry.size:
-            data = os.read(opened, entry.size + 1)
-            while 0 < len(data) < entry.size and (more := os.read(opened, entry.size + 1 - len(data))):
-                data += more
-            payload: Payload = store.add(data)
-            size = len(data)
-        else:
+        size = seen.st_size
+        if size < AT_ONCE and seen.st_blocks * 512 >= size:
+            try:
+                name, found = store.add_file(opened, size)
+            except BlockingIOError as error:  # it became a FIFO
+                raise UnsteadyError(path) from error
+            payload: Payload = name
+        elif stat.S_ISREG(os.fstat(opened).st_mode):
             payload = _pieces(store, file_chunks(opened))
-            size = sum(length for _, length in payload)
-        after = os.fstat(opened)
-        if size != entry.size or _stamp(Entry.of(entry.path, after)) != _stamp(entry):
-            raise UnsteadyError(entry.path)
+            found = sum(length for _, length in payload)
+        else:
+            raise UnsteadyError(path)
+        if found != size or _touch(os.fstat(opened)) != _touch(seen):
+            raise UnsteadyError(path)
         return payload
 
     # By the keeper
@@ -207,9 +202,9 @@ class Capture:
             if not (entry.is_file or entry.is_directory):
                 return _made(entry, "", {})
             payload: Payload = ""
-            if entry.is_file and self._store is None:
-                return _made(entry, None, {})
             if entry.is_file:
+                if self._store is None:
+                    return _made(entry, None, {})
                 payload = _pieces(self._store, tree.chunks(entry.path))
             found = tree.attributes(entry.path)
             kept = {name: value.hex() for name, value in found.items() if _is_kept(name)}
@@ -229,7 +224,7 @@ class Capture:
                 self._seen.add(name)
                 old = self._before.get(name)
                 if old is None or old[:5] != _stamp(entry):
-                    self._weigh(entry)
+                    self._weigh(entry.mode, entry.size)
                     self._rows[name] = self._kept_row(entry)
         finally:
             tree.close()
@@ -237,6 +232,26 @@ class Capture:
 
 def _stamp(entry: Entry) -> tuple[int, int, int, int, int]:
     return entry.inode, entry.size, entry.mtime_ns, entry.ctime_ns, entry.mode
+
+
+def _touch(seen: os.stat_result) -> tuple[int, int, int, int, int]:
+    return seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_mode
+
+
+def _seen(seen: os.stat_result, payload: Payload, attributes: dict[str, str]) -> Row:
+    return Row(
+        seen.st_ino,
+        seen.st_size,
+        seen.st_mtime_ns,
+        seen.st_ctime_ns,
+        seen.st_mode,
+        seen.st_uid,
+        seen.st_gid,
+        seen.st_rdev,
+        seen.st_nlink,
+        payload,
+        attributes,
+    )
 
 
 def _made(entry: Entry, payload: Payload, attributes: dict[str, str]) -> Row:
@@ -258,26 +273,10 @@ def _pieces(store: Store, chunks: Iterable[bytes | int]) -> list[list[Any]]:
     return pieces
 
 
-def _told(seen: os.stat_result) -> Row:
-    """A file of which nothing is read: its content and attributes stay where they are."""
-    return Row(
-        seen.st_ino,
-        seen.st_size,
-        seen.st_mtime_ns,
-        seen.st_ctime_ns,
-        seen.st_mode,
-        seen.st_uid,
-        seen.st_gid,
-        seen.st_rdev,
-        seen.st_nlink,
-        None,
-        {},
-    )
-
-
 def _attributes(opened: int) -> dict[str, str]:
     try:
-        return {name: os.getxattr(opened, name).hex() for name in os.listxattr(opened) if _is_kept(name)}
+        names = os.listxattr(opened)
+        return {name: os.getxattr(opened, name).hex() for name in names if _is_kept(name)} if names else {}
     except OSError as error:
         if error.errno in (errno.ENOTSUP, errno.ENODATA):
             return {}

@@ -1,7 +1,7 @@
 """What a session changed in a root: the layer compared with what lies beneath it.
 
 Nothing here needs root, and nothing writes. A path that was copied up but is the same as before
-(touched, rewritten) is no change; times and owners are none either.
+(touched, rewritten) is no change; times and owners are none either, nor are a directory's attributes.
 """
 
 from __future__ import annotations
@@ -136,4 +136,16 @@ def _kind(path: bytes, below: Entry | None, above: Entry | None, upper: Tree, lo
         return Kind.MODIFIED if upper.readlink(path) != lower.readlink(path) else None
     if above.is_file and (above.size != below.size or not same_content(upper, path, lower, path)):
         return Kind.MODIFIED
+    if above.is_file and other_attributes(upper, lower, path):
+        return Kind.MODIFIED
     return Kind.MODE if stat.S_IMODE(above.mode) != stat.S_IMODE(below.mode) else None
+
+
+def other_attributes(one: Tree, two: Tree, path: bytes) -> bool:
+    """Whether a path that both have has other user attributes in each."""
+    return _attributes(one, path) != _attributes(two, path)
+
+
+def _attributes(tree: Tree, path: bytes) -> dict[str, bytes]:
+    """Without what an overlay writes for itself."""
+    return {name: value for name, value in tree.attributes(path).items() if not name.startswith("user.overlay.")}

@@ -13,12 +13,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from sandbox.capture import Capture, MuchError, UnsteadyError
+from sandbox.capture import UnsteadyError
 from sandbox.compaction import Stop, abandon, beside, by_path, follow, rewrite, take_place, wants_packing
 from sandbox.copies import remove_tree
 from sandbox.errors import DiskFullError, WorkspaceError
@@ -32,34 +31,12 @@ from sandbox.points import Checkpoint, Log
 from sandbox.pool import Pool
 from sandbox.rebuild import Rebuild
 from sandbox.spec import Rung
-from sandbox.states import Delta, Payload, State, same_state, update, whole
+from sandbox.states import Payload, State, same_state, update, whole
 from sandbox.store import Store
+from sandbox.system import NAME, System
+from sandbox.taking import Freeze, Present, Taken, Taking, summary
 
 __all__ = ["Checkpoint", "Checkpoints", "Freeze", "finish_restore"]
-
-# A layer is frozen when its upper directory holds, or will hold, more entries or bytes than these.
-MOST_ENTRIES = 500
-MOST_BYTES = 16 << 20
-_TRIES = 3
-Freeze = Callable[[], AbstractContextManager[object]]
-
-
-@dataclass(slots=True)
-class _Present:
-    """The states of all layers as of the last checkpoint or restore, once they are loaded."""
-
-    states: dict[str, State] = field(default_factory=dict)
-    owed: dict[str, State] = field(default_factory=dict)
-    loaded: bool = False
-
-
-@dataclass(slots=True)
-class _Taken:
-    """What one `take` found. `frozen`: what had changed in the layers that were frozen."""
-
-    deltas: dict[str, Delta] = field(default_factory=dict)
-    frozen: dict[str, Delta] = field(default_factory=dict)
-    much: list[Layer] = field(default_factory=list)
 
 
 class Checkpoints:
@@ -84,9 +61,8 @@ class Checkpoints:
         self._freezing = Freezing(places, self.pool, keeper, directory=directory)
         self._clock = clock
         self._log: Log | None = None
-        self._present = _Present()
+        self._taking = Taking(places, keeper, self._freezing)
         self._lock = threading.RLock()
-        self.most = (MOST_ENTRIES, MOST_BYTES)
 
     def close(self) -> None:
         """Give the log back."""
@@ -94,7 +70,16 @@ class Checkpoints:
             if self._log is not None:
                 self._log.close()
                 self._log = None
-            self._present = _Present()
+            self._taking.present = Present()
+
+    @property
+    def system(self) -> System | None:
+        """The root file system, where it is writable; set by whoever runs the box."""
+        return self._taking.system
+
+    @system.setter
+    def system(self, system: System | None) -> None:
+        self._taking.system = system
 
     def list(self) -> tuple[Checkpoint, ...]:
         """All of them, oldest first."""
@@ -176,15 +161,15 @@ class Checkpoints:
         with self._lock:
             try:
                 log = self._open()
-                self._load(log)
-                before, taken = log.store.size, _Taken()
-                self._find(log, taken, busy=busy, freeze=freeze, swap=swap)
-                if not (taken.deltas or taken.frozen):
+                self._taking.load(log)
+                before, taken = log.store.size, Taken()
+                self._taking.find(log, taken, busy=busy, freeze=freeze, swap=swap)
+                if not (taken.deltas or taken.frozen) and taken.image == log.image(log.present):
                     return None
                 way = swap.way if swap is not None and taken.frozen else "log"
                 return self._keep(log, label, taken, before=before, durable=durable, way=way)
             except BaseException as error:
-                self._present.loaded = False
+                self._taking.present.loaded = False
                 if isinstance(error, OSError):
                     raise _translated(error) from error
                 raise
@@ -196,22 +181,24 @@ class Checkpoints:
         with self._lock:
             try:
                 log = self._open()
-                self._load(log)
-                if not log.present or not any(self._is_large(state) for state in self._present.states.values()):
+                self._taking.load(log)
+                if not log.present or not any(
+                    self._taking.is_large(state) for state in self._taking.present.states.values()
+                ):
                     return False
-                taken = _Taken()
-                self._capture(log, taken, settle=False, bounded=False, rotate=True)
+                taken = Taken()
+                self._taking.capture(log, taken, settle=False, bounded=False, rotate=True)
                 if taken.deltas or not taken.much:
                     return False
-                self._freeze(log, taken, AtRest())
+                self._taking.freeze(log, taken, AtRest())
                 if taken.frozen and not taken.deltas:
-                    log.restack(self._present.states)
+                    log.restack(self._taking.present.states)
                 return bool(taken.frozen)
             except UnsteadyError:
-                self._present.loaded = False
+                self._taking.present.loaded = False
                 return False
             except BaseException as error:
-                self._present.loaded = False
+                self._taking.present.loaded = False
                 if isinstance(error, OSError):
                     raise _translated(error) from error
                 raise
@@ -228,10 +215,17 @@ class Checkpoints:
             try:
                 log = self._open()
                 wanted = log.state(checkpoint)
-                self._load(log)
-                layers = [la for la in self._layers() if not same_state(self._state(la), wanted[la.name])]
+                self._taking.load(log)
+                layers = [la for la in self._taking.layers if not same_state(self._taking.state(la), wanted[la.name])]
                 if swap is not None and any(layer.rung is not Rung.OVERLAY for layer in layers):
                     raise SwapError("a whole copy cannot be replaced under a box")
+                image = log.image(checkpoint)
+                again = ("system",) if image != self._taking.image(log) else ()
+                if again and swap is not None:
+                    raise SwapError("a root file system cannot be replaced under a box")
+                if self.system is not None:
+                    self.system.require(image)
+                    self.system.forget()
                 with ExitStack() as after:
                     stacks = {la.at: self._build(la, wanted[la.name], log) for la in layers}
                     staged = (swap or AtRest()).stage(stacks)
@@ -254,12 +248,12 @@ class Checkpoints:
                     finish(self._places.directory, intent)
                 self._places.reload()
                 made = {layer.name for layer in layers}
-                kept = {la.name: self._state(la) for la in self._layers() if la.name not in made}
-                self._present = _Present(states=wanted | kept, loaded=True)
+                kept = {la.name: self._taking.state(la) for la in self._taking.layers if la.name not in made}
+                self._taking.present = Present(states=wanted | kept, loaded=True)
                 log.go(checkpoint)
                 if dead is not None:
                     raise dead
-                return tuple(layer.name for layer in layers)
+                return (*(layer.name for layer in layers), *again)
             except OSError as error:
                 raise _translated(error) from error
 
@@ -271,9 +265,21 @@ class Checkpoints:
             try:
                 log = self._open()
                 forks = Forks(self._places, self.pool, self._keeper, self._freezing, directory=self._directory)
-                return forks.make(log, checkpoint, targets, most=self.most)
+                return forks.make(log, checkpoint, targets, most=self._taking.most)
             except OSError as error:
                 raise _translated(error) from error
+
+    @property
+    def image(self) -> str:
+        """The image of the root file system as it stands, "" for the session's own."""
+        with self._lock:
+            return self._taking.image(self._open())
+
+    def image_differs(self, checkpoint: str) -> bool:
+        """Whether going back to a checkpoint takes another root file system than there is."""
+        with self._lock:
+            log = self._open()
+            return self._taking.image(log) != log.image(checkpoint)
 
     @property
     def pending(self) -> dict[str, Any] | None:
@@ -299,13 +305,17 @@ class Checkpoints:
             remove_tree(place)
 
     @property
+    def most(self) -> tuple[int, int]:
+        """How many entries and bytes a layer may hold before it is frozen."""
+        return self._taking.most
+
+    @most.setter
+    def most(self, most: tuple[int, int]) -> None:
+        self._taking.most = most
+
+    @property
     def _intent(self) -> Path:
         return self._directory / RESTORE
-
-    def _layers(self) -> tuple[Layer, ...]:
-        if self._places.table is None:
-            raise WorkspaceError("this session has no layers yet")
-        return self._places.table.layers
 
     def _open(self) -> Log:
         if self._log is None:
@@ -313,115 +323,30 @@ class Checkpoints:
             self._log = Log(self._directory / "checkpoints", self.pool, self._keeper, clock=self._clock)
         return self._log
 
-    def _load(self, log: Log) -> None:
-        if not self._present.loaded:
-            self._present = _Present(states=log.state(log.present) if log.present else {}, loaded=True)
-
-    def _state(self, layer: Layer) -> State:
-        """What is known of a layer; nothing where it stands on others by now (a crash came after it was frozen)."""
-        state = self._present.states.setdefault(layer.name, State(lowers=layer.lowers))
-        if state.lowers != layer.lowers:
-            state = State(lowers=layer.lowers)
-        return state
-
-    def _is_large(self, state: Mapping[str, Any]) -> bool:
-        entries, size = self.most
-        return len(state) > entries or sum(row.size for row in state.values() if row.is_file) > size
-
-    def _find(self, log: Log, taken: _Taken, *, busy: bool, freeze: Freeze, swap: Swap | None) -> None:
-        """All that changed; what is much is frozen where it can be."""
-        for _ in range(_TRIES):
-            try:
-                with ExitStack() as still:
-                    if busy:
-                        still.enter_context(freeze())
-                    self._capture(log, taken, settle=busy, bounded=swap is not None, rotate=swap is not None)
-                    if taken.much and swap is not None:
-                        if not busy:
-                            still.enter_context(freeze())
-                        self._freeze(log, taken, swap)
-                    return
-            except UnsteadyError:
-                busy = True
-        raise WorkspaceError("the box writes faster than a checkpoint can be taken")
-
-    def _capture(self, log: Log, taken: _Taken, *, settle: bool, bounded: bool, rotate: bool) -> None:
-        """Find what is new, layer by layer. `bounded`: what is too much to be read is only told (`much`); `rotate`: so
-        is what has become too much little by little.
-        """
-        taken.deltas, taken.much = {}, []
-        for layer in self._layers():
-            try:
-                self._capture_one(log, layer, taken, settle=settle, most=self.most if bounded else None, rotate=rotate)
-            except MuchError:
-                taken.much.append(layer)
-        for name, owed in self._present.owed.items() if taken.deltas or taken.frozen else ():
-            rows, gone, lowers = taken.deltas.get(name, Delta(rows={}, gone=[]))
-            late = {path: row for path, row in owed.items() if path not in rows and path not in gone}
-            if late and lowers is None:
-                taken.deltas[name] = Delta(rows=late | rows, gone=gone)
-
-    def _capture_one(
-        self,
-        log: Log,
-        layer: Layer,
-        taken: _Taken,
-        *,
-        settle: bool,
-        most: tuple[int, int] | None = None,
-        rotate: bool = False,
-    ) -> None:
-        state = self._state(layer)
-        known, can = self._present.states[layer.name], not self._freezing.impossible(layer)
-        most = most if can else None
-        capture = Capture(
-            self._places.top(layer),
-            log.store,
-            self._keeper,
-            settle=settle,
-            local=not layer.remote,
-            most=most,
+    def _keep(self, log: Log, label: str, taken: Taken, *, before: int, durable: bool, way: str) -> Checkpoint:
+        present, system = self._taking.present, self.system
+        update(present.states, taken.deltas)
+        deltas = taken.deltas | {name: whole(present.states[name]) for name in taken.frozen}
+        files, changed = summary(taken.deltas, taken.frozen)
+        grown = 0
+        if system is not None and taken.image != log.image(log.present):
+            files, changed = files + 1, [NAME, *changed]
+            grown = system.size(taken.image) if taken.image else 0
+        made = log.keep(
+            deltas,
+            present.states,
+            label=label,
+            before=before,
+            summary=(files, changed),
+            way=way,
+            image=taken.image,
+            grown=grown,
         )
-        delta = capture.run(state)
-        self._present.owed.setdefault(layer.name, State()).update(capture.owed)
-        if state.lowers != known.lowers:
-            taken.deltas[layer.name] = Delta(rows=delta.rows, gone=[], lowers=state.lowers)
-        elif delta:
-            taken.deltas[layer.name] = delta
-        if rotate and can and (delta or most is None) and self._is_large({**state, **delta.rows}):
-            taken.much.append(layer)
-
-    def _freeze(self, log: Log, taken: _Taken, swap: Swap) -> None:
-        """Freeze the layers in which much is, those that cannot be are read after all. Nothing moves meanwhile."""
-        for layer in taken.much:
-            frozen = not self._freezing.refused(layer, swap) and self._frozen(log, layer, taken, swap)
-            if not frozen and layer.name not in taken.deltas:
-                self._capture_one(log, layer, taken, settle=True)
-        taken.much = []
-
-    def _frozen(self, log: Log, layer: Layer, taken: _Taken, swap: Swap) -> bool:
-        """Freeze one layer, if it turns out that it can be."""
-        try:
-            state, delta = self._freezing.freeze(layer, self._state(layer), swap, log)
-        except SwapError as error:
-            if error.dead:
-                raise WorkspaceError(f"the box had to be ended: {error}") from error
-            return False
-        earlier = taken.frozen.get(layer.name, Delta(rows={}, gone=[]))
-        taken.frozen[layer.name] = Delta(rows={**earlier.rows, **delta.rows}, gone=earlier.gone + delta.gone)
-        self._present.states[layer.name] = state
-        self._present.owed.pop(layer.name, None)
-        taken.deltas.pop(layer.name, None)
-        return True
-
-    def _keep(self, log: Log, label: str, taken: _Taken, *, before: int, durable: bool, way: str) -> Checkpoint:
-        update(self._present.states, taken.deltas)
-        deltas = taken.deltas | {name: whole(self._present.states[name]) for name in taken.frozen}
-        summary = _summary(taken.deltas, taken.frozen)
-        made = log.keep(deltas, self._present.states, label=label, before=before, summary=summary, way=way)
         if durable:
             log.store.sync()
-        self._present.owed = {}
+        if system is not None:
+            system.kept()
+        present.owed = {}
         return made
 
     def _build(self, layer: Layer, state: State, log: Log) -> Stack:
@@ -433,19 +358,9 @@ class Checkpoints:
         discard(work)
         target.mkdir(mode=0o700)
         work.mkdir()
-        now = self._present.states.get(layer.name, State())
+        now = self._taking.present.states.get(layer.name, State())
         Rebuild(target, log, self._keeper, old=self._places.top(layer), now=now).run(state)
         return self._freezing.stack(layer, state.lowers, target, work)
-
-
-def _summary(*found: Mapping[str, Delta]) -> tuple[int, list[str]]:
-    """How many paths that are no directories, and the first of their names, layer and path."""
-    paths = set()
-    for deltas in found:
-        for name, delta in deltas.items():
-            paths |= {f"{name}/{path}" for path, row in delta.rows.items() if not row.is_directory}
-            paths |= {f"{name}/{path}" for path in delta.gone}
-    return len(paths), sorted(paths)[:20]
 
 
 def _translated(error: OSError) -> WorkspaceError | DiskFullError:

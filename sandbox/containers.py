@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,17 +164,21 @@ class ContainerInfo:
 
 
 class Containers:
-    """Calls on containers; all block, all raise errors of `sandbox.errors`."""
+    """Calls on containers; all block, all raise errors of `sandbox.errors`. `ulimits`: for every container
+    whose specification names no such limit.
+    """
 
-    def __init__(self, transport: Transport, prefix: str) -> None:
+    def __init__(self, transport: Transport, prefix: str, *, ulimits: Mapping[str, int] | None = None) -> None:
         self._transport = transport
         self._prefix = prefix
+        self._ulimits = dict(ulimits or {})
 
     def create(self, spec: ContainerSpec) -> str:
         """Create, and return the id. ImageMissingError, or EngineRefusedError with the engine's words."""
         query = {"name": spec.name or None}
+        body = replace(spec, ulimits=self._ulimits | dict(spec.ulimits)).body()
         try:
-            with self._transport.open("POST", f"{self._prefix}/containers/create", query=query, body=spec.body()) as r:
+            with self._transport.open("POST", f"{self._prefix}/containers/create", query=query, body=body) as r:
                 return str(parse_json(b"".join(r.chunks()))["Id"])
         except NotFoundError as error:
             if "image" in str(error).lower():
@@ -227,7 +230,8 @@ class Containers:
             except NotFoundError:
                 return
             except ConflictError as error:
-                if "in progress" not in str(error) or time.monotonic() > until:
+                passing = "in progress" in str(error) or "state improper" in str(error)
+                if not passing or time.monotonic() > until:
                     raise
                 time.sleep(0.02)
             else:
@@ -273,16 +277,18 @@ class Containers:
         with self._transport.open("GET", self._path(container, "/logs"), query=query) as reply:
             return b"".join(reply.chunks())
 
-    def commit(self, container: str, *, repository: str, tag: str, labels: Mapping[str, str]) -> str:
-        """Store the root file system as an image; the image's id."""
-        query = {
-            "container": container,
-            "repo": repository,
-            "tag": tag,
-            "changes": tuple(f"LABEL {json.dumps(key)}={json.dumps(value)}" for key, value in labels.items()),
-        }
+    def commit(self, container: str, *, repository: str, tag: str, changes: Sequence[str]) -> str:
+        """Store the root file system as an image, which the caller holds still; the image's id. `changes`:
+        Dockerfile lines. All else of the image's configuration is the container's.
+        """
+        query = {"container": container, "repo": repository, "tag": tag, "pause": False, "changes": tuple(changes)}
         with self._transport.open("POST", f"{self._prefix}/commit", query=query, body={}, timeout=600) as reply:
             return str(parse_json(b"".join(reply.chunks()))["Id"])
+
+    def export(self, container: str) -> Iterator[bytes]:
+        """The whole root file system as a tar, piece by piece."""
+        with self._transport.open("GET", self._path(container, "/export"), timeout=600) as reply:
+            yield from reply.chunks()
 
     def _path(self, container: str, suffix: str) -> str:
         if not container.replace("-", "").replace("_", "").replace(".", "").isalnum():

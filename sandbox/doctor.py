@@ -20,14 +20,16 @@ from sandbox.checks import OWN_KERNEL, PROBE, Check, Level, check_files, fail, j
 from sandbox.disk import free_space
 from sandbox.engine import Engine, ImageInfo, connect, owner_alive
 from sandbox.errors import EngineRefusedError, SandboxError
+from sandbox.freezer import cannot_hold
+from sandbox.keeper import KeeperImage
 from sandbox.layers import choose_rung
 from sandbox.recipe import load_recipe
 from sandbox.roots import Root
 from sandbox.spec import BoxSpec, Command, Exited, Limits, Mount, Owner, Rung, Stdout
-from sandbox.toolbox import Toolbox, ensure_toolbox
+from sandbox.toolbox import SERVER, TOOLBOX_PYTHON, Toolbox, ensure_toolbox
 from sandbox.workspace import Workspace
 
-BOX_SECONDS = 20.0
+BOX_SECONDS, REMOTE_BOX_SECONDS = 20.0, 90.0
 ROOT = PurePosixPath("/workspace/doctor")
 OWNER_LABEL = "fumehood.owner"
 
@@ -102,7 +104,11 @@ def _about_engine(engine: Engine, runtime: str) -> list[Check]:
     checks = [ok("engine", ", ".join([named, info.architecture, f"cgroup v{info.cgroup}", *kinds]))]
     if not info.local:
         checks.append(warn("engine place", "not on this machine", "your directory is copied to it at each start"))
-    checks.append(_check_runtime(runtime or info.default_runtime, info.runtimes))
+    choices = info.runtimes if info.kind != "podman" else ()  # Podman names what it knows, there or not
+    checks.append(_check_runtime(runtime or info.default_runtime, info.runtimes, choices))
+    if cannot_hold(engine):
+        found = "rootless with cgroup v1: no limits, and background commands move on while a checkpoint is taken"
+        checks.append(warn("cgroup", found, "boot with cgroup v2, or use the system's engine"))
     if not info.seccomp:
         checks.append(warn("seccomp", "the engine filters no system calls", "use an engine built with seccomp"))
     dead = [each for each in engine.containers.list() if not owner_alive(each.labels.get(OWNER_LABEL, ""))]
@@ -111,12 +117,12 @@ def _about_engine(engine: Engine, runtime: str) -> list[Check]:
     return checks
 
 
-def _check_runtime(runtime: str, known: tuple[str, ...]) -> Check:
+def _check_runtime(runtime: str, known: tuple[str, ...], choices: tuple[str, ...]) -> Check:
     if known and runtime not in known:
         return fail("runtime", f"{runtime} is not known to the engine", f"it has {', '.join(known)}")
     if runtime in OWN_KERNEL:
         return ok("runtime", f"{runtime}: a kernel of its own; our seccomp profile is not in force there")
-    others = [name for name in known if name in OWN_KERNEL]
+    others = [name for name in choices if name in OWN_KERNEL]
     more = f" ({', '.join(others)} could be had with --runtime)" if others else ""
     return ok("runtime", f"{runtime or 'the default'}{more}")
 
@@ -147,12 +153,18 @@ async def check_box(
     owner = Owner(uid=os.geteuid(), gid=os.getegid())
     roots = (Root(host=host, at=ROOT, name="doctor"),)
     (place / "session").mkdir()
-    workspace = Workspace(engine, session=session, state=place / "session", roots=roots, owner=owner)
+
+    def keeper() -> KeeperImage:
+        script = f"{SERVER}/sandbox/server/keeper.py"
+        return KeeperImage(image=image.id, command=(*TOOLBOX_PYTHON, script), mounts=(toolbox.mount,))
+
+    workspace = Workspace(engine, session=session, state=place / "session", roots=roots, owner=owner, keeper=keeper)
+    seconds = BOX_SECONDS if engine.info.local else REMOTE_BOX_SECONDS
     try:
-        async with asyncio.timeout(BOX_SECONDS):
+        async with asyncio.timeout(seconds):
             return await _try_box(engine, image, toolbox, workspace, session=session, owner=owner, runtime=runtime)
     except TimeoutError:
-        return [fail("box", f"did not answer in {BOX_SECONDS:.0f} s")]
+        return [fail("box", f"did not answer in {seconds:.0f} s")]
     except SandboxError as error:
         return [fail("box", str(error), error.hint)]
     finally:

@@ -7,13 +7,21 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from resource import RLIMIT_NOFILE, RLIMIT_NPROC, getrlimit
 from typing import Any
 
 from sandbox.containers import LABEL, ContainerInfo, Containers, ContainerSpec, owner_alive, owner_label, session_labels
-from sandbox.errors import EngineLostError, EngineMissingError, EnginePermissionError, EngineRefusedError
+from sandbox.errors import (
+    EngineLostError,
+    EngineMissingError,
+    EnginePermissionError,
+    EngineRefusedError,
+    ImageMissingError,
+)
 from sandbox.transport import ConflictError, NotFoundError, SocketTransport, Transport, parse_json
 
 __all__ = [
@@ -37,6 +45,9 @@ __all__ = [
 # What we speak: the bodies we send are the same in all of these. Docker 29 refuses less than 1.44.
 NEWEST_API = (1, 44)
 OLDEST_API = (1, 40)
+# Podman's names for what Docker and uname call otherwise: images and toolboxes are cached by them.
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+OPEN_FILES, PROCESSES = 4096, 32768
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,14 +144,29 @@ class Images:
         return image
 
     def pull(self, name: str) -> ImageInfo:
-        """Fetch from a registry with the user's credentials. ImageMissingError when none gives it."""
+        """Fetch from a registry with the user's credentials (none over ssh). ImageMissingError when none gives it."""
         if ":" not in name.rpartition("/")[2] and "@" not in name:
             name += ":latest"
+        if self._engine.endpoint.startswith("ssh://"):
+            return self._pull_openly(name)
         sdk = importlib.import_module("sandbox.sdk")  # lazy: 0.3 s, needed here only
         sdk.pull(self._engine.endpoint, self._engine.environ, version=self._engine.api, name=name)
         image = self.find(name)
         if image is None:
             raise EngineLostError(f"{name} was pulled, but the engine does not have it")
+        return image
+
+    def _pull_openly(self, name: str) -> ImageInfo:
+        path = f"{self._engine.prefix}/images/create"
+        try:
+            with self._engine.transport.open("POST", path, query={"fromImage": name}, timeout=600) as reply:
+                lines = b"".join(reply.chunks()).splitlines()
+        except EngineRefusedError as error:
+            raise ImageMissingError(f"{name}: {error}") from error
+        errors = [answer["error"] for answer in map(parse_json, filter(None, lines)) if "error" in answer]
+        image = None if errors else self.find(name)
+        if image is None:
+            raise ImageMissingError(f"{name}: {errors[0] if errors else 'not had'}")
         return image
 
     def list(self, label: str = LABEL) -> list[ImageInfo]:
@@ -182,15 +208,25 @@ class Volumes:
         # Podman takes the beginning of a name for the name where no other begins so
         return VolumeInfo(name=row["Name"], labels=row.get("Labels") or {}) if row["Name"] == name else None
 
-    def remove(self, name: str, *, missing_ok: bool = True) -> None:
-        """Remove; ConflictError while a container uses it, NotFoundError unless `missing_ok`."""
-        try:
-            if self._engine.kind == "podman" and self.find(name) is None:
-                raise NotFoundError(f"no volume {name}")  # noqa: TRY301
-            self._engine.call("DELETE", f"/volumes/{name}")
-        except NotFoundError:
-            if not missing_ok:
+    def remove(self, name: str, *, missing_ok: bool = True, patience: float = 0.0) -> None:
+        """Remove; ConflictError while a container uses it, NotFoundError unless `missing_ok`. `patience`: seconds
+        to try for where it is in use; Podman may still be at the end of a container that is gone already.
+        """
+        until = time.monotonic() + patience
+        while True:
+            try:
+                if self._engine.kind == "podman" and self.find(name) is None:
+                    raise NotFoundError(f"no volume {name}")  # noqa: TRY301
+                self._engine.call("DELETE", f"/volumes/{name}")
+            except NotFoundError:
+                if not missing_ok:
+                    raise
+            except ConflictError:
+                if time.monotonic() < until:
+                    time.sleep(0.05)
+                    continue
                 raise
+            return
 
     def list(self, label: str = LABEL) -> list[VolumeInfo]:
         """Volumes that carry a label (`key` or `key=value`)."""
@@ -210,7 +246,7 @@ class Engine:
         self.prefix = f"/v{api}"
         self.images = Images(self)
         self.volumes = Volumes(self)
-        self.containers = Containers(transport, self.prefix)
+        self.containers = Containers(transport, self.prefix, ulimits=_podman_limits() if kind == "podman" else None)
 
     def close(self) -> None:
         """Give up what is kept open."""
@@ -254,7 +290,7 @@ class Engine:
             userns_remap="name=userns" in options,
             runtimes=tuple(sorted(info.get("Runtimes") or {})),
             default_runtime=info.get("DefaultRuntime") or "",
-            architecture=info.get("Architecture") or "",
+            architecture=_MACHINES.get(info.get("Architecture"), info.get("Architecture") or ""),
             cgroup=str(info.get("CgroupVersion") or "1"),
             seccomp="name=seccomp" in options,
             root_dir=info.get("DockerRootDir") or "",
@@ -305,7 +341,9 @@ def _connect(endpoint: str, environ: Mapping[str, str]) -> Engine:
     transport: Transport
     if scheme == "unix" or (scheme == "tcp" and not environ.get("DOCKER_TLS_VERIFY")):
         transport = SocketTransport(endpoint)
-    elif scheme in {"ssh", "tcp", "https"}:
+    elif scheme == "ssh":
+        transport = importlib.import_module("sandbox.ssh").SshTransport(endpoint, environ)  # lazy: for these only
+    elif scheme in {"tcp", "https"}:
         sdk = importlib.import_module("sandbox.sdk")  # lazy: 0.3 s, needed for these endpoints only
         transport = sdk.SdkTransport(endpoint, environ, version="1.41")
     else:
@@ -319,13 +357,27 @@ def _connect(endpoint: str, environ: Mapping[str, str]) -> Engine:
             api = _version(reply.headers.get("api-version", ""))
             podman = "libpod-api-version" in reply.headers or "libpod" in reply.headers.get("server", "").lower()
     except EngineLostError as error:  # it was never there
+        transport.close()
         raise EngineMissingError(f"{endpoint}: {error}", hint="set DOCKER_HOST to an engine, or unset it") from error
+    except BaseException:
+        transport.close()
+        raise
     if api < OLDEST_API:
         raise EngineMissingError(
             f"the engine at {endpoint} is too old (API {api[0]}.{api[1]})", hint="Docker 20.10 or Podman 4"
         )
     chosen = min(api, NEWEST_API)
     return Engine(transport, api=f"{chosen[0]}.{chosen[1]}", kind="podman" if podman else "docker", environ=environ)
+
+
+def _podman_limits() -> dict[str, int]:
+    """Podman asks for a million open files and processes unless told, which not every host may grant: as many
+    as we may, or fewer, for its service may less. What bounds a box is its own limits and those of its cgroup.
+    """
+    most = {"nofile": (RLIMIT_NOFILE, OPEN_FILES), "nproc": (RLIMIT_NPROC, PROCESSES)}
+    return {
+        name: limit if (hard := getrlimit(which)[1]) < 0 else min(hard, limit) for name, (which, limit) in most.items()
+    }
 
 
 def _version(text: str) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class HeldBack:
         return next((rule.why for rule in self.pointed_out if rule.matches(change.path)), "")
 
 
+@lru_cache(maxsize=1024)
 def plain(path: str) -> str:
     """A path as the most forgiving file system would take it."""
     composed = unicodedata.normalize("NFKC", "".join(c for c in path if unicodedata.category(c) != "Cf"))

@@ -109,7 +109,8 @@ def build_image(
 
 def list_images(engine: Engine) -> tuple[ImageInfo, ...]:
     """The images of our recipes that the engine has, newest first."""
-    return tuple(sorted(engine.images.list(RECIPE_LABEL), key=lambda image: image.created, reverse=True))
+    found = (image for image in engine.images.list(RECIPE_LABEL) if image.labels[RECIPE_LABEL])  # blank in a session's
+    return tuple(sorted(found, key=lambda image: image.created, reverse=True))
 
 
 @contextmanager

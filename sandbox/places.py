@@ -6,11 +6,12 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from sandbox.copies import copy_tree, remove_tree
-from sandbox.engine import Engine, session_labels
+from sandbox.engine import ConflictError, Engine, session_labels
 from sandbox.errors import DiskFullError, StoreError, WorkspaceError
 from sandbox.gitlinks import box_links
 from sandbox.keeper import LAYERS, KeeperImage
@@ -20,6 +21,7 @@ from sandbox.roots import Root
 from sandbox.skeleton import Skeleton
 from sandbox.spec import Mount, Owner, Rung
 
+REMOVAL_SECONDS = 10.0
 Chown = Callable[[Path, Owner], None]
 
 
@@ -138,16 +140,19 @@ class Places:
         return tuple(self._mount(engine, layer, fresh=fresh) for layer in self.table.layers)
 
     def unmount(self, engine: Engine) -> None:
-        """Remove the engine's volumes; they are definitions only (a remote one holds the layer: it stays)."""
+        """Remove the engine's volumes; they are definitions only (a remote one holds the layer: it stays).
+        Those of a container that is kept stay with it.
+        """
         for layer in self.table.layers if self.table else ():
             if layer.rung is Rung.OVERLAY:
-                engine.volumes.remove(self.volume(layer))
+                with suppress(ConflictError):
+                    engine.volumes.remove(self.volume(layer), patience=REMOVAL_SECONDS)
 
     def remove_remote(self, engine: Engine) -> None:
         """Remove the volumes that hold layers on another machine."""
         for layer in self.table.layers if self.table else ():
             if layer.remote:
-                engine.volumes.remove(self.volume(layer))
+                engine.volumes.remove(self.volume(layer), patience=REMOVAL_SECONDS)
 
     def remote_mounts(self) -> tuple[Mount, ...]:
         """The layers on another machine, as a keeper has them; empty where all are on this one."""
@@ -164,12 +169,18 @@ class Places:
         name = self.volume(layer)
         if layer.rung is Rung.OVERLAY:
             if not fresh and engine.volumes.find(name) is not None:
-                engine.volumes.remove(name)
+                engine.volumes.remove(name, patience=REMOVAL_SECONDS)
             options = overlay_options(self.path(layer), self.trees(layer))
             engine.volumes.create(name, options=options, labels=session_labels(self.session))
         elif not (self.path(layer) / "filled").exists():
             self._fill_remote(engine, layer)
-        return Mount(volume=name, at=layer.at)
+        return Mount(volume=name, at=layer.at, top=None if layer.remote else self._top_of(layer))
+
+    def _top_of(self, layer: Layer) -> tuple[int, int, int]:
+        """As it should be, whatever an earlier start left."""
+        seen = layer.host.stat() if layer.host else None
+        owner = Owner(uid=seen.st_uid, gid=seen.st_gid) if seen else self._owner
+        return owner.uid, owner.gid, self.top(layer).stat().st_mtime_ns
 
     def _fill_remote(self, engine: Engine, layer: Layer) -> None:
         source = layer.host or self.path(layer) / "lower"

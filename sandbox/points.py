@@ -19,6 +19,7 @@ from sandbox.keeper import Keeper, KeptTree
 from sandbox.pool import Pool
 from sandbox.states import Delta, Frozen, Payload, State, decode, encode, flatten, update, whole
 from sandbox.store import Store
+from sandbox.system import Record, record_file
 
 _WHOLE_AFTER = 1000
 _LONGEST_CHAIN = 100
@@ -29,8 +30,9 @@ INHERITED = "checkpoints.from-"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """A state that can be gone back to. `files`: paths that changed against its parent, directories not
-    counted; `size`: bytes that the log grew by; `at`: seconds since the epoch. `way`: how it was kept:
-    log (contents were copied), live or rest (layers were frozen, under the running box or without one).
+    counted; `size`: bytes that the log grew by, and the engine's images; `at`: seconds since the epoch.
+    `way`: how it was kept: log (contents were copied), live or rest (layers were frozen, under the running
+    box or without one). `system`: the image of the root file system, "" for the session's own.
     """
 
     id: str
@@ -41,6 +43,7 @@ class Checkpoint:
     size: int
     changed: tuple[str, ...] = ()
     way: str = "log"
+    system: str = ""
 
 
 @dataclass(slots=True)
@@ -167,6 +170,11 @@ class Log:
         finally:
             tree.close()
 
+    def image(self, checkpoint: str) -> str:
+        """Of a checkpoint's root file system, "" for the session's own."""
+        kept = self._kept.get(checkpoint)
+        return "" if kept is None else kept.checkpoint.system
+
     def attributes(self, layer: str, path: str) -> dict[str, str]:
         """The attributes of a file of a frozen layer, as a row keeps them."""
         tree = KeptTree(self._pool.tree(layer), self._keeper)
@@ -185,9 +193,12 @@ class Log:
         before: int,
         summary: tuple[int, list[str]],
         way: str,
+        image: str = "",
+        grown: int = 0,
     ) -> Checkpoint:
         """Append a checkpoint that follows the present one. `states`: those after it; `before`: the log's size when
-        its contents were begun. Raises OSError.
+        its contents were begun; `image`: of the root file system, for which the engine took `grown` bytes more.
+        Raises OSError.
         """
         parent = self._kept.get(self.present)
         rows = sum(len(delta.rows) + len(delta.gone) for delta in deltas.values())
@@ -208,11 +219,12 @@ class Log:
             "at": self._clock(),
             "files": files,
             "changed": changed,
-            "size": self.store.size - before,
+            "size": self.store.size - before + grown,
             "rows": rows,
             "whole": entire,
             "index": index,
             "way": way,
+            "system": image,
         }
         self.store.note(note)
         self._remember(note)
@@ -234,6 +246,7 @@ class Log:
             **{name: note[name] for name in ("id", "parent", "label", "at", "files", "size")},
             changed=tuple(note["changed"]),
             way=note.get("way", "log"),
+            system=note.get("system", ""),
         )
         parent = self._kept.get(made.parent)
         weight = 0 if note["whole"] or parent is None else parent.weight + note["rows"]
@@ -252,6 +265,23 @@ def _ancestors(notes: Mapping[str, Mapping[str, Any]], checkpoint: str) -> list[
         found.append(note)
         checkpoint = note["parent"]
     return found[::-1]
+
+
+def images_named(state: Path) -> frozenset[str]:
+    """The images of root file systems that a session at rest can still go to. Raises StoreError, OSError."""
+    found = {Record.read(record_file(state)).image}
+    log = state / "store" / "checkpoints"
+    for file in (log, *log.parent.glob(INHERITED + "*")):
+        if file.exists():
+            with Store(file, writable=False) as store:
+                found |= {note.get("system", "") for note in store.notes()}
+    return frozenset(found)
+
+
+def images_named_by_others(state: Path) -> frozenset[str]:
+    """The same of all sessions beside one: a fork goes on from images of its origin. Raises StoreError, OSError."""
+    others = [each for each in state.parent.iterdir() if each != state and (each / "store").is_dir()]
+    return frozenset(image for each in others for image in images_named(each))
 
 
 def _filled(piece: bytes | int) -> Iterator[bytes]:

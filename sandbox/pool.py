@@ -26,6 +26,7 @@ from sandbox.states import Delta, Row, State, decode, encode
 MAGIC = b"fhfrozn\n"
 _DIGEST = 32
 _TRASH = ".trash-"
+HALF = ".fork-"  # before the name of a session that is being made from another
 _ROWS = "rows"
 _KEPT = 4
 
@@ -48,6 +49,7 @@ class Pool:
         self.directory = directory
         self._sessions = sessions
         self._known: dict[str, State] = {}
+        self._sizes: dict[str, int] = {}
 
     def make(self) -> None:
         """The directory itself."""
@@ -97,11 +99,13 @@ class Pool:
         return State(decode(body)[""].rows)
 
     def size(self, layer: str) -> int:
-        """Bytes that the files of a layer hold on disk, as far as its rows tell."""
-        try:
-            return sum(row.size for row in self.rows(layer).values() if row.is_file)
-        except StoreError:
-            return 0
+        """Bytes that the files of a layer hold, as far as its rows tell."""
+        if layer not in self._sizes:
+            try:
+                self._sizes[layer] = sum(row.size for row in self.rows(layer).values() if row.is_file)
+            except StoreError:
+                return 0
+        return self._sizes[layer]
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -139,8 +143,9 @@ class Pool:
         return {name: tuple(sessions) for name, sessions in found.items()}
 
     def sweep(self, *, dry: bool = False) -> tuple[tuple[str, ...], tuple[Path, ...]]:
-        """Remove what nobody needs: the layers that went (with `dry`: would go), and the paths that this user may not
-        remove. Nothing goes while somebody freezes or forks. Raises StoreError as `references`.
+        """Remove what nobody needs, and forks that were cut off in the making: the layers that went (with `dry`: would
+        go), and the paths that this user may not remove. Nothing goes while somebody freezes or forks. Raises
+        StoreError as `references`.
         """
         if not self.directory.exists():
             return (), ()
@@ -150,6 +155,8 @@ class Pool:
                 for name in gone if not dry else ():
                     if self.place(name).exists():
                         self.place(name).rename(self.directory / (_TRASH + name))
+                for half in self._sessions.glob(HALF + "*") if self._sessions and not dry else ():
+                    half.rename(self.directory / (_TRASH + half.name))
         except BlockingIOError:
             return (), ()
         left: list[Path] = []
@@ -185,8 +192,8 @@ class Pool:
                         left.append(os.scandir(entry.path))
                     elif stat.S_ISDIR(now.st_mode):
                         seen |= {each for each in rows if each.startswith(path + "/")}
-        found += [Problem(layer=layer, path=path, what="removed") for path in sorted(rows.keys() - seen)]
-        return found
+        found += [Problem(layer=layer, path=path, what="removed") for path in rows.keys() - seen]
+        return sorted(found, key=lambda problem: os.fsencode(problem.path))
 
 
 def _as_frozen(row: Row, now: os.stat_result) -> bool:

@@ -18,6 +18,7 @@ from sandbox.spec import Mount, Owner
 
 _PLACE = PurePosixPath("/layer")
 _CHUNK = 1 << 20
+FILL_SECONDS = 3600
 
 
 def fill_volume(
@@ -35,9 +36,11 @@ def fill_volume(
     """
     engine.volumes.remove(volume)
     engine.volumes.create(volume, options={}, labels=session_labels(session))
+    # Podman unpacks into the volumes of a container only while it runs
+    running = engine.kind == "podman"
     spec = ContainerSpec(
         image=image.image,
-        command=image.command,
+        command=(*image.command[:-1], "-c", f"import time; time.sleep({FILL_SECONDS})") if running else image.command,
         labels=session_labels(session),
         mounts=(*image.mounts, Mount(volume=volume, at=_PLACE)),
         read_only=False,
@@ -45,6 +48,8 @@ def fill_volume(
     container = engine.containers.create(spec)
     failures: list[str] = []
     try:
+        if running:
+            engine.containers.start(container)
         engine.containers.put_archive(container, "/", tar_pieces(source, failures, owner=owner, skip=skip))
     finally:
         engine.containers.remove(container)

@@ -95,7 +95,7 @@ class Mounts:
         """Let go of all of them, in the background: it may take as long as writing out a file system."""
         held = [fd for place in self.places for fd in (place.new, place.old) if fd >= 0]
         self.places = []
-        threading.Thread(target=lambda: [os.close(fd) for fd in held], name="old mounts").start()
+        threading.Thread(target=_close, args=(held,), name="old mounts").start()
 
     # In the thread: nothing is imported or opened there but what the box's own tree is meant to give.
 
@@ -125,6 +125,11 @@ class Mounts:
                 os.fchdir(root)
                 os.close(there)
             _attach(place.old, root, place.at)
+
+
+def _close(held: list[int]) -> None:
+    for fd in held:
+        os.close(fd)
 
 
 def _attach(mount: int, root: int, at: bytes) -> None:

@@ -177,8 +177,8 @@ def _free(path: PurePosixPath, taken: list[PurePosixPath]) -> bool:
 
 
 def _plain(text: str) -> bool:
-    """Whether an engine's JSON can carry it as a place to mount at."""
-    return all(c >= " " and c != "\x7f" and not "\ud800" <= c <= "\udfff" for c in text)
+    """Whether every engine can carry it as a place to mount at: as JSON, and Podman within a comma-separated line."""
+    return all(c >= " " and c not in '\x7f:,"' and not "\ud800" <= c <= "\udfff" for c in text)
 
 
 def _unique_name(at: PurePosixPath, taken: list[str]) -> str:

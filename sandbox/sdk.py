@@ -1,4 +1,4 @@
-"""The docker SDK as a Transport, for what only it does: ssh and TLS endpoints, registry credentials.
+"""The docker SDK as a Transport, for what only it does: TLS endpoints, registry credentials.
 
 Loaded when first needed (`sandbox.engine` names it): the import takes 0.3 s.
 """
@@ -45,7 +45,7 @@ class SdkReply:
 
 
 class SdkTransport:
-    """Transport through `docker.APIClient`: `ssh://`, and `tcp://` with TLS from the environment."""
+    """Transport through `docker.APIClient`: `tcp://` with TLS from the environment."""
 
     def __init__(self, endpoint: str, environ: Mapping[str, str], *, version: str, timeout: float = 60.0) -> None:
         self.endpoint = endpoint

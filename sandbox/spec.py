@@ -41,11 +41,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """One volume in the box. `name` is the engine's volume (or a host path for a read-only bind)."""
+    """One volume in the box. `name` is the engine's volume (or a host path for a read-only bind). `top`: uid, gid
+    and time (ns) of its top directory, for an engine that would change them.
+    """
 
     volume: str
     at: PurePosixPath
     read_only: bool = False
+    top: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

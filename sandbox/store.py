@@ -11,16 +11,15 @@ as it is. `sandbox.compaction` packs what was appended.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from sandbox.errors import StoreError
 from sandbox.packs import directory_size, read_directory, unpack_contents, unpack_notes
@@ -33,13 +32,15 @@ _HEAD = struct.Struct("<4sBBHQ")
 _RECORD = b"fhrc"
 _DIGEST = 32
 _CHUNK = 1 << 20
-_GATHERED = 8 << 20
+_GATHERED = 1 << 20
 _OPEN_PACKS = 8
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_NOTHING = memoryview(b"")
+AT_ONCE = 1 << 20
 _PLAIN = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """Where a record lies: `at` the offset of its bytes, of which there are `size`."""
 
     kind: int
@@ -66,8 +67,8 @@ class Store:
         self.records: list[Record] = []
         self.broken = 0
         self._contents: dict[str, tuple[int, int, int]] = {}
-        self._waiting: list[bytes] = []
-        self._written = 0
+        self._gathered = _NOTHING
+        self._filled = self._written = 0
         self._packs: dict[int, Record] = {}
         self._unpacked: dict[int, bytes] = {}
         try:
@@ -121,7 +122,7 @@ class Store:
         already. Raises StoreError when the pieces are not of that size (nothing is kept then).
         """
         self.flush()
-        digest = hashlib.blake2b(digest_size=_DIGEST)
+        digest = blake2b(digest_size=_DIGEST)
         at = self._end + _HEAD.size
         for piece in pieces:
             digest.update(piece)
@@ -144,25 +145,76 @@ class Store:
         """As `put`, for content at hand. It is gathered and written with what follows: a `note`, `flush`
         or `sync` writes all of it in order.
         """
-        digest = hashlib.blake2b(data, digest_size=_DIGEST)
-        name = digest.hexdigest()
+        digest = blake2b(data, digest_size=_DIGEST).digest()
+        name = digest.hex()
         if name not in self._contents:
-            size = len(data)
-            self._waiting += (self._head(CONTENT, size), data, digest.digest())
-            self._append(CONTENT, size, name)
-            if self._end - self._written > _GATHERED:
-                self.flush()
+            self._gather(CONTENT, data, digest, name)
         return name
+
+    def add_file(self, opened: int, size: int) -> tuple[str, int]:
+        """As `add`, for the first `size` bytes of an open file, fewer than AT_ONCE: their digest, and how many there
+        were; nothing is kept where they are fewer.
+        """
+        room = self._room(size)
+        start = self._filled + _HEAD.size
+        end, at = start + size, start
+        while at < end and (count := os.readv(opened, [room[at:end]])):
+            at += count
+        if at - start != size:
+            return "", at - start
+        digest = blake2b(room[start:at], digest_size=_DIGEST).digest()
+        name = digest.hex()
+        if name not in self._contents:
+            room[self._filled : start] = self._head(CONTENT, size)
+            room[at : at + _DIGEST] = digest
+            self._append(CONTENT, size, name)
+            self._filled = at + _DIGEST
+        return name, size
+
+    def _room(self, size: int) -> memoryview:
+        """What is gathered, with room for one more record of this size."""
+        if not self._gathered:
+            self._gathered = memoryview(bytearray(_GATHERED + AT_ONCE))
+        if self._filled > _GATHERED or self._filled + _HEAD.size + size + _DIGEST > len(self._gathered):
+            self.flush()
+        return self._gathered
+
+    def _gather(self, kind: int, data: bytes, digest: bytes, name: str = "") -> None:
+        size = len(data)
+        if size >= AT_ONCE:
+            self.flush()
+            head = self._head(kind, size)
+            self._append(kind, size, name)
+            self._write_out((head, data, digest))
+            return
+        room = self._room(size)
+        start = self._filled
+        body = start + _HEAD.size
+        room[start:body] = self._head(kind, size)
+        room[body : body + size] = data
+        room[body + size : body + size + _DIGEST] = digest
+        self._append(kind, size, name)
+        self._filled = body + size + _DIGEST
 
     def flush(self) -> None:
         """Write what `add` gathered."""
-        if self._waiting:
-            waiting, self._waiting = self._waiting, []
-            try:
-                self._written += _write(self._fd, b"".join(waiting), self._written)
-            except OSError:
-                self._forget_unwritten()
-                raise
+        if self._filled:
+            filled, self._filled = self._filled, 0
+            self._write_out((self._gathered[:filled],))
+
+    def _write_out(self, pieces: Iterable[bytes | memoryview]) -> None:
+        try:
+            for piece in pieces:
+                self._written += _write(self._fd, piece, self._written)
+        except OSError:
+            self._forget_unwritten()
+            raise
+
+    def drop(self) -> None:
+        """Forget what `add` gathered and nothing was written of yet; what is written stays."""
+        if self._filled:
+            self._filled = 0
+            self._forget_unwritten()
 
     def _forget_unwritten(self) -> None:
         """What could not be written (a full disk) is no part of the store; the file ends before it."""
@@ -171,15 +223,17 @@ class Store:
         self._end = self._written
         os.ftruncate(self._fd, self._end)
 
-    def note(self, body: Mapping[str, Any]) -> None:
-        """Append a note."""
-        self.append(NOTE, json.dumps(body, separators=(",", ":")).encode())
+    def note(self, body: Mapping[str, Any], *, later: bool = False) -> None:
+        """Append a note. `later`: it is gathered, and written with what follows, as content that is `add`ed."""
+        data = _encode(body).encode()
+        if later:
+            self._gather(NOTE, data, digest_of(data))
+        else:
+            self.append(NOTE, data)
 
     def append(self, kind: int, data: bytes) -> None:
         """Append a record that is no content, after all that was gathered."""
-        digest = digest_of(data)
-        self._waiting += (self._head(kind, len(data)), data, digest)
-        self._append(kind, len(data), "")
+        self._gather(kind, data, digest_of(data))
         if kind == PACK:
             self._enter_pack(self.records[-1], data[: directory_size(data[:4])])
         self.flush()
@@ -312,15 +366,26 @@ class Store:
 
 def digest_of(data: bytes) -> bytes:
     """What a content is addressed by."""
-    return hashlib.blake2b(data, digest_size=_DIGEST).digest()
+    return blake2b(data, digest_size=_DIGEST).digest()
 
 
 def _head(kind: int, size: int) -> bytes:
-    bare = _HEAD.pack(_RECORD, kind, 0, 0, size)
-    return _HEAD.pack(_RECORD, kind, 0, zlib.crc32(bare) & 0xFFFF, size)
+    start, crc = _STARTS[kind] if kind < len(_STARTS) else _start(kind)
+    length = _LENGTH.pack(size)
+    return start + _CHECK.pack(zlib.crc32(length, crc) & 0xFFFF) + length
 
 
-def _write(opened: int, data: bytes, at: int) -> int:
+def _start(kind: int) -> tuple[bytes, int]:
+    """The first six bytes of a head, and the crc32 of all that comes before the length."""
+    start = _RECORD + bytes((kind, 0))
+    return start, zlib.crc32(start + bytes(2))
+
+
+_LENGTH, _CHECK = struct.Struct("<Q"), struct.Struct("<H")
+_STARTS = [_start(kind) for kind in range(NOTES + 1)]
+
+
+def _write(opened: int, data: bytes | memoryview, at: int) -> int:
     view = memoryview(data)
     done = 0
     while done < len(view):

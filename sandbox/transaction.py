@@ -13,6 +13,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -130,6 +131,7 @@ class Transaction:
         self._state = _State()
         self._trees: dict[str, LocalTree] = {}
         self._tops: dict[str, int] = {}
+        self._names: Counter[int] = Counter()
         try:
             for name, top in tops.items():
                 self._trees[name] = LocalTree(top)
@@ -209,6 +211,11 @@ class Transaction:
         if moved:
             raise ApplyConflictError(moved)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether steps were taken, or may have been: the log is needed then."""
+        return "ready" in self._state.marks
+
     def commit(self) -> tuple[Result, ...]:
         """Take the steps. Raises ApplyConflictError, WorkspaceError, DiskFullError when something stands in
         the way: all is as it was then.
@@ -284,11 +291,14 @@ class Transaction:
             for row in closing:
                 with told(row.root, row.path):
                     self._take(row)
-        except (ApplyConflictError, WorkspaceError, DiskFullError):
-            self._mark("back")
+            self._mark("taken")
+        except (ApplyConflictError, WorkspaceError, DiskFullError, OSError):
+            if "taken" in self._state.marks:
+                raise
+            with contextlib.suppress(OSError):  # of a log that cannot grow: going back needs it not
+                self._mark("back")
             self._back()
             raise
-        self._mark("taken")
         self._clean()
         return self.results
 
@@ -302,7 +312,7 @@ class Transaction:
                 held = self._trees[row.root].stat(row.temporary)
                 if held is not None and row.expect is not None and held.inode == row.expect.inode:
                     return
-                self._must(row, _same(now, row.expect))
+                self._must(row, self._unmoved(row, now))
                 confined.rename_beneath(top, row.path, row.temporary, replace=False)
                 held = self._trees[row.root].stat(row.temporary)
                 if not _alike(held, row.expect):
@@ -331,7 +341,7 @@ class Transaction:
             self._must(row, now is None and (row.expect is None or aside is not None))
             confined.rename_beneath(top, row.temporary, row.path, replace=False)
             return
-        self._must(row, _same(now, row.expect))
+        self._must(row, self._unmoved(row, now))
         try:
             confined.exchange_beneath(top, row.temporary, row.path)
             old = row.temporary
@@ -553,6 +563,14 @@ class Transaction:
     def _stat(self, row: _Row) -> Entry | None:
         return self._trees[row.root].stat(row.path)
 
+    def _unmoved(self, row: _Row, now: Entry | None) -> bool:
+        """Whether the host's entry is what was expected. Another step on a name of the same file moved its ctime."""
+        if not self._names:
+            named = {(other.expect.inode, other.path) for other in self._state.rows if other.expect is not None}
+            self._names = Counter(inode for inode, _ in named)
+        shared = row.expect is not None and self._names[row.expect.inode] > 1
+        return _alike(now, row.expect) if shared else _same(now, row.expect)
+
     def _must(self, row: _Row, holds: bool) -> None:
         if not holds:
             raise ApplyConflictError([_remark(row, JUST_NOW)])
@@ -563,7 +581,8 @@ class Transaction:
         self.log.sync()
 
     def _note(self, body: dict[str, Any]) -> None:
-        self.log.note(body)
+        """It is on the disk with the next sync: none of these counts before the mark that comes after it."""
+        self.log.note(body, later=True)
         self._read(body)
 
     def _load(self) -> None:

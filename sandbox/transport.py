@@ -1,7 +1,7 @@
 """HTTP/1.1 to a container engine over a plain socket: one connection per request, JSON or streams.
 
 Written out because importing the docker SDK (requests, urllib3) takes 0.3 s, half of a box's
-whole start. What only the SDK can do (ssh, TLS, registry credentials) goes through `sandbox.sdk`,
+whole start. What only the SDK can do (TLS, registry credentials) goes through `sandbox.sdk`,
 which fulfils the same protocol. Both translate foreign errors into `sandbox.errors`.
 """
 
@@ -113,6 +113,8 @@ def raise_for(status: int, body: bytes) -> None:
     match status:
         case _ if "no such container" in message or "no such volume" in message:  # Podman may say so with a 500
             raise NotFoundError(message)
+        case _ if "container state improper" in message:  # the same
+            raise ConflictError(message)
         case 403:
             raise EnginePermissionError(
                 f"the engine forbids it: {message}", hint="its authorization plugins decide; ask who runs the engine"
@@ -309,10 +311,13 @@ class SocketTransport:
                 with suppress(BrokenPipeError, ConnectionResetError):
                     for piece in pieces:
                         sock.sendall(piece)
-            return SocketReply(sock)
+            return self._reply(sock)
         except BaseException:
             sock.close()
             raise
+
+    def _reply(self, sock: socket.socket) -> SocketReply:
+        return SocketReply(sock)
 
     def _connect(self) -> socket.socket:
         scheme, _, rest = self.endpoint.partition("://")

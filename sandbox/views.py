@@ -4,6 +4,7 @@ Changes, diffs and applies are computed here; everything blocks.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -13,10 +14,10 @@ from pathlib import Path
 
 from sandbox.apply import Applied, AppliedReport, Applies, Part, Recovered
 from sandbox.bases import Bases
-from sandbox.changes import Change, Pair, classify, listed_pairs, overlay_pairs
+from sandbox.changes import Change, Pair, classify, listed_pairs, other_attributes, overlay_pairs
 from sandbox.compare import Began
 from sandbox.diff import PATCH_BYTES, FileDiff, Sides, with_renames
-from sandbox.errors import StoreError, WorkspaceError
+from sandbox.errors import DiskFullError, StoreError, WorkspaceError
 from sandbox.gitdir import is_git_dir
 from sandbox.gitrefs import RefMove, ref_moves
 from sandbox.held import HeldBack
@@ -130,10 +131,14 @@ class Views:
         with self._errors(), ExitStack() as stack:
             manifest = stack.enter_context(closing(Manifest(self._places.path(layer) / "copy.manifest")))
             copy = self._layer(layer, stack)
+            assert layer.host is not None
+            host = stack.enter_context(closing(KeptTree(layer.host, self._keeper)))
             return {
                 path
                 for path in touched
-                if (now := copy.stat(path)) is None or not now.stamp.alike(manifest.stamp(path))
+                if (now := copy.stat(path)) is None
+                or not now.stamp.alike(manifest.stamp(path))
+                or (now.is_file and host.stat(path) is not None and other_attributes(copy, host, path))
             }
 
     def diffs(self, layer: Layer, changes: Sequence[Change]) -> Generator[FileDiff, None, None]:
@@ -280,6 +285,8 @@ class Views:
         try:
             yield
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFullError("no space left for the session's files") from error
             what = os.fsencode(error.filename or "").decode("utf-8", "backslashreplace")
             raise WorkspaceError(f"the session's files cannot be read: {what} {error.strerror}") from error
 

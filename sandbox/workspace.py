@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,7 +24,7 @@ from sandbox.compare import NOW, Past, name_of, named
 from sandbox.copies import remove_tree
 from sandbox.diff import FileDiff
 from sandbox.disk import usage_of
-from sandbox.engine import Engine
+from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import StoreError, WorkspaceError
 from sandbox.footing import Footing, Restored
 from sandbox.freezer import Freezer
@@ -37,10 +37,12 @@ from sandbox.layers import Layer
 from sandbox.manifest import Drifted, find_drift, find_touched, write_manifest
 from sandbox.places import Places
 from sandbox.plan import PlanError, Selection
+from sandbox.points import images_named_by_others
 from sandbox.pool import Pool
 from sandbox.roots import Root, to_host
 from sandbox.skeleton import own_places
 from sandbox.spec import Mount, Owner, Rung
+from sandbox.system import System
 from sandbox.views import Views
 
 _UNREADABLE = b"U"
@@ -111,6 +113,7 @@ class Workspace:
             frozen=self.pool.tree,
         )
         self.checkpoints = Checkpoints(self._places, self._keeper, directory=state / "store", pool=self.pool)
+        self.system = self.checkpoints.system = System(engine, session=session, state=state)
         self.footing = Footing(self._places, self.checkpoints)
         self._views = Views(self._places, self._keeper, store=state / "store" / "log", held=held or HeldBack.load())
         self._packing = Background(self.checkpoints.pack)
@@ -125,6 +128,7 @@ class Workspace:
 
         def make() -> tuple[Mount, ...]:
             self.finish_restore()
+            self.system.rescue(lambda: self.checkpoints.present)
             self.footing.stands = True
             local = engine.on_this_machine and not (_is_private(engine.endpoint) and engine.info.rootless)
             self._fresh = self._places.make(local=local, forced=self._forced, began_ns=time.time_ns())
@@ -161,6 +165,7 @@ class Workspace:
         other processes live in the box, it is held still. Layers in which much changed are frozen where they can
         be, else copied. Raises WorkspaceError, DiskFullError, StoreError.
         """
+        await asyncio.shield(asyncio.to_thread(self.system.rescue, lambda: self.checkpoints.present))
         return await self.footing.checkpoint(label)
 
     def tidy(self) -> None:
@@ -190,6 +195,28 @@ class Workspace:
     @freezer.setter
     def freezer(self, freezer: Freezer | None) -> None:
         self.footing.freezer = freezer
+
+    async def image(self, base: ImageInfo) -> ImageInfo:
+        """What the next box starts from: `base`, or what was kept of its root file system. Raises SandboxError."""
+
+        def choose() -> ImageInfo:
+            checkpoints = self.checkpoints
+            if not (self._state / "store" / "checkpoints").exists():
+                return self.system.image(base, "", after="")
+            return self.system.image(base, checkpoints.image, after=checkpoints.present)
+
+        return await asyncio.to_thread(choose)
+
+    async def ending(self) -> None:
+        """Told by who runs the box, when it is about to go: what it wrote into its root file system is kept, where
+        that is writable. Where this raises a SandboxError, its container must stay.
+        """
+
+        def end() -> None:
+            freezer = self.freezer
+            self.system.end(lambda: self.checkpoints.present, freezer.frozen if freezer is not None else nullcontext)
+
+        await asyncio.shield(asyncio.to_thread(end))
 
     async def ended(self) -> None:
         """Told by who runs the box, when it has gone: from now on nothing stands on the layers."""
@@ -387,12 +414,13 @@ class Workspace:
 
     async def usage(self) -> int:
         """Bytes on disk of layers and store, and of the frozen layers that it stands on."""
+        return await asyncio.to_thread(lambda: usage_of(self._state) + self.frozen_size())
 
-        def used() -> int:
-            frozen = {name for layer in self.layers for name in layer.lowers}
-            return usage_of(self._state) + sum(usage_of(self.pool.place(name)) for name in frozen)
-
-        return await asyncio.to_thread(used)
+    def frozen_size(self) -> int:
+        """Bytes of the files in the frozen layers that the session stands on. Blocks."""
+        if self.pool.directory.is_relative_to(self._state):
+            return 0  # counted with all else of the session
+        return sum(self.pool.size(name) for name in {name for layer in self.layers for name in layer.lowers})
 
     async def release(self) -> None:
         """Remove the keeper and the engine's volumes, after the box has gone. The layers stay."""
@@ -412,6 +440,7 @@ class Workspace:
         (marks of the kernel that belong to root need the keeper).
         """
         await self.release()
+        await asyncio.to_thread(self.system.discard, lambda: images_named_by_others(self._state))
         if self._engine is not None:
             await asyncio.to_thread(self._places.remove_remote, self._engine)
         try:
@@ -496,4 +525,8 @@ def _head_of(host: Path) -> str:
 
 def _is_private(endpoint: str) -> bool:
     """Whether an endpoint may be a user's own engine: only then is it worth asking."""
-    return "/run/user/" in endpoint or "/home/" in endpoint
+    try:
+        owned = Path(endpoint.removeprefix("unix://")).stat().st_uid != 0
+    except OSError:
+        owned = False
+    return owned or "/run/user/" in endpoint or "/home/" in endpoint

@@ -69,6 +69,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="none",
         help="which tests marked slow run (all, where -m names markers)",
     )
+    parser.addoption("--runtime", default="", help="the OCI runtime of the contract's boxes (runsc ...)")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -35,7 +35,8 @@ def clean(
 
 async def _clean(*, everything: bool, yes: bool) -> None:
     removed = await asyncio.to_thread(runner_app.clean_dead, os.environ)
-    sys.stdout.write(f"removed {removed.containers} containers and {removed.volumes} volumes of dead owners\n")
+    images = f", and {removed.images} images that nobody names" if removed.images else ""
+    sys.stdout.write(f"removed {removed.containers} containers and {removed.volumes} volumes of dead owners{images}\n")
     if not everything:
         return
     store = open_store()

@@ -213,7 +213,8 @@ def _output(spec: SessionSpec, tools: tuple[str, ...], look: Look) -> Output:
         api_key_source="ANTHROPIC_API_KEY" if os.environ.get("ANTHROPIC_API_KEY") else "none",
     )
     translator = messages.Messages(init, partial=look.partial)
-    made: Output = serve.Output(look.format, translator, verbose=look.verbose)
+    notify = None if look.quiet else say
+    made: Output = serve.Output(look.format, translator, verbose=look.verbose, notify=notify)
     return made
 
 

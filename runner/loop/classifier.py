@@ -136,8 +136,8 @@ def _read(text: str) -> tuple[bool, str]:
     """The verdict; anything but exactly one is none, and none is no."""
     try:
         said = json.loads(text.strip().removeprefix("```json").removeprefix("```").removesuffix("```"))
-    except ValueError:
+    except (ValueError, RecursionError):
         said = None
-    if not isinstance(said, dict) or said.get("verdict") not in {"allow", "block"}:
+    if not isinstance(said, dict) or said.get("verdict") not in ("allow", "block"):
         return False, "no verdict of the classifier (its answer is none)"
     return said["verdict"] == "allow", str(said.get("reason") or "no reason given")[:500]

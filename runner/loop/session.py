@@ -62,7 +62,8 @@ _NO_TASK: asyncio.Task[None] | None = None
 
 class Session:
     """An async context manager; leaving it closes the session. `box` is awaited at the first need and must
-    give the same box each time; `restart_box` gives a new one over the same layers. `resolve_model`
+    give the same box each time; `restart_box` gives a new one over the same layers. `between` hears that
+    calls have ended and the model is asked next. `resolve_model`
     serves SetModel. Whoever made journal, models and boxes closes them.
     """
 
@@ -83,6 +84,7 @@ class Session:
         before_write: Callable[[str], Awaitable[None]] | None = None,
         before_turn: Callable[[], Awaitable[None]] | None = None,
         after_turn: Callable[[], Awaitable[None]] | None = None,
+        between: Callable[[], None] | None = None,
         undo: Callable[[int], Awaitable[object]] | None = None,
         hook: Hook | None = None,
         look: Callable[[Mode, str], Change | None] | None = None,
@@ -97,7 +99,7 @@ class Session:
         self._model, self._resolve_model = model, resolve_model
         self._modes = Modes(policy, self.record, look=look, remember=remember)
         self._approver, self._before_turn = approver, before_turn
-        self._after_turn, self._undo = after_turn, undo
+        self._after_turn, self._between, self._undo = after_turn, between, undo
         self._still = asyncio.Lock()
         self._context, self._monotonic = context, monotonic
         self._limits = limits if limits is not None else TurnLimits()
@@ -367,6 +369,8 @@ class Session:
                 await self.gate.run(calls)
                 if self.gate.failure is not None:
                     raise self.gate.failure
+                if self._between is not None:
+                    self._between()
                 continue
             if reply.stop_reason != "pause_turn":
                 return ending(reply)

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TextIO
 
-from runner.events import Event, TurnEnded
+from runner.events import Event, Failed, TurnEnded
 from runner.serve.result import exit_code
 from runner.serve.stream_json import MAIN, Message, Messages
 from runner.ui.safe import visible
@@ -20,10 +20,19 @@ FORMATS = ("text", "json", "stream-json")
 
 class Output:
     """Prints what `messages` makes of the events to `out`, in one of FORMATS. `verbose` with json: the
-    array of all messages instead of the result.
+    array of all messages instead of the result. `notify` hears of waits in forms that do not show them.
     """
 
-    def __init__(self, form: str, messages: Messages, *, out: TextIO = sys.stdout, verbose: bool = False) -> None:
+    def __init__(
+        self,
+        form: str,
+        messages: Messages,
+        *,
+        out: TextIO = sys.stdout,
+        verbose: bool = False,
+        notify: Callable[[str], None] | None = None,
+    ) -> None:
+        self._notify = notify if form != "stream-json" else None
         self._form = form
         self._messages = messages
         self._out = out
@@ -40,6 +49,8 @@ class Output:
 
     def feed(self, event: Event) -> None:
         """Take one event."""
+        if self._notify is not None and isinstance(event.body, Failed) and event.body.retrying:
+            self._notify(retry_line(event.body))
         for message in self._messages.of(event):
             self._take(message)
 
@@ -68,6 +79,13 @@ class Output:
             self._out.flush()
         elif self._form == "json" and self._verbose:
             self._kept.append(message)
+
+
+def retry_line(failed: Failed) -> str:
+    """Why a request is sent again, after how long, and for the which time of how many."""
+    delay, detail = float(failed.detail.get("delay") or 0), failed.detail
+    wait = f"trying again in {delay:.1f} s" if delay else "trying again now"
+    return f"{failed.message}; {wait} (attempt {detail.get('attempt', '?')} of {detail.get('attempts', '?')})"
 
 
 def result_text(result: Message) -> str:

@@ -1,14 +1,21 @@
-"""Removing what dead owners left in the engine: containers and volumes, never layers or toolboxes."""
+"""Removing what dead owners left in the engine: containers, volumes, and images that nobody names; never layers or
+toolboxes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
+from runner.errors import SessionBusyError
 from runner.sessions.store import Store, is_session_id
-from sandbox.containers import LABEL, OWNER_LABEL, SESSION_LABEL, owner_dead
+from sandbox.containers import LABEL, OWNER_LABEL, SESSION_LABEL, ContainerInfo, owner_dead
 from sandbox.engine import Engine
-from sandbox.errors import EngineRefusedError
+from sandbox.errors import EngineRefusedError, SandboxError
+from sandbox.points import images_named
+from sandbox.system import forgotten, left_box, session_images, sweep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,15 +24,16 @@ class Removed:
 
     containers: int = 0
     volumes: int = 0
+    images: int = 0
 
 
 def remove_dead(engine: Engine, store: Store) -> Removed:
-    """Remove containers and volumes whose owner is dead: that of a session in the store by its lock, any
-    other by its label. What cannot be told (another machine's, another user's) stays. Blocks.
+    """Remove containers and volumes whose owner is dead: that of a session in the store by its lock, any other by
+    its label. Images go that are nobody's. What cannot be told (another machine's, another user's) stays. Blocks.
     """
     containers = volumes = 0
     for container in engine.containers.list(LABEL, all=True):
-        if _is_dead(container.labels, store):
+        if _is_dead(container.labels, store) and not _holds_work(container, store):
             engine.containers.remove(container.id, force=True)
             containers += 1
     for volume in engine.volumes.list(LABEL):
@@ -35,7 +43,39 @@ def remove_dead(engine: Engine, store: Store) -> Removed:
             except EngineRefusedError:  # a container uses it
                 continue
             volumes += 1
-    return Removed(containers=containers, volumes=volumes)
+    return Removed(containers=containers, volumes=volumes, images=_remove_images(engine, store))
+
+
+def _remove_images(engine: Engine, store: Store) -> int:
+    """Remove images of root file systems whose session is gone, and those of a session at rest that no checkpoint
+    of it names (their maker died before he wrote it).
+    """
+    gone, images = 0, session_images(engine)
+    if not images:
+        return 0
+    try:
+        named = {
+            name: images_named(store.directory(name))
+            for name in store.names()
+            if (store.directory(name) / "store").is_dir()
+        }
+    except (SandboxError, OSError):  # whose log cannot be read may name any of them
+        return 0
+    for session in {image.labels[SESSION_LABEL] for image in images}:
+        directory = store.directory(session)
+        if not is_session_id(session) or not directory.exists():
+            if all(forgotten(image.labels) for image in images if image.labels[SESSION_LABEL] == session):
+                gone += sweep(engine, session, frozenset().union(*named.values()))
+            continue
+        with suppress(SessionBusyError, SandboxError, OSError), store.lock(session):
+            gone += sweep(engine, session, images_named(directory).union(*named.values()))
+    return gone
+
+
+def _holds_work(container: ContainerInfo, store: Store) -> bool:
+    """Whether what was installed in a session's box is nowhere but in this container."""
+    session = container.labels.get(SESSION_LABEL, "")
+    return is_session_id(session) and left_box(store.directory(session)) == container.id
 
 
 def _is_dead(labels: Mapping[str, str], store: Store) -> bool:
@@ -45,7 +85,13 @@ def _is_dead(labels: Mapping[str, str], store: Store) -> bool:
     return owner_dead(owner)
 
 
-def evict(engine: Engine, session: str) -> None:
-    """Remove what an earlier owner's boxes left of a session whose lock this process holds. Blocks."""
+def evict(engine: Engine, session: str, state: Path) -> None:
+    """Remove what an earlier owner's boxes left of a session whose lock this process holds; a container that alone
+    holds what was installed is only stopped. `state`: the session's directory. Blocks.
+    """
+    left = left_box(state)
     for container in engine.containers.list(f"{SESSION_LABEL}={session}", all=True):
-        engine.containers.remove(container.id, force=True)
+        if container.id == left:
+            engine.containers.kill(container.id)
+        else:
+            engine.containers.remove(container.id, force=True)

@@ -18,10 +18,10 @@ from runner.journal import Journal
 from runner.sessions.store import Origin, Store, write_json
 from runner.sessions.travel import Travel
 from runner.spec import SessionSpec
+from sandbox.pool import HALF
 from sandbox.workspace import Workspace
 
 MOST = 64
-HALF = ".fork-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,26 +55,26 @@ class Forker:
         """
         began = time.monotonic()
         journal = self._travel.journal
-        if request.at:
-            goal = (await self._travel.timeline()).rewind(request.at)
-            checkpoint, head = goal.checkpoint, goal.to
-        else:
+        goal = (await self._travel.timeline()).rewind(request.at) if request.at else None
+        checkpoint = goal.checkpoint if goal is not None else ""
+        if not checkpoint:
             await self._travel.take("fork")
-            checkpoint, head = "", journal.head()
-        checkpoint = checkpoint or await asyncio.to_thread(lambda: workspace.checkpoints.present)
+            checkpoint = await asyncio.to_thread(lambda: workspace.checkpoints.present)
+        head = goal.to if goal is not None else journal.head()
         if not checkpoint:
             raise UsageError("there is nothing to fork yet: no prompt was given in this session")
         await asyncio.to_thread(self._store.prepare)
         sessions = [str(uuid.uuid4()) for _ in range(request.count)]
         places = [(session, self._store.sessions / f"{HALF}{session}") for session in sessions]
-        for _, place in places:
-            place.mkdir(mode=0o700)
-        copied = await workspace.fork(checkpoint, places)
-        for session, place in places:
-            spec = replace(self._spec, session=session)
-            await asyncio.to_thread(self._begin, spec, place, journal, head, checkpoint)
-            place.rename(self._store.directory(session))
-            self._record(Forked(session=session, at=checkpoint, direction="to"))
+        with workspace.pool.shared():  # nobody takes it for what a crash left
+            for _, place in places:
+                place.mkdir(mode=0o700)
+            copied = await workspace.fork(checkpoint, places)
+            for session, place in places:
+                spec = replace(self._spec, session=session)
+                await asyncio.to_thread(self._begin, spec, place, journal, head, checkpoint)
+                place.rename(self._store.directory(session))
+                self._record(Forked(session=session, at=checkpoint, direction="to"))
         return {
             "session": self._spec.session,
             "checkpoint": checkpoint,

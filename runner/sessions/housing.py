@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from runner.events import BoxEnded, BoxStarted, Recorded
 from runner.spec import SessionSpec
-from sandbox.box import ContainerBox
+from sandbox.box import ContainerBox, asking
 from sandbox.disk import DiskWatch, free_space
 from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import DiskFullError, EngineRefusedError, SandboxError, WorkspaceError
@@ -26,6 +26,7 @@ from sandbox.toolbox import SERVER, TOOLBOX_PYTHON, Toolbox
 from sandbox.workspace import Workspace
 
 CLOSE_TIMEOUT = 20.0
+COMMIT_TIMEOUT = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +161,7 @@ class Housing:
             if task is not None:
                 await asyncio.gather(task, return_exceptions=True)
         with suppress(SandboxError, TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT):
+            async with asyncio.timeout(COMMIT_TIMEOUT if self._spec.system_writable else CLOSE_TIMEOUT):
                 await self._leave(reason)
                 if self.workspace is not None:
                     await self.workspace.release()
@@ -187,11 +188,13 @@ class Housing:
         except EngineRefusedError:
             box = await self._enter(ground, await workspace.fall())
         self._open, self._laid = box, True
+        if self._spec.system_writable:
+            await asyncio.to_thread(workspace.system.begin, box.container, asking(box))
         workspace.freezer = await asyncio.to_thread(Freezer, ground.engine, box.container)
         self._record(
             BoxStarted(
                 container=box.container,
-                image=ground.image.id,
+                image=box.spec.image,
                 engine=f"{ground.engine.kind} (API {ground.engine.api})",
                 runtime=self._spec.runtime,
                 rungs=workspace.rungs,
@@ -201,7 +204,10 @@ class Housing:
             )
         )
         self._watch = asyncio.create_task(
-            DiskWatch(self._directory, Limits(**asdict(self._spec.box)), self._full).run(), name="disk"
+            DiskWatch(
+                self._directory, Limits(**asdict(self._spec.box)), self._full, beside=workspace.frozen_size
+            ).run(),
+            name="disk",
         )
         await workspace.start_manifest()
         return box
@@ -216,9 +222,10 @@ class Housing:
             await box.stop(DiskFullError(sentence, hint=hint))
 
     async def _enter(self, ground: Ground, mounts: tuple[Mount, ...]) -> ContainerBox:
+        assert self.workspace is not None
         spec = BoxSpec(
             session=self._spec.session,
-            image=ground.image.id,
+            image=(await self.workspace.image(ground.image)).id,
             owner=owner_of(self._spec),
             cwd=self._cwd,
             mounts=(*mounts, ground.toolbox.mount),
@@ -238,7 +245,15 @@ class Housing:
             self._watch = None
         box, self._open = self._open, None
         if box is None:
+            if self.workspace is not None:
+                with suppress(SandboxError):  # what did not come to run stands on nothing
+                    await self.workspace.ended()
             return
+        if self.workspace is not None:
+            try:
+                await self.workspace.ending()
+            except SandboxError:  # what cannot be kept now can be by the next owner: the container stays
+                box.keep_container = True
         await box.__aexit__(None, None, None)
         if self.workspace is not None:
             with suppress(SandboxError):  # what could not be frozen stays as it is

@@ -37,7 +37,7 @@ async def at_rest(
     engine = await asyncio.to_thread(_connect_if_there, environ)
     try:
         if engine is not None:
-            await asyncio.to_thread(evict, engine, stored.session)
+            await asyncio.to_thread(evict, engine, stored.session, stored.directory)
         await asyncio.to_thread(settle, stored.directory, journal)
         workspace = Workspace(
             engine,

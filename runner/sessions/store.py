@@ -255,17 +255,23 @@ class Store:
         return self.load(matches[0])
 
     def latest(self, cwd: Path) -> Stored:
-        """The newest session of this directory, else of a root that holds it. Raises SessionNotFoundError."""
+        """The newest session of this directory, else of a root that holds it; one whose model never answered (the
+        start failed) only where there is no other. Raises SessionNotFoundError.
+        """
         here = str(cwd)
+        empty: Stored | None = None
         above: Stored | None = None
         for stored in self:
             if stored.spec.cwd == here:
-                return stored
-            if above is None and any(_holds(root.host, here) for root in stored.spec.roots):
+                if _answered(stored.journal) or self.lock(stored.session).held():
+                    return stored
+                empty = empty or stored
+            elif above is None and any(_holds(root.host, here) for root in stored.spec.roots):
                 above = stored
-        if above is None:
+        found = empty or above
+        if found is None:
             raise SessionNotFoundError(f"no session was started in {cwd} yet")
-        return above
+        return found
 
     def chosen(self, session: str | None, cwd: Path) -> str:
         """As `choose`, the id only: of a session that cannot be read, too."""
@@ -366,6 +372,16 @@ def disk_size(directory: Path) -> int:
 
 def _holds(root: str, path: str) -> bool:
     return path == root or path.startswith(root.rstrip("/") + "/")
+
+
+def _answered(journal: Path) -> bool:
+    """Whether a model ever answered; told from the journal's head, which a long one has no need of."""
+    try:
+        with journal.open("rb") as file:
+            head = file.read(4 * _HEAD_BYTES + 1)
+    except OSError:
+        return False
+    return len(head) > 4 * _HEAD_BYTES or b'"type":"ModelReplied"' in head
 
 
 def _unfinished(journal: Path) -> bool:

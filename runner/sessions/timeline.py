@@ -8,12 +8,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from runner.effects import CallServer, RunCommand, StopTask, WritePath
 from runner.errors import UsageError
-from runner.events import Applied, CheckpointTaken, Egress, Event, Forked, HeadMoved, Judged, PromptGiven, TurnStarted
+from runner.events import Applied, CheckpointTaken, Egress, Event, Forked, HeadMoved, Judged, PromptGiven, TurnEnded
 
 START = "start of turn"
+CALL = "call"
 END = "end of turn"
 TEXT = 200
+WRITES = frozenset(effect.__name__ for effect in (RunCommand, WritePath, StopTask, CallServer))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,44 +62,18 @@ class Timeline:
         """From all records in their order; `path`: ids of those from the root to `head`."""
         made, tools = cls(head=head), dict[str, str]()
         for event in events:
+            made._explain(event)
             made._take(event, tools, here=event.id in path)
         return made
 
-    def _take(self, event: Event, tools: dict[str, str], *, here: bool) -> None:  # noqa: C901 (one row per kind)
+    def _take(self, event: Event, tools: dict[str, str], *, here: bool) -> None:
         match event.body:
             case PromptGiven(source="user", content=content):
-                self._undone.clear()
-                self.turns.append(
-                    Turn(
-                        number=event.turn,
-                        seq=event.seq,
-                        prompt=event.id,
-                        parent=event.parent,
-                        text=_text(content),
-                        checkpoint=self.present,
-                        here=here,
-                    )
-                )
+                self._take_prompt(event, content, here=here)
             case Judged(call=call, tool=tool):
                 tools[call] = tool
             case CheckpointTaken() as body:
-                self.present = body.checkpoint
-                turn = self.turns[-1] if self.turns else None
-                if body.label == START and turn is not None and turn.number == event.turn:
-                    self.turns[-1] = replace(turn, checkpoint=body.checkpoint)
-                self.checkpoints.append(
-                    {
-                        "checkpoint": body.checkpoint,
-                        "at": event.at,
-                        "turn": event.turn,
-                        "label": body.label,
-                        "tool": tools.get(body.before, ""),
-                        "files": body.files,
-                        "changed": list(body.changed),
-                        "size": body.size,
-                        "here": here,
-                    }
-                )
+                self._take_checkpoint(event, body, tools, here=here)
             case HeadMoved(kind=kind) as body:
                 if kind == "redo":
                     self._undone = self._undone[:-1]
@@ -110,7 +87,54 @@ class Timeline:
             case Egress(method=method, host=host, verdict=verdict):
                 if verdict.get("decision") == "allow":
                     self._outside.append((event.seq, f"{method} {host}"))
-            case TurnStarted() | _:
+            case _:
+                pass
+
+    def _take_prompt(self, event: Event, content: list[Any], *, here: bool) -> None:
+        self._undone.clear()
+        self.turns.append(
+            Turn(
+                number=event.turn,
+                seq=event.seq,
+                prompt=event.id,
+                parent=event.parent,
+                text=_text(content),
+                checkpoint=self.present,
+                here=here,
+            )
+        )
+
+    def _take_checkpoint(self, event: Event, body: CheckpointTaken, tools: dict[str, str], *, here: bool) -> None:
+        self.present = body.checkpoint
+        turn = self.turns[-1] if self.turns else None
+        if body.label == START and turn is not None and turn.number == event.turn:
+            self.turns[-1] = replace(turn, checkpoint=body.checkpoint)
+        self.checkpoints.append(
+            {
+                "checkpoint": body.checkpoint,
+                "at": event.at,
+                "turn": event.turn,
+                "label": body.label,
+                "tool": tools.get(body.before, ""),
+                "files": body.files,
+                "changed": list(body.changed),
+                "size": body.size,
+                "way": body.way,
+                "here": here,
+            }
+        )
+
+    def _explain(self, event: Event) -> None:
+        """What a checkpoint that was taken while the model thought turns out to be for: the next call, or the end."""
+        last = self.checkpoints[-1] if self.checkpoints else None
+        if last is None or (last["label"], last["tool"], last["turn"]) != (CALL, "", event.turn):
+            return
+        match event.body:
+            case Judged(tool=tool, effects=effects) if any(effect.get("type") in WRITES for effect in effects):
+                last["tool"] = tool
+            case TurnEnded():
+                last["label"] = END
+            case _:
                 pass
 
     def needed(self, turns: int) -> set[str]:

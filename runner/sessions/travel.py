@@ -21,6 +21,7 @@ from sandbox.workspace import Workspace
 
 KINDS = ("undo", "redo", "rewind")
 WHATS = ("both", "files", "conversation")
+NAMED = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,9 @@ async def at_once() -> AsyncIterator[None]:
 
 
 class Travel:
-    """One session's. `quiet`: no turn runs within; `stop`: ends the box, whose layers are replaced."""
+    """One session's. `quiet`: no turn runs within; `stop`: ends the box, whose layers are replaced; `running`: the
+    background commands in it, (id, command).
+    """
 
     def __init__(
         self,
@@ -71,12 +74,14 @@ class Travel:
         record: Recorder,
         quiet: Callable[[], AbstractAsyncContextManager[None]] = at_once,
         stop: Callable[[], Awaitable[None]] | None = None,
+        running: Callable[[], list[tuple[str, str]]] = list,
     ) -> None:
         self._workspace = workspace
         self.journal = journal
         self._record = record
         self._quiet = quiet
         self._stop = stop
+        self._running = running
 
     async def take(self, label: str, *, before: str = "") -> None:
         """A checkpoint, told in the journal where there was something to keep. `before`: the call it is for."""
@@ -91,6 +96,7 @@ class Travel:
                 seconds=round(time.monotonic() - began, 6),
                 before=before,
                 changed=made.changed,
+                way=made.way,
             )
             self._record(body, cause=before)
 
@@ -121,6 +127,7 @@ class Travel:
                 "checkpoint": goal.checkpoint if what != "conversation" else "",
                 "not_undone": list(goal.not_undone),
                 "layers": [],
+                "ended": [],
                 "box": "kept",
             }
             if report["checkpoint"] and goal.checkpoint not in await self.kept():
@@ -135,10 +142,13 @@ class Travel:
         if files:
             await self.take(f"before {kind}")
         present = await asyncio.to_thread(lambda: workspace.checkpoints.present)
+        system = files and await asyncio.to_thread(workspace.checkpoints.image_differs, goal.checkpoint)
         head = self.journal.head()
+        ended = self._running() if files and goal.checkpoint != present else []
+        report["ended"] = [{"task": task, "command": command} for task, command in ended]
         body = HeadMoved(
             to=head if what == "files" else goal.to,
-            reason=_reason(kind, what, goal),
+            reason=_reason(kind, what, goal, system=system, ended=ended),
             kind=kind,
             what=what,
             left=head,
@@ -182,7 +192,7 @@ def _goal(timeline: Timeline, journey: Journey) -> tuple[Goal, str]:
             return timeline.rewind(journey.to), journey.what
 
 
-def _reason(kind: str, what: str, goal: Goal) -> str:
+def _reason(kind: str, what: str, goal: Goal, *, system: bool, ended: list[tuple[str, str]]) -> str:
     """What the model is told with its next request."""
     if kind == "redo":
         text = "The user took back the last undo: conversation and files are again as they were before it."
@@ -195,8 +205,13 @@ def _reason(kind: str, what: str, goal: Goal) -> str:
             f"The user took back the last {len(goal.turns)} turns, which you do not see any more. Files in the "
             "workspace, the home directory and /tmp are as they were before."
         )
+    if system:
+        text += " So is the rest of the system, with the packages that were installed then and no others."
     if what != "conversation":
-        text += " Processes that ran in the background were ended. Read files again before you edit them."
+        text += " Processes that ran in the background were ended"
+        named = "; ".join(f"{task} ({' '.join(command.split())[:NAMED]})" for task, command in ended)
+        text += f", among them {named}: start again what is still needed." if named else "."
+        text += " Read files again before you edit them."
     if goal.not_undone:
         text += " Not taken back, since it left the box: " + "; ".join(goal.not_undone[:20]) + "."
     return text

@@ -111,6 +111,9 @@ class Children:
             self._loop.forget(self._forker.jobs.fileno())
             return
         number, pid, stage, code = marshal.loads(data)  # noqa: S302  the forker's own words
+        if stage == "exit":
+            self._reaped(pid, code)
+            return
         command = self._pending.pop(number, None)
         if command is None:
             processes.signal_family(pid, set(), processes.SIGKILL)
@@ -138,13 +141,16 @@ class Children:
                 return
             if pid == 0:
                 return
-            command = self._commands.pop(pid, None)
-            if command is not None:
-                command.on_exit(status)
-            elif pid == self._forker.pid:
-                self._revive()
-            elif self._pending:
-                self._unclaimed[pid] = status
+            self._reaped(pid, status)
+
+    def _reaped(self, pid: int, status: int) -> None:
+        command = self._commands.pop(pid, None)
+        if command is not None:
+            command.on_exit(status)
+        elif pid == self._forker.pid:
+            self._revive()
+        elif self._pending:
+            self._unclaimed[pid] = status
 
     def _sample(self) -> None:
         """Look who descends from whom, for commands that run for a while."""

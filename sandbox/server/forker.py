@@ -4,7 +4,8 @@ step before execve, and there loses every capability: the bounding set is empty,
 
 A job is one message on a socket: marshalled (number, candidates [(path, argv)], what the environment has
 more, cwd, terminal), and descriptors of standard input, output, error, and of a memory file where the job
-is large. The answer is marshalled (number, pid, stage, errno); stage "" means that it runs.
+is large. The answer is marshalled (number, pid, stage, errno); stage "" means that it runs. Where the kernel
+makes the children ours instead (gVisor), their ends are told too: (0, pid, "exit", status).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import fcntl
 import gc
 import marshal
 import os
+import select
 import time
 
 from sandbox.server import linux
@@ -31,6 +33,7 @@ JOB_SIZE = 96 << 10
 LARGEST_JOB = 16 << 20
 OOM_SCORE = b"500"
 RETRIES, PAUSE = 20, 0.05
+REAP = 0.01
 SLIM_AT = frozenset({0, 1, 16, 256, 4096})
 _CONTROL, _JOBS, _SPARE = 3, 4, 5
 _FIRST_FREE = 6
@@ -83,7 +86,7 @@ def _enter(control: _socket.socket, capabilities: int) -> None:
     bits = linux.SECURE_KEEP_CAPS_LOCKED
     if not capabilities:
         bits |= linux.SECURE_NOROOT | linux.SECURE_NO_SETUID_FIXUP
-    linux.prctl(linux.PR_SET_SECUREBITS, bits)
+    linux.secure(bits)
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     linux.refuse_namespaces()
     linux.prctl(linux.PR_SET_DUMPABLE, 1)
@@ -98,6 +101,8 @@ class Forker:
         self._spawn = Spawner()
         self._jobs = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, _JOBS)
         arena = self._spawn.arena
+        self._ours: bool | None = None
+        self._children = 0
         self._environment = {name: arena.text(name + b"=" + value) for name, value in os.environb.items()}
         score, path = arena.text(OOM_SCORE), arena.text(b"/proc/self/oom_score_adj")
         self._first = [
@@ -122,6 +127,7 @@ class Forker:
             if count in SLIM_AT:  # our own memory grows with the first jobs
                 self._spawn.slim()
             count += 1
+            self._reap_until_asked()
             data, extra, _, _ = self._jobs.recvmsg(JOB_SIZE, _socket.CMSG_SPACE(4 * 4), _socket.MSG_CMSG_CLOEXEC)
             if not data:
                 os._exit(0)
@@ -134,6 +140,28 @@ class Forker:
                 for fd in descriptors:
                     os.close(fd)
             self._jobs.send(marshal.dumps(answer))
+
+    def _reap_until_asked(self) -> None:
+        """Where children are ours: tell of each that ended, until there is a job."""
+        while self._children and not select.select([_JOBS], [], [], REAP)[0]:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid:
+                self._children -= 1
+                self._jobs.send(marshal.dumps((0, pid, "exit", status)))
+
+    def _note(self, pid: int) -> None:
+        """Whose child it is, told by the first one."""
+        if self._ours is None:
+            try:
+                found, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                self._ours = False
+                return
+            self._ours = True
+            if found:
+                self._jobs.send(marshal.dumps((0, pid, "exit", status)))
+                return
+        self._children += self._ours
 
     def _start(
         self, job: tuple[int, list[tuple[bytes, list[bytes]]], dict[bytes, bytes], bytes, bool], given: list[int]
@@ -186,10 +214,16 @@ class Forker:
         """Try again for a while where the box has no process left. Raises OSError."""
         for _ in range(RETRIES):
             try:
-                return self._spawn(calls)
+                return self._spawn_one(calls)
             except BlockingIOError:
                 time.sleep(PAUSE)
-        return self._spawn(calls)
+        return self._spawn_one(calls)
+
+    def _spawn_one(self, calls: list[Row]) -> tuple[int, int, int]:
+        made = self._spawn(calls)
+        if self._ours is not False:
+            self._note(made[0])
+        return made
 
 
 def _worst(results: list[int]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 
 X86 = os.uname().machine == "x86_64"
 SYS_CLONE = 56 if X86 else 220
@@ -45,8 +46,13 @@ SECURE_NOROOT = 0x03
 SECURE_NO_SETUID_FIXUP = 0x0C
 SECURE_KEEP_CAPS_LOCKED = 0x20
 
+_SAME = 0xFFFFFFFF  # an id that is to stay as it is
+
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
+
+# sys/inotify.h: MODIFY ATTRIB CLOSE_WRITE MOVED_FROM MOVED_TO CREATE DELETE DELETE_SELF MOVE_SELF; ONLYDIR DONT_FOLLOW
+_WATCHED = 0xFCE | 0x01000000 | 0x02000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _held = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock over the call
@@ -113,6 +119,17 @@ def bound_capabilities(bits: int) -> None:
             _checked(-1, "bounding set")
 
 
+def secure(bits: int) -> None:
+    """Set this thread's securebits. A kernel that has none (gVisor) is passed over: with an empty bounding set
+    no exec gives a capability there either. Raises OSError.
+    """
+    try:
+        prctl(PR_SET_SECUREBITS, bits)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+
+
 def unshare_user() -> None:
     """Enter a new user namespace."""
     _checked(_libc.unshare(CLONE_NEWUSER), "unshare")
@@ -147,18 +164,47 @@ def thread_address() -> int:
 
 def set_fs_ids(uid: int, gid: int) -> bool:
     """Take the ids that file access is checked with, for this thread and those it starts. Says whether
-    the kernel did it (setfsuid(2) itself never fails).
+    the kernel did it (setfsuid(2) itself never fails). A kernel without such ids (gVisor) gets them as the
+    effective ones: who may send signals to us or trace us, our real and saved ids still decide.
     """
     _libc.setfsgid(gid)
     _libc.setfsuid(uid)
-    return bool(_libc.setfsuid(ctypes.c_uint(0xFFFFFFFF)) == uid and _libc.setfsgid(ctypes.c_uint(0xFFFFFFFF)) == gid)
+    if _libc.setfsuid(ctypes.c_uint(_SAME)) == uid and _libc.setfsgid(ctypes.c_uint(_SAME)) == gid:
+        return True
+    calls = ((SYS_SETRESGID, gid), (SYS_SETRESUID, uid))
+    return all(system_call(number, _SAME, effective, _SAME) == 0 for number, effective in calls)
 
 
 def open_path(path: bytes, flags: int, mode: int = 0) -> int:
     """openat2(2) of an absolute path through no link at all. Raises OSError."""
     how = _OpenHow(flags | os.O_CLOEXEC, mode, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
     fd = _syscall(SYS_OPENAT2, -100, ctypes.c_char_p(path), ctypes.byref(how), ctypes.c_size_t(24))
+    if fd < 0 and ctypes.get_errno() == errno.ENOSYS:
+        return _open_stepwise(path, flags, mode)
     return _checked(fd, "open")
+
+
+def _open_stepwise(path: bytes, flags: int, mode: int) -> int:
+    """The same for a kernel without that call (gVisor), name by name."""
+    names = [name for name in path.split(b"/") if name] or [b"."]
+    if path[-1:] == b"/" and not flags & os.O_CREAT:
+        flags |= os.O_DIRECTORY
+    at = os.open(b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    for number, name in enumerate(names, start=1):
+        wanted = flags if number == len(names) else os.O_PATH | os.O_DIRECTORY
+        try:
+            below = os.open(name, wanted | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=at)
+            if not flags & os.O_NOFOLLOW and stat.S_ISLNK(os.fstat(below).st_mode):
+                os.close(below)
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        except NotADirectoryError:
+            if stat.S_ISLNK(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+            raise
+        finally:
+            os.close(at)
+        at = below
+    return at
 
 
 def default_signals() -> None:
@@ -178,6 +224,16 @@ def child_signals() -> int:
 def unblock_signals() -> None:
     """Let every signal through again."""
     _checked(_libc.sigprocmask(2, ctypes.create_string_buffer(128), None), "sigprocmask")
+
+
+def inotify() -> int:
+    """A descriptor for watches, which never blocks (inotify_init1(2)). Raises OSError."""
+    return _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK), "inotify")
+
+
+def watch_directory(fd: int, path: bytes) -> None:
+    """Tell of everything that changes a directory or what lies in it (inotify_add_watch(2)). Raises OSError."""
+    _checked(_libc.inotify_add_watch(fd, ctypes.c_char_p(path), ctypes.c_uint32(_WATCHED)), "watch")
 
 
 def refuse_namespaces() -> None:

@@ -13,6 +13,7 @@ from sandbox.server.channel import Channel, Stream
 from sandbox.server.children import Children
 from sandbox.server.commands import Command
 from sandbox.server.files import RefusedError
+from sandbox.server.watch import RootWatch
 from sandbox.server.worker import Workers
 from sandbox.wire import ARGUMENTS, STREAMS, WIRE, PathCode, WireError, encode
 
@@ -43,6 +44,7 @@ class Server:
         self.loop = self._channel.loop
         self.children = Children(self.loop, settings, forker)
         self.files = files.Files()
+        self._root = RootWatch()
         self.environment = {os.fsencode(k): os.fsencode(v) for k, v in os.environ.items()}
         self.reports = b""
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -74,6 +76,7 @@ class Server:
         self.reports = job.make_reports()
         if self._settings.system:
             self._make_sudo()
+            self._root.arm()
         self._channel.begin()
         self.children.begin(signals)
         gc.collect()
@@ -206,6 +209,8 @@ class Server:
                 stream.done(result, _format(rows).encode("ascii"))
             case "kill_all":
                 self.children.kill_all(lambda: stream.done({}))
+            case "root":
+                self._look_at_root(stream, again=bool(request["again"]))
             case "ping":
                 stream.done({})
             case _:
@@ -217,6 +222,19 @@ class Server:
             stream.done(*self.files.read(fd, found, request))
         else:
             self._workers.do(stream, lambda: self.files.read(fd, found, request))
+
+    def _look_at_root(self, stream: Stream, *, again: bool) -> None:
+        """Whether the root file system changed since the watch began; `again`: it begins anew."""
+        changed = self._root.changed()
+        if not again:
+            stream.done({"changed": changed})
+            return
+
+        def arm() -> tuple[dict[str, Any], bytes]:
+            self._root.arm()
+            return {"changed": changed}, b""
+
+        self._workers.do(stream, arm)
 
     def _on_received(self, stream: Stream, payload: bytes) -> None:
         if stream.kind != "write":

@@ -1,7 +1,8 @@
 """The start of the in-box server, process 1 of the box: it takes an identity of its own, starts the
 forker in the box's user namespace, and only then loads the rest and says hello.
 
-Arguments are `name=value`: uid and gid of the owner, system=1 for a writable root file system.
+Arguments are `name=value`: uid and gid of the owner, system=1 for a writable root file system, and
+top=UID:GID:NANOSECONDS:PATH for each place whose top directory is to be made so first.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class Settings:
     """What the controller said about this box on the command line."""
 
     def __init__(self, arguments: list[str]) -> None:
-        given = dict(argument.split("=", 1) for argument in arguments)
+        pairs = [argument.split("=", 1) for argument in arguments]
+        given = dict(pairs)
+        self.tops = [value.split(":", 3) for name, value in pairs if name == "top"]
         self.uid = int(given["uid"])
         self.gid = int(given["gid"])
         self.system = given.get("system") == "1"
@@ -55,6 +58,17 @@ def restore_environment() -> None:
         meant = os.environ.pop(f"FUMEHOOD_FOR_COMMANDS_{name}", "")
         if meant:
             os.environ[name] = meant
+
+
+def restore_tops(tops: list[list[str]]) -> None:
+    """Give places their owners and times, while we are root still."""
+    for uid, gid, time_ns, path in tops:
+        try:
+            if not os.stat(path).st_uid:
+                os.utime(path, ns=(int(time_ns), int(time_ns)))
+            os.chown(path, int(uid), int(gid), follow_symlinks=False)
+        except OSError as error:  # commands are told when they write there
+            os.write(2, f"{path}: {error.strerror}\n".encode())
 
 
 def become_server(settings: Settings) -> None:
@@ -137,6 +151,7 @@ def main(arguments: list[str]) -> None:
     settings = Settings(arguments)
     gc.disable()
     restore_environment()
+    restore_tops(settings.tops)
     become_server(settings)
     helper = Forker(settings)
     helper.start()

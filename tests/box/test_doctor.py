@@ -7,7 +7,8 @@ import pytest
 
 from sandbox.checks import Level
 from sandbox.doctor import examine
-from sandbox.engine import connect
+from sandbox.engine import Engine, connect
+from tests.support.ssh import pretend_ssh
 
 pytestmark = pytest.mark.box
 
@@ -32,6 +33,20 @@ async def test_the_doctor_leaves_no_container_and_no_volume_behind(tmp_path: Pat
         assert not any("doctor" in str(each) for each in after[1] - before[1])
     finally:
         engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("base_image", "toolbox")
+async def test_over_ssh_a_box_works_on_a_copy(engine: Engine, image_cache: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    (state / "cache").symlink_to(image_cache)
+    environ = pretend_ssh(tmp_path, Path(engine.endpoint.removeprefix("unix://"))) | {"DOCKER_HOST": "ssh://far"}
+    checks = {each.name: each for each in await examine(environ, state=state, cwd=tmp_path)}
+    assert [each for each in checks.values() if each.level is Level.FAIL] == []
+    assert "ssh://far" in checks["engine"].found
+    assert checks["box"].found.endswith("copy")
+    assert checks["files"].level is Level.OK
 
 
 async def test_without_an_engine_it_says_so_and_what_to_do(tmp_path: Path) -> None:

@@ -6,14 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from sandbox.changes import Kind
 from sandbox.checkpoints import Checkpoint
 from sandbox.engine import Engine, ImageInfo
 from sandbox.freezer import Freezer
+from sandbox.pool import Pool
+from sandbox.spec import Rung
 from sandbox.toolbox import Toolbox
 from tests.box.test_checkpoints import CHANGES, LOOK, MORE
 from tests.support.layers_by_hand import build
@@ -107,5 +111,137 @@ async def test_whatever_was_done_before_and_after_a_freeze_comes_back(
                 await back_to(inside, checkpoint, alive=alive)
                 assert (await inside.python(LOOK)).splitlines() == seen.splitlines()
                 assert await inside.workspace.checkpoint("nothing changed") is None
+        finally:
+            await inside.discard()
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a mount beneath a running box is replaced by root only")
+
+
+@needs_root
+async def test_a_process_that_holds_the_place_is_left_alone_and_contents_are_copied(
+    bench: Bench, repo: Path, place: Path
+) -> None:
+    async with bench.session(repo, place / "state") as inside:
+        try:
+            await entered(inside)
+            inside.workspace.checkpoints.most = (60, 16 << 20)
+            holders = ("cd dir", "exec 3<file", "exec 3>>file")
+            for number, hold in enumerate(holders, 1):
+                await inside.run(f"nohup sh -c '{hold}; echo >> ~/ready; exec sleep 60' > /dev/null 2>&1 &")
+                await inside.run(f'until [ "$(wc -l < ~/ready)" = {number} ]; do sleep 0.05; done')
+                await inside.run(f"{MUCH}; touch {number}")
+                assert (await take(inside)).way == "log"
+                assert inside.workspace.freezer is not None
+                assert await asyncio.to_thread(inside.workspace.freezer.end_others)
+            await inside.run("rm -r much; rm file; " + MUCH)
+            assert (await take(inside)).way == "live"
+        finally:
+            await inside.discard()
+
+
+@needs_root
+async def test_going_back_ends_what_runs_and_keeps_the_box(bench: Bench, repo: Path, place: Path) -> None:
+    async with bench.session(repo, place / "state") as inside:
+        try:
+            await entered(inside)
+            await inside.run("echo one > f; echo one > ~/f")
+            first = await take(inside)
+            await inside.run("echo two > f; echo two > ~/f")
+            await inside.run("nohup sh -c 'while :; do date >> log; done' > /dev/null 2>&1 &")
+            await take(inside)
+            container = inside.box.container if inside.box else ""
+            restored = await inside.workspace.restore(first.id)
+            assert restored is not None
+            assert restored.alive
+            assert await inside.run("cat f ~/f; test ! -e log") == "one\none\n"
+            assert inside.workspace.freezer is not None
+            assert not inside.workspace.freezer.busy()
+            assert bench.engine.containers.inspect(container)["State"]["Running"]
+        finally:
+            await inside.discard()
+
+
+async def test_where_mounts_cannot_be_replaced_the_log_and_the_next_start_do(
+    bench: Bench, repo: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a user without rights has it: the box's processes are another user's."""
+    monkeypatch.setattr("sandbox.footing.Remount.of", lambda _: None)
+    async with bench.session(repo, place / "state") as inside:
+        try:
+            await entered(inside)
+            inside.workspace.checkpoints.most = (60, 16 << 20)
+            await inside.run("echo one > f")
+            first = await take(inside)
+            await inside.run(MUCH)
+            second = await take(inside)
+            assert second.way == "log"
+            assert await inside.workspace.restore(first.id) is None
+            seen = await inside.python(LOOK)
+            await inside.end()
+            (layer,) = [layer for layer in inside.workspace.layers if layer.host == repo]
+            assert len(layer.lowers) == 1
+            await again(inside)
+            assert (await inside.python(LOOK)).splitlines() == seen.splitlines()
+            assert await inside.workspace.checkpoint("nothing changed") is None
+            await back_to(inside, first.id, alive=False)
+            assert await inside.run("cat f; ls") == "one\ndir\nf\nfile\ngone\nlink\nscript\ntree\n"
+            await back_to(inside, second.id, alive=False)
+            assert (await inside.python(LOOK)).splitlines() == seen.splitlines()
+        finally:
+            await inside.discard()
+
+
+def blocks(*tops: Path) -> int:
+    """Bytes on disk, what is linked several times once."""
+    found = {
+        (seen.st_dev, seen.st_ino): seen.st_blocks * 512
+        for top in tops
+        for directory, _, files in os.walk(top)
+        for path in [directory, *(f"{directory}/{name}" for name in files)]
+        if (seen := os.lstat(path))
+    }
+    return sum(found.values())
+
+
+async def forked(inside: Inside, place: Path, count: int) -> list[Path]:
+    made = await inside.workspace.checkpoint("fork")
+    checkpoint = made.id if made else inside.workspace.checkpoints.present
+    targets = [(str(uuid.uuid4()), place / f"fork{number}") for number in range(count)]
+    for _, target in targets:
+        target.mkdir(mode=0o700)
+    await inside.workspace.fork(checkpoint, targets)
+    return [target for _, target in targets]
+
+
+@pytest.mark.parametrize("rung", [Rung.OVERLAY, Rung.COPY])
+async def test_forks_of_a_large_box_share_its_blocks_and_none_sees_the_others(
+    bench: Bench, repo: Path, place: Path, rung: Rung
+) -> None:
+    pool = Pool(place / "pool")
+    async with bench.session(repo, place / "state", rung=rung, pool=pool) as inside:
+        try:
+            await entered(inside)
+            await inside.run(
+                "head -c 300M /dev/urandom > large; echo origin > own; rm gone; chmod 700 dir; echo h > ~/h"
+            )
+            await inside.run("mkdir -p ~/.cache && head -c 20M /dev/urandom > ~/.cache/large")
+            seen = await inside.python(LOOK)
+            if os.geteuid() != 0:
+                await inside.end()
+            before = blocks(place)
+            targets = await forked(inside, place, 3)
+            if rung is Rung.OVERLAY:
+                assert blocks(place) - before < 8 << 20
+            for number, target in enumerate(targets):
+                async with bench.session(repo, target, rung=rung, pool=pool) as fork:
+                    await entered(fork)
+                    assert (await fork.python(LOOK)).splitlines() == seen.splitlines()
+                    assert await fork.workspace.checkpoint("nothing changed") is None
+                    await fork.run(f"echo {number} > own; rm large")
+                    paths = {change.path for change in await fork.workspace.changes() if change.kind is not Kind.MODE}
+                    assert paths == {"own", "gone"}
+            if inside.box is not None:
+                assert (await inside.python(LOOK)).splitlines() == seen.splitlines()
         finally:
             await inside.discard()

@@ -207,9 +207,7 @@ def test_nothing_of_a_build_is_left_in_the_engine(engine: Engine, tmp_path: Path
 
 def test_what_a_killed_build_left_goes_with_the_next(engine: Engine, tmp_path: Path, recipe: Recipe) -> None:
     dead = session_labels("images") | {"fumehood.owner": f"gone:{secrets.randbelow(10**9)}:1"}
-    with throw_away(
-        engine, ContainerSpec(image=engine.images.list("fumehood.recipe")[0].id, command=("/bin/true",), labels=dead)
-    ):
+    with throw_away(engine, ContainerSpec(image=list_images(engine)[0].id, command=("/bin/true",), labels=dead)):
         build_image(engine, recipe, cache=tmp_path, progress=quiet)
 
         assert left_by_builds(engine, dead["fumehood.owner"]) == []

@@ -29,6 +29,7 @@ async def opened(
         owner=Owner(uid=request.param, gid=request.param),
         cwd=ROOT,
         mounts=(toolbox.mount,),
+        runtime=request.config.getoption("--runtime"),
     )
     async with ContainerBox(spec, engine, scratch=image_cache) as box:
         yield box

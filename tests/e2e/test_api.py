@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import textwrap
 from pathlib import Path
@@ -12,8 +13,9 @@ import runner
 from runner import Answer, Interrupt, Prompt, SetMode, TurnEnded, new_spec, resume_spec, run
 from runner.approval import ClientApprover
 from runner.effects import Mode
-from runner.errors import SessionBusyError
-from runner.events import ApprovalAsked, Event, ToolFinished
+from runner.errors import SessionBusyError, UsageError
+from runner.events import ApprovalAsked, Event, HeadMoved, ToolFinished
+from runner.loop.operations import Undo
 from tests.e2e.conftest import Bench, bash
 
 pytestmark = [pytest.mark.box, pytest.mark.timeout(240)]
@@ -83,6 +85,39 @@ async def test_operations_answer_interrupt_and_change_the_mode(repository: Bench
                 reasons.append(event.body.reason)
                 break
         assert reasons == ["interrupted"]
+
+
+async def test_what_going_back_ended_is_told_by_name(repository: Bench) -> None:
+    """The model hears of the background command that its user's undo ended; the command itself is over."""
+    background = {"name": "Bash", "input": {"command": "sleep 1000; : the-server", "run_in_background": True}}
+    model = repository.script(
+        {"tools": [background]},
+        {"text": "serving"},
+        {"tools": [bash("echo two > two")]},
+        {"text": "two"},
+        {"tools": [bash("ls; ps aux | grep -c '[s]leep 1000' || true")], "expect": ": the-server"},
+        {"text": "seen"},
+    )
+    spec = new_spec(repository.place, environ=repository.environ, model=model)
+    async with run(spec, environ=repository.environ) as session:
+        for prompt in ("serve", "write"):
+            async for _ in session.turn(prompt):
+                pass
+        for _ in range(100):  # a turn's end is shown a moment before all of it is on disk
+            try:
+                await session.submit(Undo(steps=1))
+                break
+            except UsageError:
+                await asyncio.sleep(0.05)
+        events = [event async for event in session.turn("look")]
+        (content,) = [event.body.content for event in events if isinstance(event.body, ToolFinished)]
+        assert isinstance(content, str)
+        assert "two" not in content.split()
+        assert content.split()[-1] == "0"
+        (moved,) = [event.body for event in session.journal.read() if isinstance(event.body, HeadMoved)]
+        assert "among them b" in moved.reason
+        assert "(sleep 1000; : the-server): start again what is still needed" in moved.reason
+        assert events[-1].type == "TurnEnded"
 
 
 def test_importing_the_package_costs_nothing(tmp_path: Path) -> None:

@@ -61,11 +61,12 @@ def answering(path: Path, answer: bytes) -> Iterator[None]:
 
 
 def assert_refused(bench: Bench, code: int, says: str, *arguments: str, **environ: Any) -> None:
-    """One line and a hint on stderr, nothing on stdout, no session left; a result for programs."""
+    """One line and a hint on stderr (after what was tried), nothing on stdout, no session; a result for programs."""
     model = bench.script({"text": "never"})
     for form in ((), ("-p",)):
         done = bench.run(*form, "--model", model, *arguments, "x", check=code, **environ)
-        line, hint = done.stderr.splitlines()
+        *tried, line, hint = done.stderr.splitlines()
+        assert all(each.startswith("fumehood: pulling ") for each in tried)  # Podman cannot be asked beforehand
         assert line.startswith("fumehood: ")
         assert says in line
         assert hint.startswith("  ")

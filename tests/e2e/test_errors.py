@@ -68,6 +68,22 @@ def test_what_a_provider_refuses_has_its_exit_code(
     assert "sk-ant-secret" not in journal.read_text()
 
 
+def test_a_wait_for_the_provider_is_said_while_it_lasts(repository: Bench) -> None:
+    busy = error(529, "overloaded_error", "Overloaded")
+    with provider(busy, busy) as url:
+        done = repository.run(
+            *("-p", "--model", "anthropic:claude-sonnet-5", "x"),
+            check=25,
+            ANTHROPIC_BASE_URL=url,
+            ANTHROPIC_API_KEY="sk-ant-secret-0123456789",
+            CLAUDE_CODE_MAX_RETRIES="1",
+        )
+    (line,) = [line for line in done.stderr.splitlines() if "trying again" in line]
+    assert line.startswith("fumehood: ")
+    assert "Overloaded" in line
+    assert line.endswith("(attempt 2 of 2)")
+
+
 def test_no_key_is_said_before_anything_else(repository: Bench) -> None:
     done = repository.run("-p", "--model", "anthropic:claude-sonnet-5", "x", check=21)
     assert "ANTHROPIC_API_KEY" in done.stdout + done.stderr

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Self
 
-from sandbox.box import ContainerBox
+from sandbox.box import ContainerBox, asking
 from sandbox.conformance import collect
 from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import EngineRefusedError
 from sandbox.keeper import KeeperImage
+from sandbox.pool import Pool
 from sandbox.roots import find_roots
-from sandbox.spec import BoxSpec, Command, Exited, Mount, Rung
+from sandbox.spec import BoxSpec, Command, Exited, Limits, Mount, Rung
 from sandbox.toolbox import SERVER, TOOLBOX_PYTHON, Toolbox
 from sandbox.workspace import Workspace
+
+SECONDS = 240
 
 
 class Bench:
@@ -35,16 +39,36 @@ class Bench:
             mounts=(self.toolbox.mount,),
         )
 
-    def session(self, cwd: Path, state: Path, *add: Path, rung: Rung | None = None, name: str = "") -> Inside:
-        """A session over `cwd`; `name` takes up an earlier one."""
-        return Inside(self, cwd, state, add, rung=rung, name=name or str(uuid.uuid4()))
+    def session(
+        self,
+        cwd: Path,
+        state: Path,
+        *add: Path,
+        rung: Rung | None = None,
+        name: str = "",
+        pool: Pool | None = None,
+        system: bool = False,
+    ) -> Inside:
+        """A session over `cwd`; `name` takes up an earlier one. `pool`: shared with others. `system`: its root file
+        system is writable.
+        """
+        return Inside(self, cwd, state, add, rung=rung, name=name or str(uuid.uuid4()), pool=pool, system=system)
 
 
 class Inside:
     """Entering prepares the workspace and starts the box; leaving ends both, the layers stay."""
 
     def __init__(
-        self, bench: Bench, cwd: Path, state: Path, add: tuple[Path, ...], *, rung: Rung | None, name: str
+        self,
+        bench: Bench,
+        cwd: Path,
+        state: Path,
+        add: tuple[Path, ...],
+        *,
+        rung: Rung | None,
+        name: str,
+        pool: Pool | None = None,
+        system: bool = False,
     ) -> None:
         found = find_roots(cwd, add, home=Path("/nowhere"), state=state)
         state.mkdir(parents=True, exist_ok=True)
@@ -52,6 +76,7 @@ class Inside:
         self.cwd = found.cwd
         self.root = found.roots[0]
         self.name = name
+        self.system = system
         self.workspace = Workspace(
             bench.engine,
             session=name,
@@ -61,8 +86,11 @@ class Inside:
             rung=rung,
             identity=("Ada", "ada@example.org"),
             keeper=bench.keeper,
+            pool=pool,
         )
         self.box: ContainerBox | None = None
+        self.environment: dict[str, str] = {}
+        self.limits = Limits()
         self.before_start: Callable[[], Awaitable[None]] | None = None
 
     async def __aenter__(self) -> Self:
@@ -82,10 +110,17 @@ class Inside:
         await self.end()
         await self.workspace.release()
 
+    @property
+    def box_id(self) -> str:
+        """Its container."""
+        assert self.box is not None
+        return self.box.container
+
     async def end(self) -> None:
         """The box goes, the layers stay."""
         box, self.box = self.box, None
         if box is not None:
+            await self.workspace.ending()
             await box.__aexit__(None, None, None)
             await self.workspace.ended()
 
@@ -97,12 +132,17 @@ class Inside:
     async def _start(self, mounts: tuple[Mount, ...]) -> None:
         spec = BoxSpec(
             session=self.name,
-            image=self.bench.image.id,
+            image=(await self.workspace.image(self.bench.image)).id,
+            system_writable=self.system,
+            environment=self.environment,
             owner=self.root.owner,
             cwd=self.cwd,
             mounts=(*mounts, self.bench.toolbox.mount),
+            limits=self.limits,
         )
         self.box = await ContainerBox(spec, self.bench.engine).__aenter__()
+        if self.system:
+            await asyncio.to_thread(self.workspace.system.begin, self.box.container, asking(self.box))
 
     async def run(self, script: str, *, cwd: PurePosixPath | None = None) -> str:
         """A shell command's output; it must succeed."""
@@ -113,7 +153,7 @@ class Inside:
     async def run_any(self, script: str, *, cwd: PurePosixPath | None = None) -> tuple[int, str]:
         """A shell command's exit code and output."""
         assert self.box is not None
-        command = Command(argv=("set -e\n" + script,), cwd=cwd or self.cwd, shell=True, merge=True, timeout=60)
+        command = Command(argv=("set -e\n" + script,), cwd=cwd or self.cwd, shell=True, merge=True, timeout=SECONDS)
         out, _, end = await collect(await self.box.exec(command))
         assert isinstance(end, Exited)
         return end.code, out.decode("utf-8", "surrogateescape")

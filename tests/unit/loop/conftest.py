@@ -22,7 +22,7 @@ from runner.loop.session import Session
 from runner.models.base import Delta, Request
 from runner.models.script import Script
 from runner.models.scripted import ScriptedModel
-from runner.policy.policy import build_policy
+from runner.policy.policy import Policy, build_policy
 from runner.spec import TurnLimits
 from runner.tools.base import Arguments, Tool, ToolContext, ToolResult
 from runner.tools.todowrite import TodoWrite
@@ -40,6 +40,9 @@ class StubProcess:
     async def __aiter__(self) -> AsyncIterator[Output]:
         for item in self.items:
             yield item
+
+    async def write_stdin(self, data: bytes | None) -> None:
+        await asyncio.sleep(0)
 
 
 @dataclass
@@ -173,6 +176,7 @@ class Stage:
     look: Look = field(default_factory=Look)
     change: Change = field(default_factory=Change)
     model: Any = None
+    more: tuple[Tool[Any], ...] = ()
     boxes: int = 0
 
     def script(self, *replies: dict[str, Any]) -> None:
@@ -190,6 +194,7 @@ class Stage:
         allow: tuple[str, ...] = (),
         ask: tuple[str, ...] = (),
         deny: tuple[str, ...] = (),
+        policy: Policy | None = None,
         approver: Approver | None = None,
         limits: TurnLimits | None = None,
         box: Callable[[], Awaitable[Any]] | None = None,
@@ -201,8 +206,8 @@ class Stage:
         session = Session(
             journal=self.journal,
             model=self.model,
-            tools=(self.look, self.change, TodoWrite()),
-            policy=build_policy(mode=mode, allow=allow, ask=ask, deny=deny, place=place),
+            tools=(self.look, self.change, TodoWrite(), *self.more),
+            policy=policy or build_policy(mode=mode, allow=allow, ask=ask, deny=deny, place=place),
             approver=approver or DenyApprover(),
             box=box or self.give_box,
             restart_box=restart_box,

@@ -19,6 +19,7 @@ from sandbox.plan import Action, ApplyConflictError, Plan, Selection, make_plan
 from sandbox.store import Store
 from sandbox.transaction import nothing
 from sandbox.trees import LocalTree
+from sandbox.walk import encode, walk
 from tests.support.layers_by_hand import Node, Shape, Stage, read
 
 HELD = HeldBack.load()
@@ -338,3 +339,28 @@ def test_directory_that_may_not_be_written_is_a_clear_error(tmp_path: Path) -> N
 
 def test_steps_have_an_order_that_cannot_collide() -> None:
     assert list(Action) == [Action.DELETE, Action.RMDIR, Action.MKDIR, Action.WRITE, Action.LINK, Action.CHMOD]
+
+
+def test_names_of_one_file_that_both_changed_are_applied_together_and_taken_back(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {"a": (0o644, b"1")})
+    os.link(stage.root / "a", stage.root / "b")
+    os.link(stage.root / "a", stage.root / "c")
+    (stage.base / "manifest").write_bytes(encode(walk(os.fsencode(stage.root)), 0))
+    stage.lower = dict.fromkeys("abc", (420, b"1"))
+    stage.change({"a": (0o644, b"2"), "b": (0o644, b"3")})
+    apply(stage)
+    assert read(stage.root) == {"a": (0o644, b"2"), "b": (0o644, b"3")}
+    with LocalTree(stage.root), Store(stage.store, writable=True) as store:
+        applies(stage).undo({"root": Bases("root", None, store, began_ns=0)})
+    assert read(stage.root) == stage.lower
+
+
+def test_attributes_alone_are_a_change(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {"a": (0o644, b"1")})
+    os.setxattr(stage.root / "a", "user.old", b"1")
+    (stage.base / "manifest").write_bytes(encode(walk(os.fsencode(stage.root)), 0))
+    (stage.upper / "a").write_bytes(b"1")
+    os.setxattr(stage.upper / "a", "user.new", b"2")
+    apply(stage)
+    assert os.listxattr(stage.root / "a") == ["user.new"]
+    assert apply(stage)[1] == ()

@@ -21,6 +21,7 @@ from sandbox.errors import StoreError, WorkspaceError
 from sandbox.keeper import Keeper, KeeperImage
 from sandbox.layers import Layer
 from sandbox.places import Places
+from sandbox.pool import Pool
 from sandbox.spec import Owner, Rung
 from tests.support.whole_tree import tree
 
@@ -47,19 +48,19 @@ class Stand:
         self.root, self.home = self.layers / "root" / "upper", self.layers / "home" / "upper"
         self.checkpoints = self.open()
 
-    def places(self) -> Places:
+    def places(self, pool: Pool | None = None, layers: Path | None = None) -> Places:
         def image() -> KeeperImage:
             raise AssertionError
 
         return Places(
-            self.layers,
+            layers or self.layers,
             session=SESSION,
             owner=Owner(uid=os.getuid(), gid=os.getgid()),
             roots=(),
             own=(),
             chown=self.keeper.chown,
             image=image,
-            frozen=lambda name: self.base / "store" / "frozen" / name / "d",
+            frozen=(pool or Pool(self.base / "store" / "frozen")).tree,
         )
 
     def open(self) -> Checkpoints:

@@ -129,7 +129,8 @@ def test_head_of_a_reftable_repository_is_unknown(repo: Path) -> None:
     ("host", "at"),
     [
         ("/srv/app", "/srv/app"),
-        ("/home/user/a b,c:d\\e", "/home/user/a b,c:d\\e"),
+        ("/home/user/a b;c$d\\e", "/home/user/a b;c$d\\e"),
+        ('/home/user/a b,c:d"e', "/workspace/a b_c_d_e"),
         ("/home/user/new\nline", "/workspace/new_line"),
         ("/home/user/b\udcffd", "/workspace/b_d"),
         ("/home/box", "/workspace/box"),

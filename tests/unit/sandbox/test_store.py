@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.errors import StoreError
-from sandbox.store import Record, Store, digest_of
+from sandbox.store import AT_ONCE, Record, Store, digest_of
 
 GOLDEN = Path(__file__).parent / "golden" / "store-2.bin"
 OLD = GOLDEN.with_name("store-1.bin")
@@ -172,3 +173,56 @@ def test_everything_put_comes_back(contents: list[bytes], tmp_path_factory: pyte
         digests = [store.put([data], len(data)) for data in contents]
     with Store(file, writable=False) as store:
         assert [store.get(digest) for digest in digests] == contents
+
+
+@given(sizes=st.lists(st.sampled_from([0, 1, 5000, 700_000, AT_ONCE - 1, AT_ONCE]), max_size=6), read=st.booleans())
+@settings(deadline=None, max_examples=30)
+def test_what_is_gathered_reads_as_what_was_put(
+    sizes: list[int], *, read: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    place = tmp_path_factory.mktemp("gathered")
+    contents = [bytes([number]) * size for number, size in enumerate(sizes)]
+    with Store(place / "log", writable=True) as store:
+        digests = []
+        for data in contents:
+            if read and len(data) < AT_ONCE:
+                (place / "file").write_bytes(data)
+                with (place / "file").open("rb") as file:
+                    name, count = store.add_file(file.fileno(), len(data))
+                assert count == len(data)
+            else:
+                name = store.add(data)
+            assert name == digest_of(data).hex()
+            digests.append(name)
+        store.note({"type": "end"})
+    with Store(place / "log", writable=False) as store:
+        assert [store.get(digest) for digest in digests] == contents
+        assert list(store.notes()) == [{"type": "end"}]
+        assert store.torn == 0
+
+
+def test_a_file_that_became_shorter_is_not_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"short")
+    with Store(tmp_path / "log", writable=True) as store, (tmp_path / "file").open("rb") as file:
+        assert store.add_file(file.fileno(), 6) == ("", 5)
+        assert store.get(store.add(b"next")) == b"next"
+        assert [size for _, size in store.digests()] == [4]
+
+
+def test_a_full_disk_costs_only_what_was_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store(tmp_path / "log", writable=True) as store:
+        first = store.add(b"first")
+        store.flush()
+
+        def full(*arguments: object) -> int:
+            raise OSError(28, "no space left")
+
+        monkeypatch.setattr(os, "pwrite", full)
+        second = store.add(b"second")
+        with pytest.raises(OSError, match="no space"):
+            store.flush()
+        monkeypatch.undo()
+        assert (first in store, second in store) == (True, False)
+        assert store.get(store.add(b"second")) == b"second"
+    with Store(tmp_path / "log", writable=False) as store:
+        assert (store.get(first), store.get(second)) == (b"first", b"second")

@@ -267,6 +267,17 @@ async def test_text_is_the_answer_and_nothing_else(scene: Scene) -> None:
     assert out.getvalue() == "Done.\n"
 
 
+@pytest.mark.parametrize("form", ["text", "json", "stream-json"])
+async def test_a_wait_for_the_provider_is_told_where_the_output_does_not_show_it(scene: Scene, form: str) -> None:
+    scene.start()
+    detail = {"attempt": 2, "attempts": 11, "delay": 1.5, "status": 529}
+    scene.say(Failed(error="Retrying", message="overloaded", exit_code=0, retrying=True, detail=detail))
+    told: list[str] = []
+    await Output(form, Messages(init=INIT), out=io.StringIO(), notify=told.append).follow(_replay(scene.events))
+    wanted = ["overloaded; trying again in 1.5 s (attempt 2 of 11)"]
+    assert told == (wanted if form != "stream-json" else [])
+
+
 async def test_stream_json_is_one_object_per_line(scene: Scene) -> None:
     scene.usual()
     out = io.StringIO()

@@ -71,6 +71,9 @@ class Changes:
     async def travel(self, journey: dict[str, Any]) -> dict[str, Any]:
         return journey | {"done": True}
 
+    async def fork(self, request: dict[str, Any]) -> dict[str, Any]:
+        return request | {"forks": ["1"]}
+
     async def show(self, checkpoint: str, path: str) -> AsyncIterator[bytes]:
         yield f"{checkpoint}:{path}".encode()
 

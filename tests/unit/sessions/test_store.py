@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import SessionBusyError, SessionNotFoundError, UsageError
-from runner.events import PromptGiven, SessionStarted, TurnEnded, TurnStarted
+from runner.events import ModelReplied, PromptGiven, SessionStarted, TurnEnded, TurnStarted
 from runner.journal import Journal
 from runner.sessions.store import Lock, State, Store, Stored, beginning, disk_size, state_home
 from runner.spec import RootRef, SessionSpec
@@ -99,6 +99,23 @@ def test_the_latest_session_is_this_directorys_own_or_else_its_roots(store: Stor
     assert store.latest(Path("/r/deep/er")).session == around.session
     with pytest.raises(SessionNotFoundError, match="no session was started"):
         store.latest(Path("/rest"))
+
+
+def test_a_session_whose_model_never_answered_is_the_latest_only_where_there_is_no_other(store: Store) -> None:
+    worked, failed = make_spec("/r"), make_spec("/r")
+    save(store, failed, updated=2000)
+    assert store.latest(Path("/r")).session == failed.session
+    journal = store.directory(worked.session) / "journal.jsonl"
+    save(store, worked, updated=1000)
+    opened = Journal.create(store.directory(worked.session), worked.session)
+    opened.append(PromptGiven(content=[]))
+    opened.append(ModelReplied(message="m", model="x", content=[], stop_reason="end_turn", usage={}))
+    opened.close()
+    os.utime(journal, (1000, 1000))
+    assert [stored.session for stored in store] == [failed.session, worked.session]
+    assert store.latest(Path("/r")).session == worked.session
+    with store.lock(failed.session):
+        assert store.latest(Path("/r")).session == failed.session, "it may be about to"
 
 
 def test_only_one_owner_at_a_time_and_a_dead_one_does_not_count(store: Store) -> None:
