@@ -71,6 +71,12 @@ class Policy:
         changed.__dict__["_indexes"] = self._indexes  # of the same rules: not built again
         return changed
 
+    def unlocked(self) -> Policy:
+        """The same rules with every mode, for examples of files."""
+        changed = replace(self, mode=Mode.DEFAULT, modes=frozenset(Mode))
+        changed.__dict__["_indexes"] = self._indexes
+        return changed
+
     def of(self, decision: Decision) -> tuple[Rule, ...]:
         """The rules of one decision."""
         return tuple(rule for rule in self.rules if rule.decision is decision)
