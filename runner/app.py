@@ -22,6 +22,7 @@ from sandbox.errors import StoreError
 
 if TYPE_CHECKING:
     from runner.approval import Approver
+    from runner.hooks.kinds import Handler
     from runner.loop.session import Session
     from runner.models.base import ModelClient
     from runner.sessions.access import Access
@@ -56,14 +57,18 @@ async def run(
     model: ModelClient | None = None,
     progress: Notify = silent,
     places: Places = PLACES,
+    hooks: tuple[Handler, ...] = (),
 ) -> AsyncIterator[Session]:
     """Start or go on with the spec's session, and own it until the context ends: then the box goes, its
     layers stay. `approver` None: what would have to be asked is denied. `model` None: the spec's.
-    `progress` hears of slow first-time work. Raises SessionBusyError, SandboxError (no engine, no
+    `progress` hears of slow first-time work. `hooks`: functions of the caller's (`runner.hooks.config.function`).
+    Raises SessionBusyError, SandboxError (no engine, no
     image), ModelError, UsageError, and what settings and their locks refuse: SettingsError, LockedError,
     PolicyChangedError.
     """
-    async with own(spec, environ=environ, approver=approver, model=model, progress=progress, places=places) as running:
+    async with own(
+        spec, environ=environ, approver=approver, model=model, progress=progress, places=places, hooks=hooks
+    ) as running:
         yield running.session
 
 
@@ -77,6 +82,7 @@ async def own(
     progress: Notify = silent,
     places: Places = PLACES,
     stored: bool = False,
+    hooks: tuple[Handler, ...] = (),
 ) -> AsyncIterator[Running]:
     """As `run`, with all that a command line needs of it. `stored`: a session at rest is reached for a command, no
     model is asked; it is brought under the locks of today instead of refused.
@@ -85,7 +91,7 @@ async def own(
     store = Store(state_home(environ))
     store.prepare()
     enforced: Enforced = import_module("runner.sessions.enforced").Enforced.of(
-        spec, environ, places=places, stored=stored
+        spec, environ, places=places, stored=stored, functions=hooks
     )
     store.directory(spec.session).mkdir(mode=0o700, exist_ok=True)
     with store.lock(spec.session) as lock:

@@ -88,19 +88,28 @@ class UseProvider:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunOnHost:
+    """Outside: run a program on the host (a hook that settings place there)."""
+
+    command: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AskUser:
     """Put something to the user, who must answer: no rule and no mode does that for them."""
 
     about: str
 
 
-Effect: TypeAlias = RunCommand | ReadPath | WritePath | StopTask | ConnectHost | CallServer | UseProvider | AskUser
+Effect: TypeAlias = (
+    RunCommand | ReadPath | WritePath | StopTask | ConnectHost | CallServer | UseProvider | RunOnHost | AskUser
+)
 
 
 def is_outside(effect: Effect) -> bool:
     """Whether the effect leaves the box."""
     match effect:
-        case ConnectHost() | UseProvider():
+        case ConnectHost() | UseProvider() | RunOnHost():
             return True
         case CallServer(outside=outside):
             return outside

@@ -123,7 +123,9 @@ class ToolRequested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HookRan:
-    """A hook ended. `outcome`: success, error, cancelled, blocked."""
+    """A hook ended. `where`: box or host. `source`: `level:file:line`. `outcome`: success, error, cancelled, blocked.
+    `digest`: of what ran and how; `verdict`: its word (allow, ask, deny, block, stop), "" for none.
+    """
 
     hook: str
     event: str
@@ -133,6 +135,8 @@ class HookRan:
     exit_code: int | None = None
     output: dict[str, Json] = field(default_factory=dict)
     seconds: float = 0.0
+    digest: str = ""
+    verdict: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,8 +176,8 @@ class ApprovalAsked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalGiven:
-    """The answer. `by`: terminal, client, remote, nobody. `always`: the rule that was offered is allowed from here
-    on, too. `input`: what is to be run in place of what was asked for (the user's answers in it); it is judged
+    """The answer. `by`: terminal, client, remote, hook, nobody. `always`: the rule that was offered is allowed from
+    here on, too. `input`: what is to be run in place of what was asked for (the user's answers in it); it is judged
     again.
     """
 
@@ -333,7 +337,8 @@ class Redacted:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnEnded:
     """The agent rests. `reason`: completed, interrupted, max_turns, max_budget, max_time,
-    max_tokens, refusal, failed. `result`: the last text. Seconds: wall, and waiting for the model.
+    max_tokens, refusal, hook (one stopped it), failed. `result`: the last text, of `hook` the hook's reason.
+    Seconds: wall, and waiting for the model.
     """
 
     number: int

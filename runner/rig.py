@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from runner.approval import Approver
+    from runner.hooks.run import Hooks
     from runner.journal import Journal
     from runner.loop.context import Context
     from runner.loop.session import Session
@@ -147,6 +148,7 @@ class Rig:
             ),
             policy=self.enforced.policy,
             look=self.enforced.look,
+            hooks=self._hooks(),
             remember=import_module("runner.loop.modes").Remember(
                 keep=self.enforced.remember, file=self.enforced.approvals_file
             ),
@@ -166,6 +168,21 @@ class Rig:
             thinking_tokens=spec.thinking_tokens,
         )
         self._going = self._travel(made)
+        return made
+
+    def _hooks(self) -> Hooks | None:
+        """None where there are none."""
+        if self.enforced.hooks is None:
+            return None
+        none = import_module("runner.hooks.config").Configured()
+        made: Hooks = import_module("runner.hooks.run").Hooks(
+            configured=lambda: self.enforced.hooks or none,
+            session=self.spec.session,
+            root=PurePosixPath(self.spec.roots[0].at),
+            transcript=str(self.directory / "journal.jsonl"),
+            homes=(str(home_of(self.environ)), str(BOX_HOME)),
+            environ=self.environ,
+        )
         return made
 
     def _travel(self, session: Session) -> Travel:

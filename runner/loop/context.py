@@ -19,7 +19,8 @@ from runner.loop.instructions import read_instructions
 _PROMPTS = Path(__file__).with_name("prompts")
 
 
-def _prompt(name: str) -> str:
+def prompt_text(name: str) -> str:
+    """One of our own texts for the model."""
     return (_PROMPTS / f"{name}.md").read_text(encoding="utf-8").strip()
 
 
@@ -42,12 +43,12 @@ class Context:
 
     def system(self) -> tuple[str, ...]:
         """The system prompt's parts, the stable one first."""
-        parts = (self.system_prompt or _prompt("system"), self.append)
+        parts = (self.system_prompt or prompt_text("system"), self.append)
         return tuple(part for part in parts if part)
 
     def opening(self, model: str) -> list[dict[str, Any]]:
         """Blocks before the first prompt of a session. Reads files: some milliseconds."""
-        text = Template(_prompt("environment")).substitute(
+        text = Template(prompt_text("environment")).substitute(
             cwd=self.cwd,
             roots=", ".join(map(str, self.roots)),
             home=self.box_home,
@@ -62,7 +63,7 @@ class Context:
                     f'<instructions path="{one.path}" from="{one.origin}">\n{_quoted(one.text)}\n</instructions>'
                     for one in found
                 ]
-                blocks.append(reminder("\n\n".join([_prompt("instructions"), *parts])))
+                blocks.append(reminder("\n\n".join([prompt_text("instructions"), *parts])))
         return blocks
 
 
@@ -73,4 +74,4 @@ def _quoted(text: str) -> str:
 
 def git_block(state: str) -> dict[str, Any]:
     """The git state as the model reads it; the text comes from the box."""
-    return reminder(Template(_prompt("git")).substitute(state=state.strip()))
+    return reminder(Template(prompt_text("git")).substitute(state=state.strip()))

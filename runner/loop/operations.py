@@ -27,6 +27,11 @@ class Prompt:
         """A prompt of plain text."""
         return cls(content=[{"type": "text", "text": text}])
 
+    @property
+    def said(self) -> str:
+        """Its text."""
+        return "\n".join(str(block.get("text", "")) for block in self.content if block.get("type") == "text")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interrupt:

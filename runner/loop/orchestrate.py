@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.approval import Approver
 from runner.effects import (
@@ -50,9 +50,13 @@ from runner.policy.grants import offer
 from runner.policy.policy import Policy
 from runner.tools.base import Planning, Tool, ToolContext, ToolResult, ToolState, tool_error
 from sandbox.errors import PathError, SandboxError
-from sandbox.spec import Box, Resolution
+from sandbox.spec import Box, Process, Resolution
+
+if TYPE_CHECKING:
+    from runner.loop.hooked import Hooked
 
 SIDE_BY_SIDE = 10
+BY_HOOK = "hook"
 INTERRUPTED = "This call was interrupted, by the user or by a limit. What it had done until then may be done."
 INTERRUPTED_OUTPUT = 10_000
 REFUSED = "The model's provider ended this reply as a refusal; the call was not run."
@@ -61,13 +65,12 @@ REFUSED = "The model's provider ended this reply as a refusal; the call was not 
 class Recorder(Protocol):
     """Journals a body and shows it."""
 
-    def __call__(self, body: Body, *, cause: str = "", id: str = "") -> Event:  # noqa: A002 (the record's own word)
+    def __call__(self, body: Body, *, cause: str = "", id: str = "", agent: str = "main") -> Event:  # noqa: A002 (the record's own word)
         """The event as written."""
         ...
 
 
 Classify = Callable[[Call, Verdict], Awaitable[Verdict]]
-Hook = Callable[[str, str, dict[str, Any]], Awaitable[tuple[dict[str, Any], Verdict | None]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +86,7 @@ class Case:
 @dataclass(slots=True, kw_only=True)
 class Gate(OwnCommands):
     """`policy` gives the policy in force. `before_write` is awaited before a call that may change the box
-    (checkpoints). `hook` may replace an input and tighten the verdict. `classify` answers an ask of mode auto, and
+    (checkpoints). `hooks` may replace an input and tighten the verdict. `classify` answers an ask of mode auto, and
     `allowed_by_user` is told of each yes. `failure` is set when calls
     cannot go on at all (no box): the turn ends with it.
     """
@@ -100,7 +103,7 @@ class Gate(OwnCommands):
     roots: tuple[PurePosixPath, ...]
     spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
     before_write: Callable[[str], Awaitable[None]] | None = None
-    hook: Hook | None = None
+    hooks: Hooked | None = None
     remember: Modes | None = None
     classify: Classify | None = None
     allowed_by_user: Callable[[], None] | None = None
@@ -109,6 +112,8 @@ class Gate(OwnCommands):
     monotonic: Callable[[], float] = time.monotonic
     failure: SandboxError | None = None
     _judged: set[tuple[str, str]] = field(default_factory=set)
+    _saved: set[str] = field(default_factory=set)
+    _saving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def place(self) -> Place:
@@ -118,7 +123,10 @@ class Gate(OwnCommands):
     def renew(self) -> None:
         """A new turn: what failed in the one before is tried again."""
         self.failure = None
+        self._saved.clear()
         self.box.renew()
+        if self.hooks is not None:
+            self.hooks.renew()
 
     def request(self, block: Mapping[str, Any], invalid: str | None = None) -> Call:
         """Take in a tool_use block as the stream completed it: validated and recorded, not yet run."""
@@ -222,6 +230,8 @@ class Gate(OwnCommands):
 
     def _finish(self, call: Call, result: ToolResult, started: float) -> None:
         call.done = True
+        if self.hooks is not None:
+            self.hooks.finished(call.id, result)
         self.record(
             ToolFinished(
                 call=call.id,
@@ -246,15 +256,15 @@ class Gate(OwnCommands):
     async def _pass(self, call: Call, shown: Shown) -> ToolResult:
         """The gate itself, step by step."""
         hooked: Verdict | None = None
-        if not call.error and self.hook is not None:
-            replaced, hooked = await self.hook(call.id, call.name, call.input)
+        if not call.error and self.hooks is not None:
+            replaced, hooked = await self.hooks.before(call)
             call = self._validated(replace(call, input=replaced))
         if call.error or call.tool is None or call.args is None:
             return tool_error(call.error or f"No such tool available: {call.name}")
         case = await self._look(call)
         if isinstance(case, str):
             return tool_error(case)
-        verdict = case.verdict if hooked is None else max(case.verdict, hooked, key=strictness)
+        verdict = case.verdict if hooked is None else tightened(case.verdict, hooked)
         if verdict.classify and self.classify is not None:
             verdict = await self.classify(call, verdict)
         refusal, given = await self._decide(call, case.effects, verdict)
@@ -263,12 +273,20 @@ class Gate(OwnCommands):
             case = call.error or await self._look(call)
             if isinstance(case, str):
                 return tool_error(case)
-            refusal = self._answered(call, case)
+            refusal = self._answered(call, case, given)
         if refusal:
             return tool_error(refusal)
-        if self.before_write is not None and any(is_write(effect) for effect in case.effects):
-            await self.before_write(call.id)
-        return await self._run(call, case, shown, answers_of(given))
+        if any(is_write(effect) for effect in case.effects):
+            await self._save(call.id)
+        running = self._run(call, case, shown, answers_of(given))
+        return await (running if self.hooks is None else self.hooks.around(call, running))
+
+    async def _save(self, call: str) -> None:
+        """Keep a state to go back to before this call, or a hook of it, changes something."""
+        if self.before_write is not None:
+            async with self._saving:
+                await self.before_write(call)
+        self._saved.add(call)
 
     async def _look(self, call: Call) -> Case | str:
         """What the call would do, as it resolves in the box, and the verdict; or why it cannot be done at all."""
@@ -283,11 +301,16 @@ class Gate(OwnCommands):
         verdict = policy.judge(effects, tool=call.name, place=place, sent=call.input)
         return Case(effects=effects, place=place, box=box, verdict=verdict)
 
-    def _answered(self, call: Call, case: Case) -> str:
-        """Judge again what the user put in place of the call's own input; "" when nothing denies it."""
-        verdict = case.verdict
+    def _answered(self, call: Call, case: Case, given: ApprovalGiven) -> str:
+        """Judge again what the user, or a hook, put in place of the call's own input; "" when nothing denies it.
+        A hook has answered for the mode only.
+        """
+        verdict, by_hook = case.verdict, given.by == BY_HOOK
+        if by_hook and verdict.decision is Decision.ASK and verdict.source is not Source.MODE:
+            verdict = replace(verdict, decision=Decision.DENY, reason=f"{verdict.reason}; no hook answers that")
         if verdict.decision is not Decision.DENY:
-            verdict = Verdict(decision=Decision.ALLOW, source=Source.USER, reason="as the user answered")
+            source = Source.HOOK if by_hook else Source.USER
+            verdict = Verdict(decision=Decision.ALLOW, source=source, reason=f"as the {source.value} answered")
         self._record_judged(call.id, call.name, call.input, case.effects, verdict)
         if verdict.decision is Decision.DENY:
             return f"Permission to use {call.name} was denied: {verdict.reason}"
@@ -350,28 +373,39 @@ class Gate(OwnCommands):
         if verdict.decision is Decision.DENY:
             return f"Permission to use {call.name} was denied: {verdict.reason}", None
         if verdict.decision is Decision.ASK:
-            always = self._offer(call.name, effects, verdict)
-            asked = ApprovalAsked(
-                call=call.id,
-                tool=call.name,
-                input=call.input,
-                reason=verdict.reason,
-                always=always,
-                kept=self.remember.kept if self.remember is not None and always else "",
-            )
-            if self.approver.can_ask:
-                self.record(asked, cause=call.id)
-            given = await self.approver.ask(asked)
-            self.record(given, cause=call.id)
+            given = await self.hooks.asked(call, effects, verdict) if self.hooks is not None else None
+            if given is None:
+                given = await self._ask(call, effects, verdict)
+            else:
+                self.record(given, cause=call.id)
             if not given.allowed:
                 why = f"{verdict.reason}; {given.reason}" if given.reason else verdict.reason
                 return f"Permission to use {call.name} was not given: {why}", given
-            if self.allowed_by_user is not None:
-                self.allowed_by_user()
-            if given.always and always and self.remember is not None:
-                self.remember.keep(always)
         self._judged.add((call.id, digest(call.input)))
         return "", given
+
+    async def _ask(self, call: Call, effects: tuple[Effect, ...], verdict: Verdict) -> ApprovalGiven:
+        """The user's answer, recorded, and kept where it is for always."""
+        always = self._offer(call.name, effects, verdict)
+        asked = ApprovalAsked(
+            call=call.id,
+            tool=call.name,
+            input=call.input,
+            reason=verdict.reason,
+            always=always,
+            kept=self.remember.kept if self.remember is not None and always else "",
+        )
+        if self.approver.can_ask:
+            self.record(asked, cause=call.id)
+            if self.hooks is not None:
+                self.hooks.notify(f"fumehood needs your permission to use {call.name}")
+        given = await self.approver.ask(asked)
+        self.record(given, cause=call.id)
+        if given.allowed and self.allowed_by_user is not None:
+            self.allowed_by_user()
+        if given.allowed and given.always and always and self.remember is not None:
+            self.remember.keep(always)
+        return given
 
     def _offer(self, tool: str, effects: tuple[Effect, ...], verdict: Verdict) -> str:
         if self.remember is None or not self.approver.can_ask:
@@ -416,8 +450,24 @@ class Gate(OwnCommands):
         result: ToolResult = await (work if box is None else self._guard(box, work))
         return result
 
+    async def for_hook(self, call: str, work: Callable[[Box], Awaitable[Process]]) -> Process:
+        """Let the door of hooks start one that it admitted. A state to go back to is kept first."""
+        box = await self._box()
+        if call not in self._saved:
+            await self._save(call)
+        process: Process = await self._guard(box, work(box))
+        return process
+
     def _record_task(self, body: TaskUpdated, call: str) -> None:
         self.record(body, cause=call)
+
+
+def tightened(verdict: Verdict, hooked: Verdict) -> Verdict:
+    """With what hooks make of the call. Of two asks the hooks' counts where the other is the mode's."""
+    if verdict.decision is hooked.decision and verdict.source is Source.MODE:
+        return replace(hooked, matches=verdict.matches)
+    found = max(verdict, hooked, key=strictness)
+    return replace(found, matches=verdict.matches)
 
 
 def strictness(verdict: Verdict) -> tuple[Decision, bool]:

@@ -10,8 +10,10 @@ from typing import Any, Protocol, cast
 
 from runner.errors import BrokenStreamError
 from runner.events import Event, Failed, Live, ModelAsked, ModelReplied, TextDelta, ThinkingDelta
+from runner.journal import digest
 from runner.loop.calls import Call
-from runner.loop.history import History, RequestFrame
+from runner.loop.context import prompt_text
+from runner.loop.history import History, RequestFrame, request_json
 from runner.loop.orchestrate import Gate, Recorder
 from runner.models.base import (
     BlockDone,
@@ -26,6 +28,8 @@ from runner.models.base import (
     ToolSpec,
 )
 
+ASIDE_AGENT = "hook"
+ASIDE_TOKENS = 1000
 BROKEN = "The reply that held this call broke off; the call was not run."
 CostOf = Callable[[str, Mapping[str, Any]], float | None]
 
@@ -129,6 +133,40 @@ class Asker:
             await self._break(so_far)
             raise
 
+    async def aside(self, model: Model, prompt: str) -> str:
+        """The text of a reply to a prompt of its own, outside the conversation: recorded as agent `hook`'s."""
+        request = Request(
+            model=model.name,
+            system=(prompt_text("hook"),),
+            messages=({"role": "user", "content": [{"type": "text", "text": prompt}]},),
+            tools=(),
+            max_output_tokens=ASIDE_TOKENS,
+        )
+        whole = request_json(request)
+        system = digest({"system": whole["system"], "tools": whole["tools"]})
+        self._record(
+            ModelAsked(
+                model=request.model, digest=digest(whole), parameters=_parameters(request), messages=1, system=system
+            ),
+            agent=ASIDE_AGENT,
+        )
+        so_far = self._begin(request)
+        async with aclosing(cast("Any", model.stream(request))) as deltas:
+            async for delta in deltas:
+                match delta:
+                    case Started():
+                        so_far.message, so_far.model = delta.message, delta.model or so_far.model
+                        so_far.usage, so_far.request = dict(delta.usage), delta.request
+                    case BlockDone():
+                        so_far.blocks.append(delta.block)
+                    case Retrying():
+                        so_far = self._begin(request)
+                    case Finished():
+                        usage = so_far.usage | delta.usage
+                        self._replied(so_far, so_far.blocks, usage, delta.stop_reason, partial=False, agent=ASIDE_AGENT)
+                        break
+        return "".join(str(block.get("text", "")) for block in so_far.blocks if block.get("type") == "text")
+
     def _begin(self, request: Request) -> _Partial:
         return _Partial(id=self._gate.new_id(), model=request.model, began=self._monotonic())
 
@@ -182,6 +220,7 @@ class Asker:
         stop_reason: str | None,
         *,
         partial: bool,
+        agent: str = "main",
     ) -> ModelReplied:
         first = so_far.first_token
         body = ModelReplied(
@@ -196,7 +235,7 @@ class Asker:
             seconds=round(self._monotonic() - so_far.began, 6),
             first_token=None if first is None else round(first, 6),
         )
-        event: Event = self._record(body, id=so_far.id)
+        event: Event = self._record(body, id=so_far.id, agent=agent)
         assert isinstance(event.body, ModelReplied)
         return event.body
 

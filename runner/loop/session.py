@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Self, assert_never
+from typing import TYPE_CHECKING, Any, Self, assert_never
 
 from runner.approval import Approver
 from runner.effects import Mode
@@ -32,6 +32,7 @@ from runner.loop.context import Context
 from runner.loop.feed import Feed
 from runner.loop.gitstate import GitState
 from runner.loop.history import History
+from runner.loop.hooked import hooked
 from runner.loop.modes import Change, Modes, Remember
 from runner.loop.operations import (
     Answer,
@@ -44,7 +45,7 @@ from runner.loop.operations import (
     Undo,
     given_by_client,
 )
-from runner.loop.orchestrate import REFUSED, Gate, Hook
+from runner.loop.orchestrate import REFUSED, Gate
 from runner.loop.reply import Asker, CostOf
 from runner.loop.restore import restore
 from runner.loop.turn import Turn, ending, failed
@@ -55,6 +56,9 @@ from runner.spec import TurnLimits
 from runner.tools.base import Tool, ToolState
 from runner.tools.registry import tool_spec
 from sandbox.spec import Box
+
+if TYPE_CHECKING:
+    from runner.hooks.run import Hooks
 
 MAX_OUTPUT_TOKENS = 32_000
 _NO_TASK: asyncio.Task[None] | None = None
@@ -86,7 +90,7 @@ class Session:
         after_turn: Callable[[], Awaitable[None]] | None = None,
         between: Callable[[], None] | None = None,
         undo: Callable[[int], Awaitable[object]] | None = None,
-        hook: Hook | None = None,
+        hooks: Hooks | None = None,
         look: Callable[[Mode, str], Change | None] | None = None,
         remember: Remember | None = None,
         environment: Mapping[str, str] | None = None,
@@ -122,7 +126,6 @@ class Session:
             roots=context.roots,
             spawn=self._spawn,
             before_write=before_write,
-            hook=hook,
             remember=self._modes if remember is not None else None,
             environment=environment or {},
             monotonic=monotonic,
@@ -136,6 +139,7 @@ class Session:
         )
         self.gate.classify, self.gate.allowed_by_user = classifier, classifier.forget
         self._git = GitState(self.gate.helper)
+        self.gate.hooks = self._hooks = hooked(hooks, self.gate, mode=lambda: self.mode.value, ask=self._ask_for_hook)
         self._asker = Asker(
             record=self.record,
             show=self._feed.show,
@@ -175,9 +179,9 @@ class Session:
         """The name of the model that the next request goes to."""
         return self._model.name
 
-    def record(self, body: Body, *, cause: str = "", id: str = "") -> Event:  # noqa: A002 (the record's own word)
+    def record(self, body: Body, *, cause: str = "", id: str = "", agent: str = "main") -> Event:  # noqa: A002 (the record's own word)
         """Journal something that happened in this session, and show it. Raises JournalError."""
-        return self.journal.append(body, turn=self._number, cause=cause, id=id)
+        return self.journal.append(body, agent=agent, turn=self._number, cause=cause, id=id)
 
     def _record_aside(self, body: Body, *, cause: str = "") -> Event:
         """Journal what mode auto's classifier said: no part of the conversation."""
@@ -192,7 +196,7 @@ class Session:
         if isinstance(event.body, ModelReplied):
             self.usage.add(event.body)
             if self._turn is not None:
-                self._turn.add(event.body)
+                self._turn.add(event.body, says=event.agent == "main")
 
     def _turn_back(self) -> None:
         """Take up the branch that history goes on from now. What was read must be read again."""
@@ -271,6 +275,8 @@ class Session:
         self._interrupt()
         if self._running is not None:
             await asyncio.wait({self._running})
+        if self._hooks is not None:
+            await self._hooks.ended()
         self._git.cancel()
         tasks = {working, *self._background}
         for task in tasks:
@@ -312,9 +318,8 @@ class Session:
         self.gate.renew()
         try:
             async with asyncio.timeout(self._limits.max_seconds) as deadline:
-                await self._open(prompt)
-                self._modes.look(self._model.name)
-                reason = await self._rounds(turn)
+                turn.result = await self._open(prompt)
+                reason = "hook" if turn.result else await self._rounds(turn)
         except asyncio.CancelledError:
             reason = "interrupted"
         except JournalError:
@@ -323,6 +328,8 @@ class Session:
             reason = "max_time" if isinstance(error, TimeoutError) and deadline.expired() else "failed"
             if reason == "failed":
                 self.record(failed(error))
+                if self._hooks is not None:
+                    await self._hooks.failed(type(error).__name__, str(error))
         self._turn = None
         await self._rest()
         self.record(self.usage.report())
@@ -338,25 +345,41 @@ class Session:
             if error := ending.exception():
                 self.record(failed(error))
 
-    async def _open(self, prompt: Prompt) -> None:
-        """Record the prompt, the very first one after what the model should know about the place."""
+    async def _open(self, prompt: Prompt) -> str:
+        """Record the prompt, the very first one after what the model should know about the place. Why it is not
+        taken, "" where it is: then the model never sees it.
+        """
         context: list[dict[str, Any]] = []
+        refused = ""
         try:
+            self._modes.look(self._model.name)
             if self._history.empty:
                 context = self._context.opening(self._model.name)
                 await self._git.begin(box_ready=self.gate.box.ready)
                 context += self._git.news()
             elif self._before_turn is not None:
                 await self._before_turn()
+            if self._hooks is not None:
+                resumed = not self._history.empty or self._number > 1
+                told, refused = await self._hooks.prompt(prompt.said, resumed=resumed, model=self._model.name)
+                context += told
         finally:  # interrupted here or not, the user's words are kept
-            self.record(PromptGiven(content=prompt.content, context=context))
+            if refused:
+                self._git.cancel()
+            else:
+                self.record(PromptGiven(content=prompt.content, context=context))
             self.record(TurnStarted(number=self._number))
+        return refused
+
+    async def _ask_for_hook(self, prompt: str, name: str) -> str:
+        """The model's answer to a hook's question: no tools, nothing of the conversation."""
+        model = self._model if not name or self._resolve_model is None else self._resolve_model(name)
+        return await self._asker.aside(model, prompt)
 
     async def _rounds(self, turn: Turn) -> str:
         """Ask, run what is asked for, ask again: the reason why the agent rests."""
         while (limit := turn.limit(self._limits, self._monotonic(), self._model.name)) is None:
-            if news := self._git.news():
-                self.record(PromptGiven(content=[], context=news, source="fumehood"))
+            self._tell_news()
             began = self._monotonic()
             turn.rounds += 1
             try:
@@ -371,7 +394,19 @@ class Session:
                     raise self.gate.failure
                 if self._between is not None:
                     self._between()
+                if self._hooks is not None and (stopped := await self._hooks.batch(calls)):
+                    turn.result = stopped
+                    return "hook"
                 continue
             if reply.stop_reason != "pause_turn":
-                return ending(reply)
+                reason = ending(reply)
+                if reason != "completed" or self._hooks is None or not await self._hooks.goes_on(turn.result):
+                    return reason
         return limit
+
+    def _tell_news(self) -> None:
+        """What came up meanwhile, for the next request."""
+        if news := self._git.news():
+            self.record(PromptGiven(content=[], context=news, source="fumehood"))
+        if self._hooks is not None and (news := self._hooks.news()):
+            self.record(PromptGiven(content=[], context=news, source="hook"))

@@ -36,10 +36,10 @@ class Turn:
     result: str = ""
     usage: Usage = field(default_factory=Usage)
 
-    def add(self, reply: ModelReplied) -> None:
-        """Count a reply; broken ones cost too, but say nothing."""
+    def add(self, reply: ModelReplied, *, says: bool = True) -> None:
+        """Count a reply; broken ones cost too, but say nothing, and so do those to hooks (`says` False)."""
         self.usage.add(reply)
-        if not reply.partial:
+        if says and not reply.partial:
             texts = [str(block.get("text", "")) for block in reply.content if block.get("type") == "text"]
             self.result = "".join(texts) or self.result
 

@@ -198,7 +198,5 @@ def expiry(document: Document) -> datetime:
 
 def _check_held(document: Document) -> None:
     """What this program does not do yet must not be believed to be done."""
-    if document.value.get("hooks"):
-        raise document.error("hooks: managed hooks are not run by this version", ("hooks",))
     if document.value.get("requiredAuditSink"):
         raise document.error("requiredAuditSink: no audit sink is served by this version", ("requiredAuditSink",))

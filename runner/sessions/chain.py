@@ -74,9 +74,6 @@ class Chain:
                 lines += [
                     f"{one.file}:{line}: {key} does not count: it {NEVER}" for key, line in one.idle if _helps(key)
                 ]
-                if one.document.value.get("hooks"):
-                    line, _ = one.document.mark(("hooks",))
-                    lines.append(f"{one.file}:{line}: hooks does not count: hooks are not run by this version")
         return tuple(dict.fromkeys(lines))
 
     def again(self, managed: Managed) -> Settings:
@@ -227,7 +224,7 @@ def read_given(text: str, cwd: Path) -> str:
         import_module("runner.policy.settings").check_shape(document)
     else:
         document = import_module("runner.policy.claude").translate(document).document
-    values = {key: value for key, value in document.value.items() if key not in ("env", "hooks")}
+    values = {key: value for key, value in document.value.items() if key != "env"}
     marks = [[list(where), *mark] for where, mark in document.marks.items()]
     return canonical({"name": document.name, "value": values, "marks": marks, "digest": document.digest}).decode()
 

@@ -28,6 +28,8 @@ from runner.spec import SessionSpec
 
 if TYPE_CHECKING:
     from runner.approval import Approver
+    from runner.hooks.config import Configured
+    from runner.hooks.kinds import Handler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +53,11 @@ class Enforced:
         *,
         places: Places = PLACES,
         stored: bool = False,
+        functions: tuple[Handler, ...] = (),
     ) -> None:
         """`stored`: a session at rest is reached for a command, no model is asked: it is brought under the locks of
-        today instead of refused. Raises SettingsError, LockedError, PolicyChangedError, UsageError.
+        today instead of refused. `functions`: hooks of the Python API.
+        Raises SettingsError, LockedError, PolicyChangedError, UsageError.
         """
         self._places, self._home = places, state_home(environ)
         self._chain: Chain = chain_of(spec, environ, places)
@@ -61,6 +65,8 @@ class Enforced:
             spec, _ = under_ceilings(replace(spec, policy_digest=""), self._chain.settings)
         else:
             check_spec(spec, self._chain.settings)
+        if any(self._chain.settings.value(key) is not None for key in ("allowedImages", "allowedRegistries")):
+            spec = replace(spec, image_digest="")  # a list of names is kept by the name, not by what a spec pins
         self.environ = dict(overlaid(environ, self._chain.settings))
         self.policy = policy_of(spec, self._chain, environ).policy
         if spec.policy_digest not in ("", self.policy.digest):
@@ -72,11 +78,21 @@ class Enforced:
         self._settings = self._chain.settings
         self._managed = self._chain.managed
         self._broken: FumehoodError | None = None
+        self._functions = functions
+        self.hooks = configured(self._settings, functions)
 
     @classmethod
-    def of(cls, spec: SessionSpec, environ: Mapping[str, str], *, places: Places, stored: bool) -> Self:
+    def of(
+        cls,
+        spec: SessionSpec,
+        environ: Mapping[str, str],
+        *,
+        places: Places,
+        stored: bool,
+        functions: tuple[Handler, ...] = (),
+    ) -> Self:
         """As the constructor, for `app`'s lazy import."""
-        return cls(spec, environ, places=places, stored=stored)
+        return cls(spec, environ, places=places, stored=stored, functions=functions)
 
     def begin(self) -> None:
         """The session starts under these managed settings: older ones do not count here any more."""
@@ -110,11 +126,14 @@ class Enforced:
                 raise ManagedError("managed settings that were in force are gone")
             settings = self._chain.again(managed)
             policy = self._under(settings, mode, model)
+            hooks = configured(settings, self._functions)
+            if hooks is not None and self.hooks is None:
+                raise PolicyChangedError("managed settings have hooks by now: end this session and go on with it anew")
         except FumehoodError as error:
             self._managed = Managed(loaded=self._managed.loaded, serials=self._managed.serials, stamp=mark)
             self._broken = error
             return self._lockdown(mode, error)
-        self._managed, self._settings, self._broken = managed, settings, None
+        self._managed, self._settings, self._broken, self.hooks = managed, settings, None, hooks
         keep_serials(self._home, managed.serials)
         return Change(policy=policy, event=self.loaded(policy))
 
@@ -160,6 +179,14 @@ class Enforced:
         place = ground_of(self.spec, self.environ).place
         Grants(self._home).approve(self._chain.workspace, rule, datetime.now(UTC), self.spec.session)
         return with_grant(policy, rule, place, self.approvals_file)
+
+
+def configured(settings: Settings, functions: tuple[Handler, ...] = ()) -> Configured | None:
+    """The hooks that count, None where there are none: then nothing of them is imported. Raises SettingsError."""
+    if not functions and not any(one.document.value.get("hooks") for one in settings.loaded):
+        return None
+    found: Configured = import_module("runner.hooks.config").read_hooks(settings, functions)
+    return found
 
 
 def locked_down(mode: Mode) -> Policy:

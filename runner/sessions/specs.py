@@ -216,6 +216,9 @@ def _checked(spec: SessionSpec, environ: Mapping[str, str], places: Places, noti
     composed = policy_of(spec, chain, environ)
     for note in composed.notes:
         notify(note)
+    hooks = import_module("runner.sessions.enforced").configured(chain.settings)
+    for note in hooks.notes if hooks is not None else ():
+        notify(note)
     spec = replace(spec, policy_digest=composed.policy.digest)
     if spec.packages:
         import_module("sandbox.recipe").load_recipe("base", packages=spec.packages)  # it reads YAML: 50 ms

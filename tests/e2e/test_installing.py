@@ -78,6 +78,7 @@ def test_what_was_installed_outlives_a_controller_that_is_killed(repository: Ben
     (session,) = (row["session"] for row in repository.sessions())
     assert "two" in repository.run("diff", "--stat").stdout
     repository.run("clean")
+    repository.run("clean", FUMEHOOD_HOME=str(repository.scratch / "another"))
     shown = repository.run("shell", "-c", "cat /srv/first /srv/second one two").stdout.split()
     assert shown == ["first", "second", "1", "2"]
     repository.run("undo")

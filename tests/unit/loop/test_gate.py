@@ -12,8 +12,10 @@ import pytest
 
 import runner
 from runner.approval import ClientApprover
-from runner.effects import Decision, Effect, Mode, Place, RunCommand, Verdict
+from runner.effects import Decision, Effect, Mode, Place, RunCommand
 from runner.events import ApprovalAsked, Judged, ToolFinished, TurnEnded
+from runner.hooks.config import Configured, function
+from runner.hooks.run import Hooks
 from runner.loop.operations import Answer, Prompt
 from runner.tools.base import ToolContext, ToolResult
 from runner.tools.registry import default_tools
@@ -54,6 +56,7 @@ def test_there_is_one_gate() -> None:
         ("exec", "tools/helpers.py"): 1,  # through that
         ("box.get", "loop/own.py"): 3,  # helper, carry, user_command
         ("exec", "loop/own.py"): 3,  # the same, after their Judged
+        ("exec", "loop/door.py"): 1,  # a hook, in the box that the gate gives it after its Judged
     }
 
 
@@ -113,12 +116,14 @@ async def test_what_a_hook_puts_in_its_place_is_judged_anew(stage: Stage) -> Non
     stage.look = Shell()  # type: ignore[assignment]
     stage.script({"tools": [{"name": "Bash", "id": "t1", "input": {"say": "ls"}}]}, {"text": "ok"})
 
-    async def hook(call: str, tool: str, sent: dict[str, Any]) -> tuple[dict[str, Any], Verdict | None]:
-        return {"say": "rm x"}, None
+    async def other(told: dict[str, Any]) -> dict[str, Any]:
+        return {"hookSpecificOutput": {"permissionDecision": "allow", "updatedInput": {"say": "rm x"}}}
 
-    async with stage.open(deny=("Bash(rm *)",), hook=hook) as session:
+    configured = Configured(handlers=(function("PreToolUse", other),))
+    hooks = Hooks(configured=lambda: configured, session="s1", root=PurePosixPath("/repo"))
+    async with stage.open(deny=("Bash(rm *)",), hooks=hooks) as session:
         await stage.play(session)
-    (judged,) = stage.bodies(Judged)
+    _, judged = stage.bodies(Judged)
     assert judged.verdict["decision"] == "deny"
 
 

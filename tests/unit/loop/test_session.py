@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
@@ -28,6 +29,8 @@ from runner.events import (
     TurnEnded,
     UsageReported,
 )
+from runner.hooks.config import Configured, function
+from runner.hooks.run import Hooks
 from runner.journal import digest
 from runner.loop.history import request_json
 from runner.loop.operations import Answer, Interrupt, Prompt, SetMode, SetModel
@@ -554,14 +557,16 @@ async def test_a_write_waits_for_its_checkpoint_and_a_read_does_not(stage: Stage
 
 
 async def test_a_hook_may_replace_the_input_and_what_is_judged_is_what_runs(stage: Stage) -> None:
-    async def hook(call: str, tool: str, sent: dict[str, Any]) -> Any:
-        return sent | {"path": "/repo/other"}, None
+    async def elsewhere(told: dict[str, Any]) -> dict[str, Any]:
+        return {"hookSpecificOutput": {"updatedInput": told["tool_input"] | {"path": "/repo/other"}}}
 
     stage.script({"tools": [call("Look", path="/repo/a")]}, {"text": "ok"})
-    async with stage.open(hook=hook) as session:
+    configured = Configured(handlers=(function("PreToolUse", elsewhere),))
+    hooks = Hooks(configured=lambda: configured, session="s1", root=PurePosixPath("/repo"))
+    async with stage.open(hooks=hooks) as session:
         await stage.play(session)
-    (judged,) = stage.bodies(Judged)
-    assert judged.digest == digest({"path": "/repo/other"})
+    of_the_hook, judged = stage.bodies(Judged)
+    assert (of_the_hook.tool, judged.digest) == ("Hook", digest({"path": "/repo/other"}))
     assert stage.look.targets == [{"/repo/other": "/repo/other"}]
 
 

@@ -85,7 +85,6 @@ BROKEN: dict[str, str] = {
     "availableModels: opus": "availableModels",
     "limits: {memory: lots}": "limits.memory",
     "limits: {maxTurns: 0}": "limits.maxTurns",
-    "hooks: {PreToolUse: []}": "managed hooks are not run",
     "requiredAuditSink: {url: 'https://audit.example'}": "no audit sink",
 }
 
@@ -108,7 +107,6 @@ CLAUDES: dict[str, tuple[dict[str, Any], str]] = {
     "force": ({"forceLoginOrgUUID": "x"}, "forceLoginOrgUUID"),
     "a wrong type": ({"permissions": {"deny": "WebFetch"}}, "permissions.deny"),
     "a lock of a wrong type": ({"allowManagedHooksOnly": "yes"}, "allowManagedHooksOnly"),
-    "hooks": ({"hooks": {"PreToolUse": []}}, "managed hooks are not run"),
     "a list": ([], "holds no object"),  # type: ignore[dict-item]
 }
 

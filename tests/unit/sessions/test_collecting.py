@@ -199,6 +199,17 @@ def test_old_caches_go_but_not_what_todays_recipes_make_nor_beside_a_live_sessio
     assert [path.exists() for path in paths] == [True, False, True, False]
 
 
+def test_caches_that_other_state_homes_share_are_left_alone(store: Store, tmp_path: Path) -> None:
+    old = tmp_path / "shared/images" / f"base-{'0' * 12}-x86_64.tar.gz"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"x")
+    os.utime(old, (LONG_AGO, LONG_AGO))
+    store.cache.rmdir()
+    store.cache.symlink_to(tmp_path / "shared")
+    assert collect(store).rows == []
+    assert old.exists()
+
+
 def test_frozen_layers_go_with_the_last_checkpoint_that_stood_on_them(store: Store, tmp_path: Path) -> None:
     session = KeptSession(store, tmp_path / "s")
     first = session.frozen_turn("a", at=LONG_AGO)

@@ -1,0 +1,1 @@
+"""Hooks: programs of the settings' authors that are told what happens, and may tighten it."""
