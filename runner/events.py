@@ -216,7 +216,8 @@ class ToolFinished:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointTaken:
     """A state that can be restored. `before` names the call it was taken for; `files` counts the paths that
-    changed since the last one, `changed` names the first of them, each with its layer.
+    changed since the last one, `changed` names the first of them, each with its layer. `way`: whether contents were
+    copied (log), or layers frozen, under the running box (live) or without one (rest).
     """
 
     checkpoint: str
@@ -226,6 +227,7 @@ class CheckpointTaken:
     seconds: float
     before: str = ""
     changed: tuple[str, ...] = ()
+    way: str = "log"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

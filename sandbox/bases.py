@@ -195,7 +195,7 @@ class Bases:
     def _note_applied(self, body: dict[str, Any]) -> None:
         assert self._store is not None
         note = {"type": "applied", "root": self.root, **body}
-        self._store.note(note)
+        self._store.note(note, later=True)
         self._read_applied(note)
 
     def _read_applied(self, note: Mapping[str, Any]) -> None:

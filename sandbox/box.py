@@ -20,7 +20,7 @@ from typing import Any, Self, cast
 
 from sandbox.accounts import HOME, USER, account_files
 from sandbox.checks import OWN_KERNEL
-from sandbox.containers import ContainerSpec, session_labels
+from sandbox.containers import SYSTEM_LABEL, ContainerSpec, session_labels
 from sandbox.engine import Engine
 from sandbox.errors import EngineRefusedError, ImageMissingError, ProtocolError, SandboxError
 from sandbox.pipe import Grant, Pipe
@@ -213,7 +213,9 @@ class ContainerBox:
             image=spec.image,
             command=(*TOOLBOX_PYTHON, MAIN, *settings),
             name=f"fumehood-{spec.session[:12]}-{secrets.token_hex(3)}",
-            labels=session_labels(spec.session) | ({"fumehood.system": "1"} if spec.system_writable else {}),
+            labels=session_labels(spec.session)
+            | dict(spec.labels)
+            | ({SYSTEM_LABEL: "1"} if spec.system_writable else {}),
             environment=self._environment(image.environment),
             mounts=mounts,
             tmpfs=self._tmpfs({str(mount.at) for mount in mounts}, image.volumes),

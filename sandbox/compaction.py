@@ -21,7 +21,7 @@ from sandbox.states import Row, State, decode, encode, update, whole
 from sandbox.store import CONTENT, NOTES, PACK, Store, digest_of
 
 SUFFIX = ".packed"
-PLAIN_ENOUGH = 4 << 20
+PLAIN_ENOUGH = 1 << 20
 _NOTES_AT_ONCE = 2000
 _NICE = 10
 Stop = Callable[[], bool]

@@ -17,6 +17,7 @@ from sandbox.transport import ConflictError, NotFoundError, Transport, parse_jso
 LABEL = "fumehood"
 SESSION_LABEL = "fumehood.session"
 OWNER_LABEL = "fumehood.owner"
+SYSTEM_LABEL = "fumehood.system"
 REMOVAL_SECONDS = 20.0
 
 

@@ -104,7 +104,8 @@ def _about_engine(engine: Engine, runtime: str) -> list[Check]:
     checks = [ok("engine", ", ".join([named, info.architecture, f"cgroup v{info.cgroup}", *kinds]))]
     if not info.local:
         checks.append(warn("engine place", "not on this machine", "your directory is copied to it at each start"))
-    checks.append(_check_runtime(runtime or info.default_runtime, info.runtimes))
+    choices = info.runtimes if info.kind != "podman" else ()  # Podman names what it knows, there or not
+    checks.append(_check_runtime(runtime or info.default_runtime, info.runtimes, choices))
     if cannot_hold(engine):
         found = "rootless with cgroup v1: no limits, and background commands move on while a checkpoint is taken"
         checks.append(warn("cgroup", found, "boot with cgroup v2, or use the system's engine"))
@@ -116,12 +117,12 @@ def _about_engine(engine: Engine, runtime: str) -> list[Check]:
     return checks
 
 
-def _check_runtime(runtime: str, known: tuple[str, ...]) -> Check:
+def _check_runtime(runtime: str, known: tuple[str, ...], choices: tuple[str, ...]) -> Check:
     if known and runtime not in known:
         return fail("runtime", f"{runtime} is not known to the engine", f"it has {', '.join(known)}")
     if runtime in OWN_KERNEL:
         return ok("runtime", f"{runtime}: a kernel of its own; our seccomp profile is not in force there")
-    others = [name for name in known if name in OWN_KERNEL]
+    others = [name for name in choices if name in OWN_KERNEL]
     more = f" ({', '.join(others)} could be had with --runtime)" if others else ""
     return ok("runtime", f"{runtime or 'the default'}{more}")
 

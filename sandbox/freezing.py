@@ -7,6 +7,7 @@ stands on the layers, nothing is frozen.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -101,7 +102,10 @@ class Freezing:
 
     def impossible(self, layer: Layer) -> bool:
         """Whether a layer cannot be frozen in any case, for now."""
-        return layer.rung is not Rung.OVERLAY or layer.remote or (self._directory / RESTORE).exists()
+        if layer.rung is not Rung.OVERLAY or layer.remote or (self._directory / RESTORE).exists():
+            return True
+        # A directory that changes its parent has `..` rewritten: that is writing in it.
+        return not os.access(self._places.top(layer), os.W_OK, effective_ids=True)
 
     def refused(self, layer: Layer, swap: Swap) -> bool:
         """Whether a layer cannot be frozen just now."""
@@ -160,7 +164,10 @@ class Freezing:
         discard(work)
         made = self._pool.place(name) / "new"
         made.mkdir(mode=0o700)
-        made.rename(new)  # what comes from there can go there: it is one mount
+        try:
+            made.rename(new)  # what comes from there can go there: it is one mount
+        except OSError as error:
+            raise SwapError(f"the pool is elsewhere: {error.strerror}") from error
         work.mkdir()
         self._places.dress(top, new)
         stack = self.stack(layer, lowers[1:], new, work)

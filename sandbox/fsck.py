@@ -17,11 +17,13 @@ from sandbox.kept import Kept
 from sandbox.layers import LayerTable
 from sandbox.manifest import Manifest
 from sandbox.packs import directory_size, read_directory, unpack_contents, unpack_notes
+from sandbox.points import INHERITED
 from sandbox.pool import Pool
 from sandbox.states import Delta, decode
 from sandbox.store import NOTE, NOTES, PACK, Record, Store, digest_of
 
 MOST = 1000
+_AGAIN = "~"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +57,22 @@ class _Read:
     store: Store | None = None
 
 
+@dataclass(slots=True)
+class _Known:
+    """What the logs of a fork's origin hold: checkpoints and digests that its own log builds on."""
+
+    points: set[str] = field(default_factory=set)
+    contents: set[str] = field(default_factory=set)
+
+
 def check_stores(directory: Path, *, pool: Pool) -> Checked:
     """All stores and tables of the session in `directory`, and the frozen layers of the pool that it needs."""
     checked = Checked()
-    for file in sorted((directory / "store").glob("checkpoints")):
-        _checkpoints(checked, directory, file)
+    known = _Known()
+    own = directory / "store" / "checkpoints"
+    for file in (*sorted(own.parent.glob(INHERITED + "*")), own):
+        if file.exists():
+            _checkpoints(checked, directory, file, known)
     for file in sorted((directory / "store").glob("log")):
         _bases(checked, directory, file)
     for file in sorted((directory / "store" / "applies").glob("*")):
@@ -68,7 +81,7 @@ def check_stores(directory: Path, *, pool: Pool) -> Checked:
     return checked
 
 
-def _checkpoints(checked: Checked, directory: Path, file: Path) -> None:
+def _checkpoints(checked: Checked, directory: Path, file: Path, known: _Known) -> None:
     name = str(file.relative_to(directory))
     read = _read(checked, name, file)
     store = read.store
@@ -76,14 +89,20 @@ def _checkpoints(checked: Checked, directory: Path, file: Path) -> None:
         return
     with store:
         points = {note["id"]: note for note in read.notes if note["type"] == "checkpoint"}
+        for note in read.notes:
+            if note["type"] == "restacked":  # the same state, told anew
+                points[note["id"] + _AGAIN] = {"index": note["index"], "whole": True}
         deltas = _deltas(points, read, store)
+    known.points |= points.keys()
+    known.contents |= read.have
+    read.have = known.contents
     children: dict[str, list[str]] = {}
     by_index: dict[str, list[str]] = {}
     for point, note in points.items():
         by_index.setdefault(note["index"], []).append(point)
         if not note["whole"]:
             children.setdefault(note["parent"], []).append(point)
-    for parent in children.keys() - points.keys():
+    for parent in children.keys() - known.points:
         lost = [each for child in children[parent] for each in _onward(child, children)]
         what = f"checkpoint {parent or '?'}, which others build on, is missing"
         checked.damages.append(Damage(file=name, what=what, checkpoints=tuple(lost)[:MOST]))
@@ -94,7 +113,7 @@ def _checkpoints(checked: Checked, directory: Path, file: Path) -> None:
         for point, layer, path in touched.get(digest, ()):
             paths[f"{layer}/{path}"] = None
             lost += _while_same(point, layer, path, children, deltas)
-        found = tuple(dict.fromkeys(lost))[:MOST]
+        found = tuple(dict.fromkeys(point.removesuffix(_AGAIN) for point in lost))[:MOST]
         checked.damages.append(Damage(file=name, what=why, checkpoints=found, paths=tuple(paths)[:MOST]))
 
 

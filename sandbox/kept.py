@@ -61,7 +61,9 @@ class Kept:
 
 
 def keep(store: Store, root: str, entry: Entry, tree: Tree, *, content: bool = True) -> Kept:
-    """Put a path's state into the store (`content` False: all but a file's bytes). Raises OSError, StoreError."""
+    """Put a path's state into the store (`content` False: all but a file's bytes); it is there with the store's next
+    sync. Raises OSError, StoreError.
+    """
     pieces: list[tuple[int, str]] = []
     attributes: dict[str, bytes] = {}
     if entry.is_file and content:
@@ -70,7 +72,7 @@ def keep(store: Store, root: str, entry: Entry, tree: Tree, *, content: bool = T
             if isinstance(piece, int):
                 pieces.append((piece, ""))
             else:
-                pieces.append((len(piece), store.put([piece], len(piece))))
+                pieces.append((len(piece), store.add(piece)))
     kept = Kept(
         root=root,
         path=os.fsdecode(entry.path),
@@ -88,7 +90,8 @@ def keep(store: Store, root: str, entry: Entry, tree: Tree, *, content: bool = T
             **{name: getattr(kept, name) for name in ("root", "path", "mode", "mtime_ns", "uid", "gid", "target")},
             "pieces": kept.pieces,
             "attributes": kept.attributes,
-        }
+        },
+        later=True,
     )
     return kept
 

@@ -58,10 +58,12 @@ class LocalBox:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Kill what still runs."""
+        """Kill what still runs; what was kept of outputs outside the root goes too."""
         self.lost.set()
         for process in self._started:
             await process.close()
+            if process.kept is not None and not process.kept.is_relative_to(self.root):
+                process.kept.unlink(missing_ok=True)
         shutil.rmtree(self._reports, ignore_errors=True)
 
     async def kill_all(self) -> None:
@@ -174,6 +176,12 @@ class LocalProcess:
         self._began = time.monotonic()
         self._size = 0
         self._capture = _capture(command)
+
+    @property
+    def kept(self) -> Path | None:
+        """The file that holds the whole output, where there is one."""
+        capture = self._capture
+        return Path(os.fsdecode(capture.path)) if capture is not None and capture.over and capture.path else None
 
     def start(self, argv: list[bytes], environment: Mapping[bytes, bytes], program: str) -> None:
         """Start the child and the reading of its output. Raises OSError."""

@@ -66,6 +66,7 @@ class BoxSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     system_writable: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
     runtime: str = ""
     locale: str = "C.UTF-8"
     timezone: str = "UTC"

@@ -34,6 +34,7 @@ _DIGEST = 32
 _CHUNK = 1 << 20
 _GATHERED = 1 << 20
 _OPEN_PACKS = 8
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _NOTHING = memoryview(b"")
 AT_ONCE = 1 << 20
 _PLAIN = -1
@@ -222,9 +223,13 @@ class Store:
         self._end = self._written
         os.ftruncate(self._fd, self._end)
 
-    def note(self, body: Mapping[str, Any]) -> None:
-        """Append a note."""
-        self.append(NOTE, json.dumps(body, separators=(",", ":")).encode())
+    def note(self, body: Mapping[str, Any], *, later: bool = False) -> None:
+        """Append a note. `later`: it is gathered, and written with what follows, as content that is `add`ed."""
+        data = _encode(body).encode()
+        if later:
+            self._gather(NOTE, data, digest_of(data))
+        else:
+            self.append(NOTE, data)
 
     def append(self, kind: int, data: bytes) -> None:
         """Append a record that is no content, after all that was gathered."""

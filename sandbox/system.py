@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sandbox.containers import SESSION_LABEL, ContainerSpec, session_labels
+from sandbox.containers import SESSION_LABEL, SYSTEM_LABEL, ContainerSpec, session_labels
 from sandbox.engine import ConflictError, Engine, ImageInfo, NotFoundError
 from sandbox.errors import (
     DiskFullError,
@@ -29,7 +29,6 @@ from sandbox.errors import (
     WorkspaceError,
 )
 
-SYSTEM_LABEL = "fumehood.system"
 BASE_LABEL = "fumehood.base"
 STATE_LABEL = "fumehood.state"
 RECORD_VERSION = 1
@@ -293,6 +292,21 @@ def left_box(state: Path) -> str:
         return Record.read(record_file(state)).box
     except (StoreError, OSError):
         return ""
+
+
+def holds_work(container: str, labels: Mapping[str, str]) -> bool:
+    """Whether a container may be all that holds what was installed in a session, whosever it is. True where that
+    cannot be told.
+    """
+    machine, _, place = labels.get(STATE_LABEL, "").partition(":")
+    if labels.get(SYSTEM_LABEL) != "1" or not place:
+        return False
+    if not machine or machine != _machine():
+        return True
+    try:
+        return Record.read(record_file(Path(place))).box == container
+    except (StoreError, OSError):
+        return True
 
 
 def state_mark(state: Path) -> str:

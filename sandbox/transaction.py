@@ -211,6 +211,11 @@ class Transaction:
         if moved:
             raise ApplyConflictError(moved)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether steps were taken, or may have been: the log is needed then."""
+        return "ready" in self._state.marks
+
     def commit(self) -> tuple[Result, ...]:
         """Take the steps. Raises ApplyConflictError, WorkspaceError, DiskFullError when something stands in
         the way: all is as it was then.
@@ -240,6 +245,15 @@ class Transaction:
     def results(self) -> tuple[Result, ...]:
         """Every path as we left it, in the order of the steps; once all were taken."""
         return tuple(self._state.results)
+
+    def put_back(self) -> list[Result]:
+        """What stands as it was, but for a ctime that our going back moved."""
+        found = {}
+        for row in self._state.rows:
+            now = self._stat(row)
+            if row.expect is not None and now is not None and not _same(now, row.expect) and _alike(now, row.expect):
+                found[row.root, row.path] = Result(root=row.root, path=os.fsdecode(row.path), stamp=now.stamp)
+        return list(found.values())
 
     def abandon(self) -> None:
         """Take away what was staged, and the log: nothing happened."""
@@ -286,11 +300,14 @@ class Transaction:
             for row in closing:
                 with told(row.root, row.path):
                     self._take(row)
-        except (ApplyConflictError, WorkspaceError, DiskFullError):
-            self._mark("back")
+            self._mark("taken")
+        except (ApplyConflictError, WorkspaceError, DiskFullError, OSError):
+            if "taken" in self._state.marks:
+                raise
+            with contextlib.suppress(OSError):  # of a log that cannot grow: going back needs it not
+                self._mark("back")
             self._back()
             raise
-        self._mark("taken")
         self._clean()
         return self.results
 
@@ -573,7 +590,8 @@ class Transaction:
         self.log.sync()
 
     def _note(self, body: dict[str, Any]) -> None:
-        self.log.note(body)
+        """It is on the disk with the next sync: none of these counts before the mark that comes after it."""
+        self.log.note(body, later=True)
         self._read(body)
 
     def _load(self) -> None:

@@ -4,6 +4,7 @@ Changes, diffs and applies are computed here; everything blocks.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from sandbox.bases import Bases
 from sandbox.changes import Change, Pair, classify, listed_pairs, other_attributes, overlay_pairs
 from sandbox.compare import Began
 from sandbox.diff import PATCH_BYTES, FileDiff, Sides, with_renames
-from sandbox.errors import StoreError, WorkspaceError
+from sandbox.errors import DiskFullError, StoreError, WorkspaceError
 from sandbox.gitdir import is_git_dir
 from sandbox.gitrefs import RefMove, ref_moves
 from sandbox.held import HeldBack
@@ -284,6 +285,8 @@ class Views:
         try:
             yield
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFullError("no space left for the session's files") from error
             what = os.fsencode(error.filename or "").decode("utf-8", "backslashreplace")
             raise WorkspaceError(f"the session's files cannot be read: {what} {error.strerror}") from error
 

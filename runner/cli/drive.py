@@ -225,7 +225,11 @@ async def _draw(running: Running, events: AsyncIterator[Event], look: Look) -> N
     async def answer(call: str, allowed: bool, always: bool) -> None:
         await running.session.submit(Answer(call=call, allowed=allowed, always=always))
 
-    shown = live.Live(sys.stdout, keys=sys.stdin, answer=answer if look.asks else None, state=await _past(running))
+    async def choose(call: str, sent: dict[str, Any]) -> None:
+        await running.session.submit(Answer(call=call, allowed=True, input=sent))
+
+    asked = {"answer": answer, "choose": choose} if look.asks else {}
+    shown = live.Live(sys.stdout, keys=sys.stdin, state=await _past(running), **asked)
     await _summarise(running, await shown.follow(events))
 
 

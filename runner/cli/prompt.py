@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from runner import __version__
@@ -17,7 +18,6 @@ from runner.cli.start import Look, Start
 from runner.cli.values import parse_size, read_prompt, repeat_variadic, split_rules
 from runner.effects import Mode
 from runner.errors import UsageError
-from runner.sessions.chain import SOURCES, read_given
 
 USAGE = 'fumehood [OPTIONS] "PROMPT"\n       fumehood COMMAND [OPTIONS] ...'
 ABOUT = """\
@@ -153,7 +153,7 @@ def _start(given: argparse.Namespace) -> Start:
         cow=given.cow,
         allow=split_rules(given.allow or ()),
         deny=split_rules(given.deny or ()),
-        settings=read_given(given.settings, Path.cwd()) if given.settings is not None else None,
+        settings=_chain().read_given(given.settings, Path.cwd()) if given.settings is not None else None,
         tools=(split_rules(given.tools) or ("",)) if given.tools is not None else None,
         thinking_tokens=given.max_thinking_tokens,
         system_prompt=given.system_prompt,
@@ -177,10 +177,15 @@ def _start(given: argparse.Namespace) -> Start:
 
 def read_sources(text: str) -> tuple[str, ...]:
     """`user,project,local`, or none of them. Raises UsageError."""
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if unknown := [name for name in names if name not in SOURCES]:
-        raise UsageError(f"--setting-sources: {unknown[0]!r} is none of {', '.join(SOURCES)}")
+    names, known = tuple(name.strip() for name in text.split(",") if name.strip()), _chain().SOURCES
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(f"--setting-sources: {unknown[0]!r} is none of {', '.join(known)}")
     return names
+
+
+def _chain() -> ModuleType:
+    """What reads settings: --help does without it."""
+    return import_module("runner.sessions.chain")
 
 
 def _look(given: argparse.Namespace) -> Look:

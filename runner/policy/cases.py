@@ -83,7 +83,8 @@ def try_cases(composed: Composed, settings: Settings, ground: Ground) -> Iterato
         rules = tuple(
             rule for rule in composed.policy.rules if rule.source.file in files and rule.source.layer is group[0].layer
         )
-        policy = Policy(rules=rules)
+        whole = len(rules) == len(composed.policy.rules)
+        policy = composed.policy.unlocked() if whole else Policy(rules=rules)
         for entry in alone.cases:
             named = entry.value.get("mode") or alone.value("forcedMode") or alone.value("permissions.defaultMode")
             mode = mode_of(named or "default")

@@ -29,6 +29,7 @@ from runner.policy.commands import named
 from runner.policy.index import RuleIndex
 from runner.policy.modes import NOT_ASKED, by_mode, floor
 from runner.policy.places import absolute, critical, protected
+from runner.policy.reach import reach_of
 from runner.policy.rules import Rule, parse_rule, split_rules
 from runner.policy.runs import readings
 
@@ -70,6 +71,12 @@ class Policy:
         changed.__dict__["_indexes"] = self._indexes  # of the same rules: not built again
         return changed
 
+    def unlocked(self) -> Policy:
+        """The same rules with every mode, for examples of files."""
+        changed = replace(self, mode=Mode.DEFAULT, modes=frozenset(Mode))
+        changed.__dict__["_indexes"] = self._indexes
+        return changed
+
     def of(self, decision: Decision) -> tuple[Rule, ...]:
         """The rules of one decision."""
         return tuple(rule for rule in self.rules if rule.decision is decision)
@@ -84,8 +91,12 @@ class Policy:
 
     def expand(self, effects: tuple[Effect, ...], place: Place) -> tuple[Effect, ...]:
         """The effects, and beside a command a ReadPath or WritePath for each file that it is known to touch, so that
-        the gate resolves those too. Where everything is allowed anyway nothing is added.
+        the gate resolves those too. Where everything is allowed anyway nothing is added. A command is read here, so
+        that judging it takes no longer than the rules take.
         """
+        for effect in effects if self.rules else ():
+            if isinstance(effect, RunCommand):
+                reach_of(effect.command, str(effect.cwd), str(place.home))
         if self.mode is Mode.BYPASS and not any(self._indexes[d].paths for d in (Decision.DENY, Decision.ASK)):
             return effects
         added: dict[Effect, None] = {}

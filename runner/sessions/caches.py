@@ -17,8 +17,11 @@ PATTERNS = {"images": "*-*-*.*", "toolbox": "*-*.*", "packages": "archives/*.deb
 
 def old_caches(cache: Path, before: float) -> Iterator[tuple[str, list[Path]]]:
     """(name, files or directories) of each cache that were last used before then (seconds since the epoch). No box
-    may run. While entries are handed out, the caches are locked.
+    may run. While entries are handed out, the caches are locked. A `cache` that is a link is shared with other state
+    homes, whose sessions are not known here: nothing of it is old.
     """
+    if cache.is_symlink():
+        return
     today = {f"{name}-{plain_digest(name)[:12]}" for name in recipe_names()} | {parts_digest()[:12]}
     with _locked(cache / "images" / "lock") as one, _locked(cache / "toolbox" / "lock") as two:
         for name, pattern in PATTERNS.items():

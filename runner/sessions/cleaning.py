@@ -11,11 +11,11 @@ from pathlib import Path
 
 from runner.errors import SessionBusyError
 from runner.sessions.store import Store, is_session_id
-from sandbox.containers import LABEL, OWNER_LABEL, SESSION_LABEL, ContainerInfo, owner_dead
+from sandbox.containers import LABEL, OWNER_LABEL, SESSION_LABEL, owner_dead
 from sandbox.engine import Engine
 from sandbox.errors import EngineRefusedError, SandboxError
 from sandbox.points import images_named
-from sandbox.system import forgotten, left_box, session_images, sweep
+from sandbox.system import forgotten, holds_work, left_box, session_images, sweep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ def remove_dead(engine: Engine, store: Store) -> Removed:
     """
     containers = volumes = 0
     for container in engine.containers.list(LABEL, all=True):
-        if _is_dead(container.labels, store) and not _holds_work(container, store):
+        if _is_dead(container.labels, store) and not holds_work(container.id, container.labels):
             engine.containers.remove(container.id, force=True)
             containers += 1
     for volume in engine.volumes.list(LABEL):
@@ -70,12 +70,6 @@ def _remove_images(engine: Engine, store: Store) -> int:
         with suppress(SessionBusyError, SandboxError, OSError), store.lock(session):
             gone += sweep(engine, session, images_named(directory).union(*named.values()))
     return gone
-
-
-def _holds_work(container: ContainerInfo, store: Store) -> bool:
-    """Whether what was installed in a session's box is nowhere but in this container."""
-    session = container.labels.get(SESSION_LABEL, "")
-    return is_session_id(session) and left_box(store.directory(session)) == container.id
 
 
 def _is_dead(labels: Mapping[str, str], store: Store) -> bool:

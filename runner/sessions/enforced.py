@@ -65,6 +65,8 @@ class Enforced:
             spec, _ = under_ceilings(replace(spec, policy_digest=""), self._chain.settings)
         else:
             check_spec(spec, self._chain.settings)
+        if any(self._chain.settings.value(key) is not None for key in ("allowedImages", "allowedRegistries")):
+            spec = replace(spec, image_digest="")  # a list of names is kept by the name, not by what a spec pins
         self.environ = dict(overlaid(environ, self._chain.settings))
         self.policy = policy_of(spec, self._chain, environ).policy
         if spec.policy_digest not in ("", self.policy.digest):

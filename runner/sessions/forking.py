@@ -55,13 +55,12 @@ class Forker:
         """
         began = time.monotonic()
         journal = self._travel.journal
-        if request.at:
-            goal = (await self._travel.timeline()).rewind(request.at)
-            checkpoint, head = goal.checkpoint, goal.to
-        else:
+        goal = (await self._travel.timeline()).rewind(request.at) if request.at else None
+        checkpoint = goal.checkpoint if goal is not None else ""
+        if not checkpoint:
             await self._travel.take("fork")
-            checkpoint, head = "", journal.head()
-        checkpoint = checkpoint or await asyncio.to_thread(lambda: workspace.checkpoints.present)
+            checkpoint = await asyncio.to_thread(lambda: workspace.checkpoints.present)
+        head = goal.to if goal is not None else journal.head()
         if not checkpoint:
             raise UsageError("there is nothing to fork yet: no prompt was given in this session")
         await asyncio.to_thread(self._store.prepare)

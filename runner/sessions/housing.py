@@ -22,6 +22,7 @@ from sandbox.keeper import KeeperImage
 from sandbox.pool import Pool
 from sandbox.roots import Root
 from sandbox.spec import Box, BoxSpec, Limits, Mount, Owner, Rung
+from sandbox.system import STATE_LABEL, state_mark
 from sandbox.toolbox import SERVER, TOOLBOX_PYTHON, Toolbox
 from sandbox.workspace import Workspace
 
@@ -232,6 +233,7 @@ class Housing:
             environment=self._environment,
             limits=Limits(**asdict(self._spec.box)),
             system_writable=self._spec.system_writable,
+            labels={STATE_LABEL: state_mark(self._directory)} if self._spec.system_writable else {},
             runtime=self._spec.runtime,
             locale=self._spec.locale,
             timezone=self._spec.timezone,

@@ -119,6 +119,7 @@ class Timeline:
                 "files": body.files,
                 "changed": list(body.changed),
                 "size": body.size,
+                "way": body.way,
                 "here": here,
             }
         )

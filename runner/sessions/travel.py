@@ -96,6 +96,7 @@ class Travel:
                 seconds=round(time.monotonic() - began, 6),
                 before=before,
                 changed=made.changed,
+                way=made.way,
             )
             self._record(body, cause=before)
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.text import Text
 
 from runner.events import Event, ModelReplied, TextDelta, TurnEnded, TurnStarted
 from runner.ui.ask import ALL, ALWAYS, NO, YES, grant_lines, keys_line, question
+from runner.ui.choose import choose, hint, is_questions, lines_of
 from runner.ui.glyphs import glyphs_for
 from runner.ui.keys import Keys
 from runner.ui.region import Region
@@ -25,12 +26,14 @@ HOLD = 0.4  # seconds in which a key was meant for something else, not for the q
 STATUS_ROWS = 14
 
 Answerer = Callable[[str, bool, bool], Awaitable[None]]
+Chooser = Callable[[str, dict[str, Any]], Awaitable[None]]
 
 
 class Live:
     """Shows one session on `out`, a terminal; `keys` is its keyboard.
 
     `answer(call, allowed, always)` carries the reply to a permission question; None: nobody is asked here.
+    `choose(call, input)` carries the input of a call with the user's answers to the model's questions in it.
     `state` is where a resumed session stands. `follow` may be called once per turn.
     """
 
@@ -40,6 +43,7 @@ class Live:
         *,
         keys: TextIO | None = None,
         answer: Answerer | None = None,
+        choose: Chooser | None = None,
         state: ViewState | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -47,7 +51,7 @@ class Live:
         self._region = Region(out)
         self._glyphs = glyphs_for(out.encoding)
         self._keys = Keys(keys, self._region.close) if keys is not None else None
-        self._answer = answer
+        self._answer, self._choose = answer, choose
         self._clock = clock
         self._above: list[Text] = []
         self._line = ""
@@ -143,17 +147,45 @@ class Live:
             async with self._asks:
                 await self._asks.wait_for(lambda: self.state.asks)
             ask = self.state.asks[0]
-            asking = asyncio.create_task(self._put(ask, keys))
+            asking = asyncio.create_task(self._reply(ask, keys, answer))
             gone = asyncio.create_task(self._gone(ask))
             try:
                 await asyncio.wait({asking, gone}, return_when=asyncio.FIRST_COMPLETED)
                 if asking.done():
-                    await answer(ask.call, *asking.result())
+                    asking.result()
                     await gone
             finally:
                 asking.cancel()
                 gone.cancel()
                 self._asking = None
+
+    async def _reply(self, ask: AskView, keys: Keys, answer: Answerer) -> None:
+        """Put one question, and hand the answer on."""
+        if self._choose is not None and is_questions(ask.tool, ask.input):
+            answers = await self._chosen(ask.input["questions"], keys)
+            if answers is None:
+                await answer(ask.call, False, False)
+            else:
+                await self._choose(ask.call, {**ask.input, "answers": answers})
+        else:
+            await answer(ask.call, *await self._put(ask, keys))
+
+    async def _chosen(self, questions: list[dict[str, Any]], keys: Keys) -> dict[str, str] | None:
+        """The answer to each question; None as soon as the user gives none."""
+
+        def show(line: Text) -> None:
+            self._asking = line
+
+        answers: dict[str, str] = {}
+        for one in questions:
+            self._print("ask", lines_of(one, self._glyphs))
+            show(hint(one, []))
+            await asyncio.sleep(HOLD)
+            said = await choose(one, keys.key, show)
+            if said is None:
+                return None
+            answers[one["question"]] = said
+        return answers
 
     async def _gone(self, ask: AskView) -> None:
         async with self._asks:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import agent, boxes, floors, policy
+from tests.bench import agent, boxes, floors, policy, travel
 from tests.bench.figures import Figure, median, show
 
 FILES = 100_000
@@ -48,6 +48,8 @@ def measure(work: Path, home: Path, console: Console) -> list[Figure]:
     turn = {tool: median([gap for run in several for gap in run.gaps]) for tool, several in runs.items()}
     console.print("sessions side by side …")
     many = boxes.side_by_side(small, home)
+    console.print("going back and forth …")
+    travels = travel.measure(work, home, small, large)
     return [
         Figure(
             name="start to first tool answer", value=ours, unit="ms", floor=plain, floor_name="run -d + exec",
@@ -84,6 +86,7 @@ def measure(work: Path, home: Path, console: Console) -> list[Figure]:
             name="controller's peak memory, 30 turns", value=max(run.peak for run in every) / 1e6, unit="MB",
             wanted=120, others="codex 154, mini 228, claude 310",
         ),
+        *travels,
         *policy.measure(),
     ]  # fmt: skip
 

@@ -17,6 +17,7 @@ from runner.sessions.store import Store, state_home
 from sandbox.copies import remove_tree
 from sandbox.engine import connect
 from sandbox.images import ensure_image
+from sandbox.pool import Pool
 from sandbox.spec import Box, Command, Exited
 from sandbox.toolbox import ensure_toolbox
 from tests.bench.figures import median
@@ -33,10 +34,12 @@ def lay(home: Path) -> Ground:
 
 
 @asynccontextmanager
-async def housed(repository: Path, home: Path) -> AsyncIterator[tuple[Housing, PurePosixPath]]:
-    """A session's housing over `repository`, not begun, and its place in the box; gone afterwards with its layers."""
+async def housed(repository: Path, home: Path, *, system: bool = False) -> AsyncIterator[tuple[Housing, PurePosixPath]]:
+    """A session's housing over `repository`, not begun, and its place in the box; gone afterwards with its layers.
+    `system`: its root file system is writable.
+    """
     environ = dict(os.environ) | {"FUMEHOOD_HOME": str(home)}
-    spec = new_spec(repository, environ=environ, model="scripted:none")
+    spec = new_spec(repository, environ=environ, model="scripted:none", system_writable=system)
     store = Store(state_home(environ))
     store.prepare()
     ground = await asyncio.to_thread(lay, store.home)
@@ -51,19 +54,24 @@ async def housed(repository: Path, home: Path) -> AsyncIterator[tuple[Housing, P
         record=lambda _: None,
         identity=("", ""),
         environment={},
+        pool=Pool(store.layers, sessions=store.sessions),
     )
     try:
         yield housing, box_cwd(spec)
     finally:
         workspace = housing.workspace
+        await housing.end("bench")
+        if workspace is not None:
+            workspace.system.discard(frozenset)
         await housing.close()
         if workspace is not None:
             remove_tree(directory)
+            workspace.pool.sweep()
 
 
-async def bash(box: Box, cwd: PurePosixPath) -> int:
+async def bash(box: Box, cwd: PurePosixPath, script: str = TRUE) -> int:
     """One Bash call as the tool makes it: a shell, its output to the end."""
-    async for item in await box.exec(Command(argv=(TRUE,), shell=True, merge=True, cwd=cwd, timeout=10)):
+    async for item in await box.exec(Command(argv=(script,), shell=True, merge=True, cwd=cwd, timeout=60)):
         if isinstance(item, Exited):
             return item.code
     raise AssertionError

@@ -1,5 +1,5 @@
-"""Figures of checkpoints: small ones over a small and a large repository, none, a very large one beside tar, and
-going back. Run by itself: `python -m tests.bench.checkpoints [HOME]`.
+"""Figures of checkpoints: small ones over a small and a large repository, none, a very large one beside tar,
+going back, and forks. Run by itself: `python -m tests.bench.checkpoints [HOME]`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from runner.sessions.housing import Housing
 from runner.sessions.store import Store
+from sandbox.checkpoints import Checkpoint
+from sandbox.conformance import collect
+from sandbox.copies import remove_tree
+from sandbox.disk import usage_of
+from sandbox.spec import Command
 from sandbox.workspace import Workspace
-from tests.bench.boxes import housed
+from tests.bench.boxes import bash, housed
 from tests.bench.figures import median
 
 CHANGED = 100
@@ -58,27 +64,111 @@ async def small(repository: Path, home: Path, rounds: int = 15) -> dict[str, flo
         return {name: median(each) for name, each in taken.items()}
 
 
-async def large(repository: Path, home: Path) -> dict[str, float]:
-    """ms of a checkpoint of 30,000 new files, of tar of the same, and of going back from them."""
-    async with housed(repository, home) as (housing, _):
-        await housing.box()
+async def large(repository: Path, home: Path) -> dict[str, float | str]:
+    """ms of a checkpoint of 30,000 new files (frozen where that can be: `way`), of tar of the same, of going back from
+    it and forth again under a running box where that can be (`box`), and of the same for 100 changed files.
+    """
+    async with housed(repository, home) as (housing, cwd):
+        box = await housing.box()
         workspace = housing.workspace
         assert workspace is not None
-        first = workspace.checkpoints.take("first")
-        assert first is not None
+        first = await _taken(workspace)
         (upper,) = [workspace._places.top(layer) for layer in workspace.layers if layer.host == repository]
         files(upper, NEW, 9000)
-        found = {"tar": timed(lambda: subprocess.run(["tar", "-cf", home / "x.tar", "-C", upper, "."], check=True))}
-        found["taken"] = timed(lambda: workspace.checkpoints.take("x"))
+        found: dict[str, float | str] = {
+            "tar": timed(lambda: subprocess.run(["tar", "-cf", home / "x.tar", "-C", upper, "."], check=True))
+        }
         (home / "x.tar").unlink()
-        await housing.end("bench")
-        found["back"] = timed(lambda: _back(workspace, first.id))
+        began = time.perf_counter()
+        frozen = await _taken(workspace)
+        found |= {"taken": _ms(began), "way": frozen.way}
+        found["back"], found["box"] = await _gone(workspace, housing, first.id)
+        found["forth"], _ = await _gone(workspace, housing, frozen.id)
+        box = await housing.box()
+        command = f"cd {cwd}; for i in $(seq 0 {CHANGED - 1}); do echo $i > d$i/f$((i * 30)); done"
+        await collect(await box.exec(Command(argv=("/bin/sh", "-c", command), cwd=cwd)))
+        small = await _taken(workspace)
+        found["small back"], _ = await _gone(workspace, housing, frozen.id)
+        found["small forth"], _ = await _gone(workspace, housing, small.id)
         return found
 
 
-def _back(workspace: Workspace, checkpoint: str) -> None:
-    workspace.checkpoints.restore(checkpoint)
+async def installed(repository: Path, home: Path, rounds: int = 5) -> dict[str, float]:
+    """p50 in ms, with a writable root file system: a checkpoint of 500 files and 20 MB that were installed there, one
+    of none, and undo of it, until the files are back and until the next box answers.
+    """
+    install = (
+        "mkdir -p /opt/p; cd /opt/p; for n in $(seq 500); do head -c 40000 /dev/urandom > $n; done; cp -r . /opt/q"
+    )
+    async with housed(repository, home, system=True) as (housing, cwd):
+        found: dict[str, list[float]] = {"taken": [], "none": [], "undone": [], "answers": []}
+        box = await housing.box()
+        workspace = housing.workspace
+        assert workspace is not None
+        first = await workspace.checkpoint("first")
+        assert first is not None
+        for _ in range(rounds):
+            await bash(box, cwd, install)
+            for name in ("taken", "none"):
+                began = time.perf_counter()
+                await workspace.checkpoint("x")
+                found[name].append((time.perf_counter() - began) * 1000)
+            began = time.perf_counter()
+            await housing.end("bench")
+            await workspace.restore(first.id)
+            workspace.checkpoints.settle()
+            found["undone"].append((time.perf_counter() - began) * 1000)
+            box = await housing.restart()
+            await bash(box, cwd)
+            found["answers"].append((time.perf_counter() - began) * 1000)
+        return {name: median(each) for name, each in found.items()}
+
+
+async def forks(repository: Path, home: Path, count: int = 3) -> dict[str, float | str]:
+    """ms for each of some forks of a box with 300 MB written, and for the first command in one; MB that they took."""
+    async with housed(repository, home) as (housing, cwd):
+        box = await housing.box()
+        workspace = housing.workspace
+        assert workspace is not None
+        await collect(await box.exec(Command(argv=("/bin/sh", "-c", "head -c 300M /dev/urandom > large"), cwd=cwd)))
+        before, began = _used(home), time.perf_counter()
+        taken = await _taken(workspace)
+        targets = [(f"{number:08}-0000-4000-8000-000000000000", home / f"fork{number}") for number in range(count)]
+        for _, target in targets:
+            target.mkdir(mode=0o700)
+        await workspace.fork(taken.id, targets)
+        found: dict[str, float | str] = {"each": _ms(began) / count, "way": taken.way}
+        found["MB more"] = (_used(home) - before) / 1e6
+        for _, target in targets:
+            remove_tree(target)
+        return found
+
+
+async def _taken(workspace: Workspace) -> Checkpoint:
+    made = await workspace.checkpoint("x")
+    assert made is not None
+    return made
+
+
+async def _gone(workspace: Workspace, housing: Housing, checkpoint: str) -> tuple[float, str]:
+    began, kept = time.perf_counter(), "kept"
+    if await workspace.restore(checkpoint) is None:
+        await housing.end("bench")
+        assert await workspace.restore(checkpoint) is not None
+        kept = "ended"
     workspace.checkpoints.settle()
+    took = _ms(began)
+    if kept == "ended":
+        await housing.restart()
+    return took, kept
+
+
+def _ms(began: float) -> float:
+    return round((time.perf_counter() - began) * 1000, 1)
+
+
+def _used(home: Path) -> int:
+    return sum(usage_of(home / name) for name in ("sessions", "layers", "fork0", "fork1", "fork2"))
 
 
 def main() -> None:
@@ -90,7 +180,9 @@ def main() -> None:
             repository = Path(work) / f"r{count}"
             files(repository, count, 100)
             print(count, asyncio.run(small(repository, home)), flush=True)
+        print("installed", asyncio.run(installed(Path(work) / "r100", home)), flush=True)
         print("30,000 new", asyncio.run(large(Path(work) / "r100", home)), flush=True)
+        print("forks", asyncio.run(forks(Path(work) / "r100", home)), flush=True)
 
 
 if __name__ == "__main__":

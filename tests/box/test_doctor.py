@@ -13,6 +13,7 @@ from tests.support.ssh import pretend_ssh
 pytestmark = pytest.mark.box
 
 
+@pytest.mark.usefixtures("base_image")
 async def test_a_machine_with_an_engine_passes_every_check_that_is_a_promise(tmp_path: Path) -> None:
     state = tmp_path / "state"
     checks = {each.name: each for each in await examine(os.environ, state=state, cwd=Path(__file__).parent)}

@@ -28,9 +28,10 @@ pytestmark = [pytest.mark.box, pytest.mark.timeout(600)]
 LOOK = r"""
 import hashlib, json, os, stat
 LAYERS = [os.fsencode(p) for p in (os.getcwd(), os.path.expanduser("~"), "/tmp", "/var/tmp")]
-SKIPPED = {b"/proc", b"/sys", b"/dev", b"/run", b"/opt/fumehood", b"/etc/hosts", b"/etc/hostname", b"/etc/resolv.conf"}
-# Directories in which the engine makes its mount points, with each container anew.
-HOLDERS = {b"/", b"/dev", b"/etc", b"/home", b"/opt", b"/workspace"}
+ENGINES = (b"/.dockerenv", b"/etc/hosts", b"/etc/hostname", b"/etc/mtab", b"/etc/resolv.conf")
+SKIPPED = {b"/proc", b"/sys", b"/dev", b"/run", b"/opt/fumehood", *ENGINES}
+# What each new container gets: mount points in these directories, and our shim for sudo.
+HOLDERS = {b"/", b"/dev", b"/etc", b"/home", b"/opt", b"/workspace", b"/usr/local/bin", b"/usr/local/bin/sudo"}
 first = {}
 def tell(path):
     seen, own = os.lstat(path), ""
@@ -155,8 +156,10 @@ async def start(inside: Inside) -> None:
     inside.workspace.freezer = await asyncio.to_thread(Freezer, inside.bench.engine, inside.box_id)
 
 
-def different(one: dict[str, str], other: dict[str, str]) -> list[tuple[str | None, str | None]]:
-    return [(one.get(path), other.get(path)) for path in sorted({*one, *other}) if one.get(path) != other.get(path)]
+def different(one: dict[str, str], other: dict[str, str]) -> str:
+    """A line for each path that is not the same; so many as can be read."""
+    found = [path for path in sorted({*one, *other}) if one.get(path) != other.get(path)]
+    return "".join(f"{one.get(path)} is now {other.get(path)}\n" for path in found[:12])
 
 
 async def round_trip(inside: Inside, steps: list[str], *, works: str) -> None:
@@ -170,12 +173,13 @@ async def round_trip(inside: Inside, steps: list[str], *, works: str) -> None:
     for number in (0, len(steps), 1, len(steps) - 1, len(steps)):
         checkpoint, then = states[number]
         await back_to(inside, checkpoint)
-        assert different(then, await look(inside)) == [], number
+        assert not (found := different(then, await look(inside))), f"{number}:\n{found}"
         assert await inside.workspace.checkpoint("nothing changed") is None
     assert await inside.run(works) == said
+    last = await look(inside)
     await inside.end()
     await start(inside)
-    assert different(states[-1][1], await look(inside)) == [], "after the end of the box"
+    assert not (found := different(last, await look(inside))), f"after the end of the box:\n{found}"
 
 
 async def test_what_pip_and_git_leave_comes_back(

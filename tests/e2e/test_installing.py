@@ -78,6 +78,7 @@ def test_what_was_installed_outlives_a_controller_that_is_killed(repository: Ben
     (session,) = (row["session"] for row in repository.sessions())
     assert "two" in repository.run("diff", "--stat").stdout
     repository.run("clean")
+    repository.run("clean", FUMEHOOD_HOME=str(repository.scratch / "another"))
     shown = repository.run("shell", "-c", "cat /srv/first /srv/second one two").stdout.split()
     assert shown == ["first", "second", "1", "2"]
     repository.run("undo")
@@ -87,3 +88,19 @@ def test_what_was_installed_outlives_a_controller_that_is_killed(repository: Ben
     assert shown == ["first", "second", "1", "2"]
     repository.run("discard", "--yes")
     assert left(engine, session) == []
+
+
+def test_a_fork_has_what_was_installed_when_its_origin_is_gone(repository: Bench, engine: Engine) -> None:
+    script = repository.script({"tools": [bash("echo installed > /srv/installed; echo 1 > one")]}, {"text": "done"})
+    repository.run("-p", "--system", "writable", "--model", script, "install")
+    (origin,) = (row["session"] for row in repository.sessions())
+    (fork,) = json.loads(repository.run("fork", "--json").stdout)["forks"]
+    repository.run("discard", origin, "--yes")
+    repository.run("clean")
+    assert repository.run("shell", fork, "-c", "cat /srv/installed one; echo 2 > /srv/two").stdout.split() == [
+        "installed", "1",
+    ]  # fmt: skip
+    assert repository.run("shell", fork, "-c", "cat /srv/installed /srv/two").stdout.split() == ["installed", "2"]
+    repository.run("discard", fork, "--yes")
+    repository.run("clean")
+    assert left(engine, origin) == left(engine, fork) == []

@@ -40,7 +40,8 @@ def travelled(repository: Bench) -> Bench:
     for number, work in enumerate((FIRST, SECOND)):
         model = repository.script({"tools": [bash(work)]}, {"text": f"did {number}"})
         which = ["--session-id", SESSION] if not number else ["--continue"]
-        repository.run("-p", *which, "--model", model, f"turn {number}")
+        assert repository.run("-p", *which, "--model", model, f"turn {number}").stdout == f"did {number}\n"
+    assert {"d", "new/40", "larger"} <= {row["path"] for row in json.loads(repository.run("diff", "--json").stdout)}
     return repository
 
 
@@ -95,9 +96,10 @@ def test_undo_and_redo_on_a_full_disk_are_done_or_not_done(travelled: Bench, see
 def walk_over_and_back(bench: Bench, seed: int, count: int, act: str) -> None:
     ways = {True: ("apply",), False: ("apply", "--undo")}
     digests = {False: tree_digest(bench.place)}
-    most = {True: stopped(bench, *ways[True], at=0).count}
+    whole = stopped(bench, *ways[True], at=0)
+    most = {True: whole.count}
     digests[True] = tree_digest(bench.place)
-    assert digests[True] != digests[False]
+    assert digests[True] != digests[False], whole
     most[False] = stopped(bench, *ways[False], at=0).count
     assert tree_digest(bench.place) == digests[False]
     forth = True
@@ -180,6 +182,45 @@ def test_a_turn_killed_anywhere_is_undone_to_what_was_before(repository: Bench, 
 @rounds(1, 10, 1)
 def test_a_turn_on_a_full_disk_is_undone_to_what_was_before(repository: Bench, seed: int, count: int) -> None:
     turns_that_end(repository, seed, count, "ENOSPC")
+
+
+def told(bench: Bench, session: str) -> tuple[str, list[str]]:
+    """What a session is to its user: its changes and its turns."""
+    turns = json.loads(bench.run("checkpoints", session, "--json").stdout)["turns"]
+    return bench.run("diff", session).stdout, [turn["text"] for turn in turns if turn["here"]]
+
+
+def forks_and_collections(bench: Bench, command: tuple[str, ...], seed: int, count: int) -> None:
+    was = told(bench, SESSION)
+    most = stopped(bench, *command, at=0).count
+    for drawn in points((seed, *command), count, 10**6):
+        at = 1 + drawn % most
+        end = stopped(bench, *command, at=at)
+        what = f"{command} killed at {at} of {most}: {end.hit}; exit {end.code}; {end.err}"
+        sessions = [row["session"] for row in bench.sessions()]
+        assert SESSION in sessions, what
+        for session in sessions:
+            assert told(bench, session) == was, what
+        assert bench.run("fsck", check=None).returncode == 0, what
+        for session in sessions:
+            if session != SESSION:
+                bench.run("discard", session, "--yes")
+    bench.run(*command)
+    assert told(bench, SESSION) == was
+    bench.run("undo", "2", "--session", SESSION)
+    assert told(bench, SESSION) == ("", [])
+    bench.run("redo", "--session", SESSION)
+    assert told(bench, SESSION) == was
+
+
+@rounds(1, 10, 2)
+def test_a_fork_killed_anywhere_is_there_whole_or_not_at_all(travelled: Bench, seed: int, count: int) -> None:
+    forks_and_collections(travelled, ("fork", SESSION, "-n", "2"), seed, count)
+
+
+@rounds(1, 15, 2)
+def test_a_collection_killed_anywhere_loses_nothing(travelled: Bench, seed: int, count: int) -> None:
+    forks_and_collections(travelled, ("gc", "--max-age", "0", "--turns", "2"), seed, count)
 
 
 if os.uname().machine != "x86_64":

@@ -17,6 +17,7 @@ from sandbox.keeper import KeeperImage
 from sandbox.pool import Pool
 from sandbox.roots import find_roots
 from sandbox.spec import BoxSpec, Command, Exited, Limits, Mount, Rung
+from sandbox.system import STATE_LABEL, state_mark
 from sandbox.toolbox import SERVER, TOOLBOX_PYTHON, Toolbox
 from sandbox.workspace import Workspace
 
@@ -77,6 +78,7 @@ class Inside:
         self.root = found.roots[0]
         self.name = name
         self.system = system
+        self.state = state
         self.workspace = Workspace(
             bench.engine,
             session=name,
@@ -134,6 +136,7 @@ class Inside:
             session=self.name,
             image=(await self.workspace.image(self.bench.image)).id,
             system_writable=self.system,
+            labels={STATE_LABEL: state_mark(self.state)} if self.system else {},
             environment=self.environment,
             owner=self.root.owner,
             cwd=self.cwd,

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from sandbox import confined
 from sandbox.apply import Applied, Applies, Part, Recovered, UndoRefusedError
 from sandbox.bases import Bases
-from sandbox.errors import WorkspaceError
+from sandbox.errors import SandboxError, WorkspaceError
 from sandbox.held import HeldBack
 from sandbox.manifest import Manifest
 from sandbox.plan import ApplyConflictError, Selection, make_plan
@@ -244,6 +245,64 @@ def test_directories_that_close_themselves_are_recovered_too(tmp_path: Path, fir
         if not killed:
             break
         number += STRIDE
+
+
+@pytest.mark.parametrize("work", [Work.apply, Work.undo], ids=["apply", "undo"])
+def test_log_that_cannot_grow_leaves_all_as_it_was_or_is_recovered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[Work], object]
+) -> None:
+    ends, number = set(), 0
+    while True:
+        stage = fresh(tmp_path, number)
+        if work is Work.undo:
+            Work(stage).apply()
+        count, real = 0, os.pwrite
+
+        def full(fd: int, data: bytes, at: int) -> int:
+            nonlocal count
+            count += 1
+            if count > number:  # noqa: B023  (called in this round only)
+                raise OSError(28, "no space left")
+            return real(fd, data, at)  # noqa: B023
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "pwrite", full)
+            try:
+                work(Work(stage))
+            except (OSError, SandboxError):
+                pass
+            else:
+                break
+        Work(stage).recover()
+        shape = read(stage.root)
+        assert shape in (BEFORE, AFTER), number
+        ends.add(shape == AFTER)
+        # What was taken back has other ctimes: it may count as the host's own, and must be asked for then.
+        Work(stage).apply(Selection(force=True))
+        assert read(stage.root) == AFTER
+        shutil.rmtree(stage.base)
+        number += 1
+    assert ends == {True, False}
+
+
+def test_apply_that_went_back_can_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = fresh(tmp_path, 0)
+    real, calls = confined.exchange_beneath, []
+
+    def full(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise OSError(28, "no space left")
+        real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(confined, "exchange_beneath", full)
+        with pytest.raises(SandboxError, match="no space"):
+            Work(stage).apply()
+    assert read(stage.root) == BEFORE
+    assert Work(stage).recover() == []
+    Work(stage).apply()
+    assert read(stage.root) == AFTER
 
 
 def test_host_that_changes_in_the_middle_takes_everything_back(tmp_path: Path) -> None:

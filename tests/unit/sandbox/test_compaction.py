@@ -188,3 +188,27 @@ def test_what_does_not_shrink_stays_plain_and_large_contents_stand_alone(tmp_pat
         assert [target.get(digest) for digest in digests] == [noise, large, b"small", large + b"2"]
         assert target.size < 60_000
         assert target.plain == len(noise) + len(b"small")
+
+
+async def test_a_workspace_packs_in_the_background_when_there_is_enough(stage: PastStage) -> None:
+    def packed() -> bool:
+        with Store(log(stage), writable=False) as store:
+            return any(record.kind == PACK for record in store.records)
+
+    stage.turn({"f": (0o644, b"small\n")})
+    stage.take()
+    stage.workspace.tidy()
+    stage.workspace._packing.wait()
+    assert not packed()
+    stage.turn({"f": (0o644, b"a line that comes again and again\n" * 60_000)})
+    point = stage.take()
+    stage.workspace.tidy()
+    stage.workspace._packing.wait()
+    assert packed()
+    assert log(stage).stat().st_size < 50_000
+    stage.turn({"f": (0o644, b"changed\n")})
+    stage.take()
+    assert back(stage, point) == {"f": (0o644, b"a line that comes again and again\n" * 60_000)}
+    stage.workspace.tidy()
+    await stage.workspace.release()
+    assert not beside(log(stage)).exists()

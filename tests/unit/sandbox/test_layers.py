@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from sandbox.copies import copy_tree, remove_tree
-from sandbox.disk import DiskWatch, usage_of
+from sandbox.disk import DiskWatch, pause_for, usage_of
 from sandbox.errors import StoreError, WorkspaceError
 from sandbox.layers import Layer, LayerTable, choose_rung, copy_attributes, overlay_options
 from sandbox.remote import tar_pieces
@@ -158,6 +158,24 @@ async def test_disk_watch_says_which_bound_was_reached(tmp_path: Path) -> None:
     await DiskWatch(tmp_path, Limits(disk_floor=1 << 60), full).run()
     assert said[0] == "the session's disk budget of 0 MiB is used up"
     assert said[1].startswith("the host has only ")
+
+
+@pytest.mark.parametrize(
+    ("room", "lost", "seconds", "pause"),
+    [
+        (1000, 0, 0.5, 0.1),
+        (1000, -5, 0.5, 0.1),
+        (1000, 100, 0.0, 0.1),
+        (1000, 5000, 0.5, 0.05),
+        (1000, 10_000, 0.5, 0.025),
+        (1000, 10, 0.5, 0.1),
+        (-1, 10, 0.5, 0.02),
+    ],
+)
+def test_the_disk_is_looked_at_the_sooner_the_faster_it_fills(
+    room: int, lost: int, seconds: float, pause: float
+) -> None:
+    assert pause_for(room, lost, seconds) == pause
 
 
 async def test_disk_watch_is_not_misled_by_others_who_free_what_the_session_takes(tmp_path: Path) -> None:

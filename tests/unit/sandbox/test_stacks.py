@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import stat
@@ -28,7 +29,8 @@ from sandbox.stacks import StackTree
 from sandbox.states import Frozen, Row, State
 from sandbox.trees import LocalTree, Tree, content
 from tests.support.layers_by_hand import whiteout
-from tests.unit.sandbox.test_checkpoints import CHANGES, KilledError, Stand, change, tree
+from tests.support.whole_tree import tree
+from tests.unit.sandbox.test_checkpoints import CHANGES, KilledError, Stand, change
 
 FREEZE_ALL = (0, 0)
 NEVER = (10**6, 1 << 40)
@@ -448,3 +450,50 @@ def test_what_could_not_be_frozen_is_copied_once_for_all_forks(stand: Stand, tmp
     own = LayerTable.read(stand.layers / "layers.json")
     assert own is not None
     assert own.frozen == ()
+
+
+def test_a_pool_on_another_mount_means_the_log(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.rename
+
+    def elsewhere(path: Path, target: Path) -> Path:
+        if "frozen" in str(path) and "frozen" not in str(target):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", elsewhere)
+    (stand.root / "a").write_text("one")
+    stand.checkpoints.most = FREEZE_ALL
+    made = stand.checkpoints.take("x", swap=AtRest())
+    assert made is not None
+    assert (made.way, lowers(stand, "root")) == ("log", ())
+    table = LayerTable.read(stand.layers / "layers.json")
+    assert table is not None
+    assert table.frozen == ()
+    assert read(stand.checkpoints, stand.checkpoints.state(made.id)["root"]["a"]) == b"one"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_directory_that_its_owner_may_not_write_is_never_moved() -> None:
+    """Moving it writes in it; half done, the session could not be gone on with."""
+    with tempfile.TemporaryDirectory() as base:
+        stand = Stand(Path(base) / "s")
+        (stand.root / "a").write_text("one")
+        stand.checkpoints.most = FREEZE_ALL
+        for path in (Path(base), *Path(base).rglob("*")):
+            os.chown(path, 1234, 1234)
+        stand.root.chmod(0o555)
+        child = os.fork()
+        if child == 0:
+            os._exit(_as_user(stand))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _as_user(stand: Stand) -> int:
+    code = 1
+    with suppress(BaseException):
+        os.setresgid(1234, 1234, 1234)
+        os.setresuid(1234, 1234, 1234)
+        made = stand.checkpoints.take("x", swap=AtRest())
+        kept = made is not None and read(stand.checkpoints, stand.checkpoints.state(made.id)["root"]["a"])
+        code = 0 if kept == b"one" and not lowers(stand, "root") and lowers(stand, "home") else 2
+    return code

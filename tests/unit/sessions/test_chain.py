@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 
+from runner.approval import ClientApprover, DenyApprover
+from runner.cli.trust import ask_before_run
 from runner.effects import Decision, Mode, Source
 from runner.errors import LockedError, ManagedError, PolicyChangedError, SettingsError, UsageError
 from runner.policy.calls import call_of, judge
 from runner.policy.environment import HOST, MEANINGS, NUMBERS, passes
 from runner.policy.managed import Places
 from runner.policy.trust import Grants, content_digest
-from runner.sessions.chain import Chain, read_chain, read_given
+from runner.remote_approval import RemoteApprover
+from runner.sessions.chain import SOURCES, Chain, read_chain, read_given
 from runner.sessions.enforced import Enforced
 from runner.sessions.specs import chain_of, ground_of, new_spec, policy_of, resume_spec
 from runner.sessions.store import Store
@@ -527,3 +532,39 @@ def test_before_each_turn_managed_settings_are_looked_at(machine: Machine) -> No
     assert change is not None
     assert change.problem is None
     assert [rule.text for rule in change.policy.rules] == ["Bash(c)"]
+
+
+def test_a_spec_cannot_pin_another_image_than_the_one_it_names(machine: Machine) -> None:
+    manage(machine.places, {"allowedImages": ["base"]})
+    spec = SessionSpec.from_json(machine.spec().to_json() | {"image_digest": "sha256:evil"})
+    assert machine.enforced(spec).spec.image_digest == ""
+
+
+def test_who_is_asked_is_what_settings_say_and_nobody_where_they_say_so(machine: Machine) -> None:
+    client = ClientApprover()
+    assert isinstance(machine.enforced(machine.spec()).approver(None), DenyApprover)
+    assert machine.enforced(machine.spec()).approver(client) is client
+    secret = put(machine.home / "secret", "a secret of sixteen bytes and more")
+    machine.user({"approver": {"url": "http://127.0.0.1:9/", "secretFile": str(secret), "deadline": 1}})
+    assert isinstance(machine.enforced(machine.spec()).approver(None), RemoteApprover)
+    machine.user({"approver": {"url": "http://elsewhere.example/", "secretFile": str(secret)}})
+    with pytest.raises(SettingsError, match="https:// is needed"):
+        machine.spec()
+    machine.user({})
+    machine.repository({"permissions": {"denyInsteadOfPrompting": True}})  # it tightens: trusted or not
+    assert isinstance(machine.enforced(machine.spec()).approver(client), DenyApprover)
+
+
+@pytest.mark.parametrize("key", ["y\n", "\n"])
+def test_before_a_run_in_a_terminal_trust_is_asked_for_once(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    machine.repository({"permissions": {"deny": ["Bash(x)"]}})
+    monkeypatch.setattr(sys, "stdin", io.StringIO(key))
+    ask_before_run(machine.project, machine.environ, SOURCES)  # only deny rules: nothing to ask
+    assert capsys.readouterr().err == ""
+    machine.repository({"permissions": {"allow": ["WebFetch\x1b[2J"]}})
+    ask_before_run(machine.project, machine.environ, SOURCES)
+    said = capsys.readouterr().err
+    assert "permissions.allow: WebFetch\u241b[2J" in said
+    assert machine.chain().trusted is (key == "y\n")

@@ -13,9 +13,14 @@ from runner.events import PromptGiven
 from runner.sessions.checking import Finding, Report, check
 from runner.sessions.store import Store
 from runner.sessions.usage import measure
+from sandbox.checkpoints import Checkpoints
 from sandbox.compaction import repack
+from sandbox.fsck import check_stores
+from sandbox.pool import Pool
+from sandbox.spec import Owner
 from sandbox.store import CONTENT, PACK, digest_of
 from sandbox.store import Store as Log
+from sandbox.workspace import Workspace
 from tests.support.kept_sessions import KeptSession
 from tests.support.layers_by_hand import Shape
 
@@ -212,3 +217,41 @@ def test_a_frozen_layer_that_was_touched_names_who_stands_on_it(store: Store, tm
         f"frozen layer {lower}": (second, third),
         f"frozen layer {upper}": (third,),
     }
+
+
+def test_a_fork_is_checked_with_what_it_took_over_from_its_origin(store: Store, session: KeptSession) -> None:
+    fork = "99999999-1111-4111-8111-111111111111"
+    session.stage.workspace = session.stage.open()
+    directory = store.directory(fork)
+    directory.mkdir()
+    session.stage.workspace.checkpoints.fork(session.points[2], [(fork, directory)])
+    session.stage.workspace.checkpoints.close()
+    pool = Pool(store.layers, sessions=store.sessions)
+    assert check_stores(directory, pool=pool).damages == []
+    repack(session.log)
+    assert check_stores(directory, pool=pool).damages == []
+    with Checkpointed(session, fork, directory) as checkpoints:
+        (directory / "layers/root/upper/new").write_text("of the fork")
+        made = checkpoints.take("x")
+        assert made is not None
+    assert check_stores(directory, pool=pool).damages == []
+    flip(directory / "store/checkpoints.from-000", b"only b\n")
+    (damage,) = check_stores(directory, pool=pool).damages
+    assert (damage.file, damage.paths) == ("store/checkpoints.from-000", ("root/b",))
+    assert session.points[2] in damage.checkpoints
+
+
+class Checkpointed:
+    """The checkpoints of a fork."""
+
+    def __init__(self, session: KeptSession, fork: str, directory: Path) -> None:
+        owner = Owner(uid=os.getuid(), gid=os.getgid())
+        self.workspace = Workspace(
+            None, session=fork, state=directory, roots=session.stage.workspace.roots, owner=owner, pool=session.pool
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self.workspace.checkpoints
+
+    def __exit__(self, *_: object) -> None:
+        self.workspace.checkpoints.close()

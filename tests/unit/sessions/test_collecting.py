@@ -11,6 +11,7 @@ import pytest
 
 from runner.sessions.collecting import DAY, Collection, Collector, Rules
 from runner.sessions.store import Store
+from sandbox.copies import remove_tree
 from sandbox.recipe import plain_digest
 from sandbox.store import PACK
 from sandbox.store import Store as Log
@@ -198,6 +199,17 @@ def test_old_caches_go_but_not_what_todays_recipes_make_nor_beside_a_live_sessio
     assert [path.exists() for path in paths] == [True, False, True, False]
 
 
+def test_caches_that_other_state_homes_share_are_left_alone(store: Store, tmp_path: Path) -> None:
+    old = tmp_path / "shared/images" / f"base-{'0' * 12}-x86_64.tar.gz"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"x")
+    os.utime(old, (LONG_AGO, LONG_AGO))
+    store.cache.rmdir()
+    store.cache.symlink_to(tmp_path / "shared")
+    assert collect(store).rows == []
+    assert old.exists()
+
+
 def test_frozen_layers_go_with_the_last_checkpoint_that_stood_on_them(store: Store, tmp_path: Path) -> None:
     session = KeptSession(store, tmp_path / "s")
     first = session.frozen_turn("a", at=LONG_AGO)
@@ -220,3 +232,32 @@ def test_frozen_layers_go_with_the_last_checkpoint_that_stood_on_them(store: Sto
     session.store.forget(session.store.load(session.id))
     assert [(row.name, row.files) for row in collect(store, emptied=[]).rows] == [("layers", 2)]
     assert session.pool.layers() == ()
+
+
+def test_a_fork_keeps_what_it_took_over_and_is_packed_all_the_same(store: Store, tmp_path: Path) -> None:
+    session = worked(store, tmp_path / "s")
+    fork = KeptSession(store, tmp_path / "fork")
+    fork.rest()
+    for name in ("store", "layers"):
+        remove_tree(fork.directory / name)
+    session.stage.workspace.checkpoints.fork(session.points[2], [(fork.id, fork.directory)])
+    session.rest()
+    fork.stage.workspace = fork.stage.open()
+    (fork.directory / "layers/root/upper/t").write_bytes(b"of the fork\n" * 20_000)
+    made = fork.stage.workspace.checkpoints.take("x")
+    assert made is not None
+    states = [fork.stage.workspace.checkpoints.state(name) for name in (session.points[2], made.id)]
+    fork.stage.workspace.checkpoints.close()
+    size = fork.log.stat().st_size
+    rows = {row.name: row for row in collect(store, turns=0, emptied=[]).rows}
+    assert (rows[fork.id].checkpoints, rows[session.id].checkpoints) == (0, len(session.points) - 1)
+    assert fork.log.stat().st_size < size / 10
+    checkpoints = fork.stage.open().checkpoints
+    assert [checkpoints.state(name) for name in (session.points[2], made.id)] == states
+    rows_of = checkpoints.state(session.points[2])["root"]
+    assert b"".join(map(_bytes, checkpoints.pieces(rows_of["n"].payload))) == random.Random(1).randbytes(20_000)
+    checkpoints.close()
+
+
+def _bytes(piece: bytes | int) -> bytes:
+    return bytes(piece) if isinstance(piece, int) else piece

@@ -7,7 +7,7 @@ import struct
 import termios
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pyte
 import pytest
@@ -406,3 +406,50 @@ async def test_a_long_line_of_output_is_cut_and_a_long_line_of_text_is_folded(sc
         "word word word word word word",
         "word word word word word word",
     ]
+
+
+async def test_the_models_questions_are_answered_by_number(
+    scene: Scene, terminal: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "tcgetpgrp", lambda _fd: os.getpgrp())
+    screen = terminal()
+    chosen: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
+    options = [{"label": "SQLite", "description": "a file"}, {"label": "Postgres", "description": "a server"}]
+    questions = [
+        {"question": "Which one?", "header": "db", "options": options, "multiSelect": False},
+        {"question": "Which of them?", "header": "db", "options": options, "multiSelect": True},
+    ]
+
+    async def answer(_call: str, _given: bool, _always: bool) -> None:
+        raise AssertionError
+
+    async def choose(call: str, sent: dict[str, Any]) -> None:
+        await chosen.put((call, sent))
+
+    async def events() -> AsyncIterator[Event]:
+        scene.start()
+        scene.say(ApprovalAsked(call="c", tool="AskUserQuestion", input={"questions": questions}, reason=""))
+        for event in scene.events:
+            yield event
+        await asyncio.sleep(0.6)
+        assert screen.read()[-4:] == [
+            "? Which one?",
+            "  │ 1 SQLite  a file",
+            "  │ 2 Postgres  a server",
+            "1-2 choose  n no answer",
+        ]
+        screen.press("2")
+        await asyncio.sleep(0.6)
+        for key in ("2", "1"):
+            screen.press(key)
+            await asyncio.sleep(0.2)
+        assert screen.read()[-1] == "1-2 choose several, Enter done  n no answer  chosen: 1, 2"
+        screen.press("\n")
+        call, sent = await chosen.get()
+        assert (call, sent["questions"]) == ("c", questions)
+        assert sent["answers"] == {"Which one?": "Postgres", "Which of them?": "SQLite, Postgres"}
+        yield scene.say(ApprovalGiven(call="c", allowed=True, by="client"))
+        yield scene.end()
+
+    with open(os.ttyname(screen.out.fileno())) as keys:  # noqa: PTH123, ASYNC230
+        await Live(screen.out, keys=keys, answer=answer, choose=choose).follow(events())

@@ -1,0 +1,31 @@
+"""SECURITY.md names tests; they exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+SHORT = {"P": "tests/unit/policy/", "S": "tests/unit/sessions/"}
+
+
+def named_tests() -> list[tuple[Path, str]]:
+    """Every file that the table of others' failures names, and the test in it, "" for all of it."""
+    text = (ROOT / "SECURITY.md").read_text()
+    table = text[text.index("## How others failed") :]
+    found: list[tuple[Path, str]] = []
+    file = Path()
+    for short, name, test in re.findall(r"([PS]?)`([\w/.]*\.py)?(?:::(\w+))?`", table):
+        if name:
+            file = ROOT / (SHORT.get(short, "") + name)
+        if name or test:
+            found.append((file, test))
+    return found
+
+
+def test_every_test_that_the_table_names_is_there() -> None:
+    named = named_tests()
+    assert len(named) > 25
+    for file, test in named:
+        assert file.is_file(), file
+        assert not test or f"def {test}(" in file.read_text(), f"{file.name}::{test}"
