@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,7 @@ async def test_a_hooks_allow_beats_no_rule(stage: Stage, rule: str) -> None:
 
 async def test_a_hook_turns_an_allow_into_an_ask_that_no_hook_answers(stage: Stage) -> None:
     asks = stage.says("asks", hookSpecificOutput={"permissionDecision": "ask", "permissionDecisionReason": "hm"})
-    says = stage.says("yes", **ALLOW)
+    says = stage.says("yes", ALLOW)
     value = hooks("PreToolUse", hook(asks)).handlers + hooks("PermissionRequest", hook(says, where="host")).handlers
     await stage.play(use("Bash", command="touch made"), {"text": "ok"}, configured=Configured(handlers=value))
     assert ("Bash", "ask", "hook") in judged(stage)
@@ -108,7 +107,7 @@ async def test_a_hook_turns_an_allow_into_an_ask_that_no_hook_answers(stage: Sta
     ],
 )
 async def test_who_may_answer_what_the_mode_asks(stage: Stage, layer: Source, where: str, allowed: bool) -> None:
-    configured = hooks("PermissionRequest", hook(stage.says("yes", **ALLOW), where=where), layer=layer)
+    configured = hooks("PermissionRequest", hook(stage.says("yes", ALLOW), where=where), layer=layer)
     await stage.play(use("Bash", command="touch made"), {"text": "ok"}, configured=configured, mode=Mode.DEFAULT)
     assert (stage.repo / "made").exists() is allowed
     (given,) = stage.bodies(ApprovalGiven)
@@ -117,7 +116,7 @@ async def test_who_may_answer_what_the_mode_asks(stage: Stage, layer: Source, wh
 
 async def test_a_hook_in_the_box_may_say_no(stage: Stage) -> None:
     no = {"hookSpecificOutput": {"decision": {"behavior": "deny", "message": "never", "interrupt": True}}}
-    configured = hooks("PermissionRequest", hook(stage.says("no", **no)), layer=Source.PROJECT)
+    configured = hooks("PermissionRequest", hook(stage.says("no", no)), layer=Source.PROJECT)
     await stage.play(use("Bash", command="touch made"), configured=configured, mode=Mode.DEFAULT)
     (given,) = stage.bodies(ApprovalGiven)
     assert (given.allowed, given.by, given.reason) == (False, "hook", "never")
@@ -184,6 +183,10 @@ async def test_nothing_of_a_hook_stays(stage: Stage, where: str) -> None:
     assert not [pid for pid in found if alive(pid)]
 
 
+def exists(path: str) -> bool:
+    return Path(path).exists()
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
@@ -201,7 +204,7 @@ async def test_on_the_host_a_hook_sees_an_empty_directory_and_no_key(
     await stage.play(use("Bash", command="true"), {"text": "ok"}, configured=configured)
     where, *rest = out.read_text().splitlines()
     assert where.startswith("/tmp/fumehood-hook-")
-    assert not os.path.lexists(where)
+    assert not exists(where)
     names = {line.partition("=")[0] for line in rest if "=" in line}
     assert names <= {
         "PATH",
@@ -290,7 +293,7 @@ async def test_hooks_do_not_run_for_what_does_not_validate(stage: Stage) -> None
 
 
 async def test_a_hook_stops_everything(stage: Stage) -> None:
-    says = stage.says("stop", **{"continue": False, "stopReason": "enough"})
+    says = stage.says("stop", {"continue": False, "stopReason": "enough"})
     configured = hooks("PreToolUse", hook(says))
     calls = {"tools": [{"name": "Bash", "id": f"t{n}", "input": {"command": f"touch made{n}"}} for n in range(2)]}
     await stage.play(calls, {"text": "never"}, configured=configured)

@@ -16,8 +16,11 @@ from runner.hooks.outcome import Answer, Outcome, Result
 from runner.hooks.output import LONGEST, Said, read
 
 
-def ran(code: int | None = 0, stdout: str = "", stderr: str = "", **answer: Any) -> Ran:
-    return Ran(code=code, stdout=json.dumps(answer) if answer else stdout, stderr=stderr)
+def ran(
+    code: int | None = 0, stdout: str = "", stderr: str = "", answer: dict[str, Any] | None = None, **more: Any
+) -> Ran:
+    said = (answer or {}) | more
+    return Ran(code=code, stdout=json.dumps(said) if said else stdout, stderr=stderr)
 
 
 def specific(event: str, **fields: Any) -> dict[str, Any]:
@@ -32,38 +35,38 @@ ROWS: list[tuple[str, Ran, Said]] = [
     ("UserPromptSubmit", ran(0, " context \n"), Said(context="context")),
     ("SessionStart", ran(0, "context"), Said(context="context")),
     ("PostToolUse", ran(0, "context"), Said()),
-    ("PreToolUse", ran(**DENY), Said(decision=Decision.DENY, blocks=True, reason="why")),
-    ("PreToolUse", ran(1, **DENY), Said(decision=Decision.DENY, blocks=True, reason="why")),
-    ("PreToolUse", ran(**ALLOW), Said(decision=Decision.ALLOW)),
-    ("PreToolUse", ran(2, stderr="no\n", **ALLOW), Said(decision=Decision.DENY, blocks=True, reason="no")),
+    ("PreToolUse", ran(answer=DENY), Said(decision=Decision.DENY, blocks=True, reason="why")),
+    ("PreToolUse", ran(1, answer=DENY), Said(decision=Decision.DENY, blocks=True, reason="why")),
+    ("PreToolUse", ran(answer=ALLOW), Said(decision=Decision.ALLOW)),
+    ("PreToolUse", ran(2, stderr="no\n", answer=ALLOW), Said(decision=Decision.DENY, blocks=True, reason="no")),
     ("PreToolUse", ran(2, stderr="no"), Said(decision=Decision.DENY, blocks=True, reason="no")),
     ("PreToolUse", ran(2, "{broken", "no"), Said(decision=Decision.DENY, blocks=True, reason="no")),
     ("PreToolUse", ran(decision="block", reason="old"), Said(decision=Decision.DENY, blocks=True, reason="old")),
     ("PreToolUse", ran(decision="approve"), Said(decision=Decision.ALLOW)),
-    ("PreToolUse", ran(**specific("PreToolUse", permissionDecision="ask")), Said(decision=Decision.ASK)),
-    ("PreToolUse", ran(**specific("PreToolUse", updatedInput={"a": 1})), Said(input={"a": 1})),
-    ("PreToolUse", ran(**specific("PreToolUse", updatedInput=[1])), Said(failed="updatedInput is no object")),
+    ("PreToolUse", ran(answer=specific("PreToolUse", permissionDecision="ask")), Said(decision=Decision.ASK)),
+    ("PreToolUse", ran(answer=specific("PreToolUse", updatedInput={"a": 1})), Said(input={"a": 1})),
+    ("PreToolUse", ran(answer=specific("PreToolUse", updatedInput=[1])), Said(failed="updatedInput is no object")),
     ("PreToolUse", ran(1, stderr="oops\nmore"), Said(failed="exit code 1: oops")),
     ("PreToolUse", ran(-11), Said(failed="ended by signal 11")),
     ("PreToolUse", ran(0, "{broken"), Said(failed="its output begins like JSON and is none")),
     ("PreToolUse", ran(systemMessage=1), Said(failed="systemMessage is no text")),
-    ("PreToolUse", ran(**{"continue": "no"}), Said(failed="continue is neither true nor false")),
-    ("PreToolUse", ran(**specific("PostToolUse")), Said(failed="hookSpecificOutput is one of 'PostToolUse'")),
+    ("PreToolUse", ran(answer={"continue": "no"}), Said(failed="continue is neither true nor false")),
+    ("PreToolUse", ran(answer=specific("PostToolUse")), Said(failed="hookSpecificOutput is one of 'PostToolUse'")),
     ("PostToolUse", ran(decision="block", reason="bad"), Said(blocks=True, reason="bad")),
-    ("PostToolUse", ran(**specific("PostToolUse", additionalContext="see")), Said(context="see")),
+    ("PostToolUse", ran(answer=specific("PostToolUse", additionalContext="see")), Said(context="see")),
     ("Stop", ran(2, stderr="go on"), Said(blocks=True, reason="go on")),
-    ("Stop", ran(**{"continue": False, "stopReason": "enough"}), Said(stop="enough")),
+    ("Stop", ran(answer={"continue": False, "stopReason": "enough"}), Said(stop="enough")),
     ("Notification", ran(2, stderr="x"), Said(failed="x", message="x")),
     ("PermissionRequest", ran(2, stderr="x"), Said(failed="x", message="x")),
-    ("PermissionRequest", ran(**specific("PermissionRequest", decision={"behavior": "allow"})), Said(answer=True)),
+    ("PermissionRequest", ran(answer=specific("PermissionRequest", decision={"behavior": "allow"})), Said(answer=True)),
     (
         "PermissionRequest",
-        ran(**specific("PermissionRequest", decision={"behavior": "deny", "message": "m", "interrupt": True})),
+        ran(answer=specific("PermissionRequest", decision={"behavior": "deny", "message": "m", "interrupt": True})),
         Said(answer=False, reason="m", interrupt=True),
     ),
     (
         "PermissionRequest",
-        ran(**specific("PermissionRequest", decision={"behavior": "maybe"})),
+        ran(answer=specific("PermissionRequest", decision={"behavior": "maybe"})),
         Said(failed="decision has no behavior that is known"),
     ),
     (
@@ -82,7 +85,7 @@ def test_what_a_hook_says(event: str, came: Ran, said: Said) -> None:
 
 
 def test_defer_is_as_strict_as_can_be() -> None:
-    assert read("PreToolUse", ran(**specific("PreToolUse", permissionDecision="defer"))).decision is Decision.DENY
+    assert read("PreToolUse", ran(answer=specific("PreToolUse", permissionDecision="defer"))).decision is Decision.DENY
 
 
 def test_texts_are_capped() -> None:
