@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.effects import Decision, RuleSource, Source
+from runner.effects import Decision, RuleSource, Source, Verdict
 from runner.hooks.kinds import BOX, COMMAND, EVENTS, HOST, Handler, Ran
 from runner.hooks.matchers import Matcher
 from runner.hooks.outcome import Answer, Outcome, Result
 from runner.hooks.output import LONGEST, Said, read
+from runner.loop.orchestrate import tightened
 
 
 def ran(
@@ -180,3 +181,27 @@ def test_a_failure_blocks_where_it_is_to(strict: bool) -> None:
     assert (outcome.verdict is not None, bool(outcome.refusal)) == (strict, strict)
     answer = outcome.answer(by_mode=True)
     assert answer == (Answer(allowed=False, reason="exit code 1") if strict else None)
+
+
+VERDICTS = st.builds(
+    Verdict,
+    decision=st.sampled_from(Decision),
+    source=st.sampled_from(Source),
+    classify=st.booleans(),
+)
+
+
+@given(verdict=VERDICTS, results=RESULTS)
+def test_a_verdict_with_hooks_is_at_least_as_strict_and_no_more_answerable(
+    verdict: Verdict, results: list[Result]
+) -> None:
+    hooked = Outcome(results=tuple(results)).verdict
+    if hooked is None:
+        return
+    found = tightened(verdict, hooked)
+    assert found.decision >= max(verdict.decision, hooked.decision)
+    if Decision.ASK is found.decision is verdict.decision:
+        assert not (found.source is Source.MODE and verdict.source is not Source.MODE)
+        assert not (found.classify and not verdict.classify)
+    if found.decision is hooked.decision is Decision.ASK:
+        assert found.source is not Source.MODE
