@@ -77,6 +77,13 @@ class Configured:
     handlers: tuple[Handler, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def told(self, *, trusted: bool) -> tuple[str, ...]:
+        """What the user hears at the start: the notes, and that a repository which is not trusted has hooks."""
+        theirs = sorted({handler.source.file for handler in self.handlers if handler.from_repository})
+        if trusted or not theirs:
+            return self.notes
+        return (*self.notes, f"{', '.join(theirs)}: the repository's hooks run, in the box (fumehood policy show)")
+
     def of(self, event: str) -> tuple[Handler, ...]:
         """The handlers of one event."""
         return tuple(handler for handler in self.handlers if handler.event == event)

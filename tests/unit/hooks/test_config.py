@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,8 @@ from runner.effects import Source
 from runner.errors import ManagedError, SettingsError
 from runner.hooks.config import Configured, function, read_hooks
 from runner.hooks.kinds import BOX, HOST
-from tests.support.policies import joined, loaded
+from runner.sessions.chain import read_chain, read_given
+from tests.support.policies import joined, loaded, places
 
 from .conftest import hook, hooks
 
@@ -155,3 +158,27 @@ def test_an_error_in_a_managed_file_names_file_and_line() -> None:
         one(Source.MANAGED, BROKEN["no command"], "/etc/fumehood/managed-settings.yaml")
     assert caught.value.file == "/etc/fumehood/managed-settings.yaml"
     assert isinstance(caught.value, ManagedError)
+
+
+def test_the_user_hears_that_a_repository_that_is_not_trusted_has_hooks() -> None:
+    found = one(Source.PROJECT, of("Stop", hook("x")))
+    said = f"{JSON}: the repository's hooks run, in the box (fumehood policy show)"
+    assert (found.told(trusted=False), found.told(trusted=True)) == ((said,), ())
+    assert one(Source.USER, of("Stop", hook("x"))).told(trusted=False) == ()
+
+
+@pytest.mark.parametrize("where", ["box", "host"])
+def test_hooks_of_the_settings_flag_travel_with_the_spec_and_stay_in_the_box(tmp_path: Path, where: str) -> None:
+    home, repo = tmp_path / "home", tmp_path / "repo"
+    for directory in (home, repo):
+        directory.mkdir()
+    given = read_given(json.dumps(of("Stop", hook("x", where=where))), repo)
+    chain = read_chain(
+        repo, environ={}, home=home, state=tmp_path / "state", places=places(tmp_path / "managed"), given=given
+    )
+    if where == "host":
+        with pytest.raises(SettingsError, match="where: host"):
+            read_hooks(chain.settings)
+        return
+    (handler,) = read_hooks(chain.settings).handlers
+    assert (handler.source.layer, handler.where, handler.own) == (Source.COMMAND_LINE, BOX, False)
