@@ -6,8 +6,9 @@ nothing starts, and elsewhere neither, but for what Claude Code knows and this p
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -25,6 +26,7 @@ ELSEWHERE = ("mcp_tool", "agent")
 HOOKS_LOCKED = "managed settings allow managed hooks only"
 HOOKS_OFF = "hooks are switched off (disableAllHooks)"
 UNTRUSTED = "it asks the model: counts once the repository is trusted (fumehood trust)"
+URL_LOCKED = "its url is not one of allowedHttpHookUrls"
 NOT_ASKED = "managed settings deny instead of asking (denyInsteadOfPrompting)"
 Seconds = Annotated[float | int, Field(gt=0, le=LONGEST_TIMEOUT)]
 
@@ -102,7 +104,7 @@ def read_hooks(settings: Settings, functions: tuple[Handler, ...] = ()) -> Confi
             if why := _refused(settings, handler):
                 notes.append(f"{_where(handler.source)}: hooks {handler.event} does not count: {why}")
             else:
-                kept.append(handler)
+                kept.append(_limited(settings, handler))
         handlers += kept
     handlers += [handler for handler in functions if not _refused(settings, handler)]
     if len(handlers) > MOST_HANDLERS:
@@ -132,12 +134,23 @@ _ORDER = {
 }
 
 
+def _limited(settings: Settings, handler: Handler) -> Handler:
+    """Of the variables in headers those that settings leave."""
+    names = settings.value("httpHookAllowedEnvVars")
+    if names is None or not handler.variables:
+        return handler
+    return replace(handler, variables=tuple(name for name in handler.variables if name in names))
+
+
 def _refused(settings: Settings, handler: Handler) -> str:
     managed = handler.source.layer is Source.MANAGED
     if handler.event == "PermissionRequest" and settings.locked("permissions.denyInsteadOfPrompting"):
         return NOT_ASKED
     if handler.type == PROMPT and handler.from_repository and not settings.trusted:
         return UNTRUSTED
+    urls = settings.value("allowedHttpHookUrls")
+    if handler.type == HTTP and urls is not None and not any(fnmatch.fnmatchcase(handler.url, text) for text in urls):
+        return URL_LOCKED
     off = settings.all("disableAllHooks")
     if any(entry.source.layer is Source.MANAGED for entry in off) or (off and not managed):
         return HOOKS_OFF

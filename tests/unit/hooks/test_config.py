@@ -182,3 +182,15 @@ def test_hooks_of_the_settings_flag_travel_with_the_spec_and_stay_in_the_box(tmp
         return
     (handler,) = read_hooks(chain.settings).handlers
     assert (handler.source.layer, handler.where, handler.own) == (Source.COMMAND_LINE, BOX, False)
+
+
+@pytest.mark.parametrize("layer", [Source.MANAGED, Source.USER])
+def test_settings_limit_where_hooks_post_to_and_what_they_read(layer: Source) -> None:
+    limits = {"allowedHttpHookUrls": ["https://hooks.example.org/*"], "httpHookAllowedEnvVars": ["A"]}
+    good, bad = "https://hooks.example.org/x", "https://hooks.example.org.evil.example/x"
+    posts = [{"type": "http", "url": url, "allowedEnvVars": ["A", "B"]} for url in (good, bad)]
+    found = read_hooks(joined(loaded(layer, limits, name=JSON), loaded(Source.USER, of("Stop", *posts), name="u.json")))
+    assert [(handler.url, handler.variables) for handler in found.handlers] == [(good, ("A",))]
+    assert "allowedHttpHookUrls" in found.notes[0]
+    nothing = joined(loaded(layer, {"allowedHttpHookUrls": []}), loaded(Source.USER, of("Stop", *posts), name="u.json"))
+    assert read_hooks(nothing).handlers == ()
