@@ -179,7 +179,7 @@ def _second_look(storage: FileStorage, session: str, count: int) -> tuple[list[s
             name, seq = record["session"], int(record["seq"])
         except (ValueError, KeyError, TypeError, RecursionError):
             continue  # told as malformed
-        if name != session and not strange:
+        if isinstance(name, str) and name != session and not strange:
             strange = (Problem(line=number, kind="foreign", detail=f"the record is of session {name}", seq=seq),)
     return hashes, strange
 

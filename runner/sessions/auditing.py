@@ -24,6 +24,7 @@ from runner.events import (
     CheckpointTaken,
     Egress,
     Event,
+    HeadMoved,
     HookRan,
     Judged,
     PromptGiven,
@@ -163,6 +164,8 @@ class _Joining:
                 self.calls[cause].egress.append(request_text(body))
             case CheckpointTaken():
                 self._keep(body)
+            case HeadMoved():
+                self.ran = []  # what they left is not what comes next
             case _:
                 pass
         return None
