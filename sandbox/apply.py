@@ -139,6 +139,7 @@ class Applies:
                 kind = str(transaction.header.get("kind", "apply"))
                 results = transaction.recover()
                 if results is None:
+                    _keep_known(transaction, bases)
                     transaction.abandon()
                 elif kind == "undo":
                     original = self._directory / str(transaction.header["undoes"])
@@ -204,6 +205,7 @@ class Apply:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         harmless = error is None or isinstance(error, Exception)
         if not self._done and harmless and not self._transaction.under_way:
+            _keep_known(self._transaction, {name: part.bases for name, part in self._parts.items()})
             self._transaction.abandon()
         self._transaction.close()
 
@@ -275,6 +277,17 @@ class Apply:
             _dress(out, step, part)
 
         return fill
+
+
+def _keep_known(transaction: Transaction, bases: Mapping[str, Bases]) -> None:
+    """After going back: what was put back is no change of the host's. Where that cannot be noted it counts as one."""
+    known = {(row["root"], row["path"]): not row["drifted"] for row in transaction.header.get("bases", ())}
+    with contextlib.suppress(OSError):
+        for result in transaction.put_back():
+            if known.get((result.root, result.path)):
+                bases[result.root].taken_back(result.path, result.stamp, {})
+        for each in bases.values():
+            each.sync()
 
 
 def end_apply(transaction: Transaction, results: Sequence[Result], bases: Mapping[str, Bases]) -> None:

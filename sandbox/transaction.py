@@ -246,6 +246,15 @@ class Transaction:
         """Every path as we left it, in the order of the steps; once all were taken."""
         return tuple(self._state.results)
 
+    def put_back(self) -> list[Result]:
+        """What stands as it was, but for a ctime that our going back moved."""
+        found = {}
+        for row in self._state.rows:
+            now = self._stat(row)
+            if row.expect is not None and now is not None and not _same(now, row.expect) and _alike(now, row.expect):
+                found[row.root, row.path] = Result(root=row.root, path=os.fsdecode(row.path), stamp=now.stamp)
+        return list(found.values())
+
     def abandon(self) -> None:
         """Take away what was staged, and the log: nothing happened."""
         self._clean()

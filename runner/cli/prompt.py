@@ -27,13 +27,16 @@ Runs PROMPT in a container made for it; your directory stays untouched until `fu
 """
 COMMANDS = """\
 commands (only as the first word; -- makes them a prompt):
-  diff [SESSION] [PATH]...   what the session changed, as a patch
+  diff [SESSION] [PATH]...   what the session changed, as a patch; between checkpoints too
   apply [SESSION] [PATH]...  bring the changes over to your directory
   undo [N]                   take the last N turns back, files and conversation
   redo                       take the last undo back
   rewind MESSAGE|CHECKPOINT  go back to any point; --files, --conversation, --dry-run
   checkpoints [SESSION]      the states that can be gone back to
   show CHECKPOINT:PATH       a file as it was
+  fork [SESSION] [POINT]     several sessions from one point: -n N
+  compare SESSION...         what sessions came to, side by side
+  keep SESSION               keep one fork and discard the others
   discard [SESSION]          drop the session with its changes
   sessions                   list sessions
   shell [SESSION]            a terminal in the box

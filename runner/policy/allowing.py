@@ -121,7 +121,9 @@ class Allowing:
         if not simple.words:
             return True
         paths = reads(simple)
-        if paths is not None and (script.plain or simple.words[0].value in _QUIET):
+        # A bare `cat` hands on what it is given: `git commit -m "$(cat <<'E' …)"`.
+        quiet = simple.words[0].value in _QUIET or [word.value for word in simple.words] == ["cat"]
+        if paths is not None and (script.plain or quiet):
             return not effect.background and all(self._readable(path, simple.moves, effect.cwd) for path in paths)
         paths = edits(simple) if script.plain else None
         return paths is not None and all(self._writable(path, simple.moves, effect.cwd) for path in paths)

@@ -40,7 +40,8 @@ def travelled(repository: Bench) -> Bench:
     for number, work in enumerate((FIRST, SECOND)):
         model = repository.script({"tools": [bash(work)]}, {"text": f"did {number}"})
         which = ["--session-id", SESSION] if not number else ["--continue"]
-        repository.run("-p", *which, "--model", model, f"turn {number}")
+        assert repository.run("-p", *which, "--model", model, f"turn {number}").stdout == f"did {number}\n"
+    assert {"d", "new/40", "larger"} <= {row["path"] for row in json.loads(repository.run("diff", "--json").stdout)}
     return repository
 
 
@@ -95,9 +96,10 @@ def test_undo_and_redo_on_a_full_disk_are_done_or_not_done(travelled: Bench, see
 def walk_over_and_back(bench: Bench, seed: int, count: int, act: str) -> None:
     ways = {True: ("apply",), False: ("apply", "--undo")}
     digests = {False: tree_digest(bench.place)}
-    most = {True: stopped(bench, *ways[True], at=0).count}
+    whole = stopped(bench, *ways[True], at=0)
+    most = {True: whole.count}
     digests[True] = tree_digest(bench.place)
-    assert digests[True] != digests[False]
+    assert digests[True] != digests[False], whole
     most[False] = stopped(bench, *ways[False], at=0).count
     assert tree_digest(bench.place) == digests[False]
     forth = True

@@ -45,7 +45,7 @@ def stopped(bench: Bench, *arguments: str, at: int, act: str = "kill", only: str
         check=False,
     )
     assert "Traceback" not in done.stderr, done.stderr
-    assert at or done.returncode == 0, f"{arguments}: exit {done.returncode}: {done.stderr}"
+    assert at or done.returncode == 0, f"{arguments}: exit {done.returncode}: {done.stdout} {done.stderr}"
     found = json.loads(report.read_text())
     return Stopped(code=done.returncode, count=found["count"], hit=found["hit"], out=done.stdout, err=done.stderr)
 

@@ -182,6 +182,9 @@ def test_nothing_allows_what_only_the_user_answers() -> None:
         (("Bash(echo *)",), "echo ${x@P}", "?"),
         (("Bash(a *)", "Bash(b *)"), "a x && b y || a", "a"),
         (("Bash(git status)",), "'git status'", "?"),
+        (("Bash(git commit *)",), "git commit -m \"$(cat <<'E'\na $(x) `y`\nE\n)\"", "a"),
+        (("Bash(git commit *)",), 'git commit -m "$(cat <<E\na $(x)\nE\n)"', "?"),
+        (("Bash(git commit *)",), 'git commit -m "$(cat x)"', "?"),
     ],
 )
 def test_a_line_is_allowed_when_all_of_it_is(rules: tuple[str, ...], command: str, letter_: str) -> None:

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -282,6 +283,26 @@ def test_log_that_cannot_grow_leaves_all_as_it_was_or_is_recovered(
         shutil.rmtree(stage.base)
         number += 1
     assert ends == {True, False}
+
+
+def test_apply_that_went_back_can_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = fresh(tmp_path, 0)
+    real, calls = confined.exchange_beneath, []
+
+    def full(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise OSError(28, "no space left")
+        real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(confined, "exchange_beneath", full)
+        with pytest.raises(SandboxError, match="no space"):
+            Work(stage).apply()
+    assert read(stage.root) == BEFORE
+    assert Work(stage).recover() == []
+    Work(stage).apply()
+    assert read(stage.root) == AFTER
 
 
 def test_host_that_changes_in_the_middle_takes_everything_back(tmp_path: Path) -> None:
