@@ -7,9 +7,12 @@ import stat
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from runner.errors import JournalError
 from runner.events import Redacted, ToolFinished, TurnStarted
@@ -281,3 +284,38 @@ def test_the_statement_is_what_minisign_would_check(session: Path) -> None:
         at=1_700_000_000.0,
         marks="".join(json.loads(line)["hash"][:8] for line in lines_of(session)[:20]),
     )
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_change_before_an_anchor_goes_unnoticed_and_none_makes_it_raise(data: st.DataObject) -> None:
+    with TemporaryDirectory() as made:
+        directory = Path(made) / SESSION
+        told = Told(directory)
+        tell(told)
+        told.journal.close()
+        anchored(directory)
+        before = (directory / "journal.jsonl").read_bytes()
+        lines = before.splitlines(keepends=True)
+        at = data.draw(st.integers(0, len(before) - 1))
+        number = before[:at].count(b"\n")
+        kind = data.draw(st.sampled_from(["flip", "insert", "cut", "line", "swap"]))
+        changed = bytearray(before)
+        match kind:
+            case "flip":
+                changed[at] ^= data.draw(st.integers(1, 255))
+            case "insert":
+                changed[at:at] = data.draw(st.binary(min_size=1, max_size=5))
+            case "cut":
+                del changed[at : at + data.draw(st.integers(1, 400))]
+            case "line":
+                changed = bytearray(b"".join(lines[:number] + lines[number + 1 :]))
+            case _:
+                other = data.draw(st.integers(0, len(lines) - 1).filter(lambda n: n != number))
+                lines[number], lines[other] = lines[other], lines[number]
+                changed = bytearray(b"".join(lines))
+        (directory / "journal.jsonl").write_bytes(changed)
+        assert look(directory).ok == (bytes(changed) == before)
+        if kind in ("line", "swap"):
+            put_lines(directory, made_anew(lines_of(directory)))
+            assert not look(directory).ok
