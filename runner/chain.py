@@ -17,8 +17,10 @@ HASH_KEY = b',"hash":"'
 UNKNOWN = "?"  # the hash before this line cannot be told
 _TAIL = len(HASH_KEY) + 64 + len(b'"}')
 _BLOB = re.compile(r"[0-9a-f]{64}")
-_SHAPE: dict[str, type] = {
+_LATEST = 1 << 36  # seconds since the epoch; no clock says more
+_SHAPE: dict[str, Any] = {
     "agent": str,
+    "at": int | float,
     "body": dict,
     "hash": str,
     "id": str,
@@ -84,6 +86,7 @@ def check_line(line: bytes, number: int, chain: Chain) -> tuple[dict[str, Any], 
     try:
         record = json.loads(line)
         good = all(isinstance(record[name], kind) for name, kind in _SHAPE.items()) and len(line) > _TAIL
+        good = good and abs(record["at"]) < _LATEST
         version, seq = record["v"], record["seq"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         return {}, wrong("malformed", f"no record: {error!r}")

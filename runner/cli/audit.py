@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TextIO, TypeAlias
 
@@ -25,6 +26,7 @@ from runner.journal import Journal
 from runner.sessions.anchors import ANCHORS_NAME, Audit, examine, keep_anchor, make_anchor
 from runner.sessions.auditing import Entry, join, parts
 from runner.sessions.store import Store, state_home
+from runner.sessions.telemetry import otlp_line
 from runner.ui.safe import visible
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -41,6 +43,13 @@ PublicKeys: TypeAlias = Annotated[
 Copies: TypeAlias = Annotated[
     list[Path], Option("--anchors", metavar="FILE", help="Anchors kept elsewhere count too; repeatable.")
 ]
+
+
+class Form(StrEnum):
+    """How `export` writes a row."""
+
+    JSONL = "jsonl"
+    OTLP = "otlp"
 
 
 @app.command()
@@ -124,6 +133,7 @@ def export(
     output: Annotated[
         Path | None, Option("--output", "-o", metavar="FILE", help="A new file (0600); default: standard output.")
     ] = None,
+    form: Annotated[Form, Option("--format", help="jsonl, or otlp for a collector of OpenTelemetry.")] = Form.JSONL,
 ) -> None:
     """JSON lines: a flat object for each call, joined, and for each other event.
 
@@ -134,7 +144,8 @@ def export(
     entries = _entries(directory)
     with _opened(output) as file:
         for entry in entries:
-            file.write(json.dumps(entry.row(), separators=(",", ":")) + "\n")
+            line = otlp_line(entry) if form is Form.OTLP else json.dumps(entry.row(), separators=(",", ":"))
+            file.write(line + "\n")
     for problem in audit.problems:
         say(problem_text(problem))
     raise typer.Exit(0 if audit.ok else JournalError.exit_code)

@@ -135,6 +135,31 @@ def test_the_report_for_programs_has_every_row_of_the_export(desk: Desk) -> None
     assert rows == [json.loads(line) for line in desk.audit("export", SESSION).splitlines()]
 
 
+def test_an_export_for_collectors_holds_what_the_other_holds(desk: Desk) -> None:
+    desk.tell()
+    rows = [json.loads(line) for line in desk.audit("export", SESSION).splitlines()]
+    requests = [json.loads(line) for line in desk.audit("export", SESSION, "--format", "otlp").splitlines()]
+    assert len(requests) == len(rows)
+    for row, request in zip(rows, requests, strict=True):
+        (logs,) = request["resourceLogs"]
+        (scope,) = logs["scopeLogs"]
+        (record,) = scope["logRecords"]
+        assert {"key": "session.id", "value": {"stringValue": SESSION}} in logs["resource"]["attributes"]
+        assert record["timeUnixNano"] == f"{1_700_000_000 + row['seq']}000000000"
+        attributes = {one["key"].removeprefix("fumehood."): one["value"] for one in record["attributes"]}
+        left_out = {name for name, value in row.items() if value is None} | {"version", "session", "time"}
+        assert attributes.keys() == row.keys() - left_out
+        assert attributes["seq"] == {"intValue": str(row["seq"])}
+        denied = row.get("decision") == "deny"
+        assert (record["severityText"], record["body"]) == ("WARN" if denied else "INFO", {"stringValue": row["type"]})
+    call = next(r for r in requests if '"c1"' in json.dumps(r) and '"Call"' in json.dumps(r))
+    attributes = call["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0]["attributes"]
+    assert {"key": "fumehood.asked", "value": {"boolValue": False}} in attributes
+    assert {"key": "fumehood.seconds", "value": {"doubleValue": 0.25}} in attributes
+    paths = [{"stringValue": "root/out"}, {"stringValue": "root/log"}]
+    assert {"key": "fumehood.changed", "value": {"arrayValue": {"values": paths}}} in attributes
+
+
 def test_an_export_goes_to_a_new_file_that_only_its_owner_reads(desk: Desk) -> None:
     desk.tell()
     file = desk.root / "out.jsonl"
@@ -160,6 +185,7 @@ def test_a_known_secret_is_in_no_export_report_or_anchor(desk: Desk) -> None:
         said,
         desk.audit("report", SESSION),
         desk.audit("report", SESSION, "--json"),
+        desk.audit("export", SESSION, "--format", "otlp"),
         desk.audit("verify", SESSION, "--json"),
         (desk.directory / "anchors.jsonl").read_text(),
     ):

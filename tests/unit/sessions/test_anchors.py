@@ -253,7 +253,9 @@ def test_a_reference_that_leads_out_of_the_blobs_is_not_followed(tmp_path: Path,
     assert found(look(told.directory)) == [(0, kind)]
 
 
-@pytest.mark.parametrize("change", [{"type": 1}, {"turn": "x"}, {"body": []}, {"session": None}, {"agent": {}}])
+@pytest.mark.parametrize(
+    "change", [{"type": 1}, {"turn": "x"}, {"body": []}, {"session": None}, {"agent": {}}, {"at": "now"}, {"at": 1e300}]
+)
 def test_a_record_of_another_shape_is_located(session: Path, change: dict[str, Any]) -> None:
     lines = lines_of(session)
     lines[25] = canonical(json.loads(lines[25]) | change)
