@@ -214,10 +214,10 @@ class Capture:
 
     def _closed(self, path: str) -> None:
         """All beneath a directory that this process may not enter."""
-        tree = self._tree()
+        tree, changed = self._tree(), []
         try:
             top = [] if path else [tree.stat(b"")]
-            for entry in itertools.chain(top, _below(tree, os.fsencode(path))):
+            for entry in itertools.chain(top, tree.below(os.fsencode(path))):
                 if entry is None:
                     raise UnsteadyError(path)
                 name = os.fsdecode(entry.path)
@@ -225,9 +225,25 @@ class Capture:
                 old = self._before.get(name)
                 if old is None or old[:5] != _stamp(entry):
                     self._weigh(entry.mode, entry.size)
-                    self._rows[name] = self._kept_row(entry)
+                    changed.append(entry)
+            self._kept_rows(tree, changed)
         finally:
             tree.close()
+
+    def _kept_rows(self, tree: KeptTree, changed: list[Entry]) -> None:
+        """Small files are asked for many at one go."""
+        store = self._store
+        small = [entry for entry in changed if store is not None and entry.is_file and entry.size < AT_ONCE]
+        for entry, attributes, data in tree.wholes(small):
+            if store is None or data is None:
+                continue
+            if len(data) != entry.size:
+                raise UnsteadyError(entry.path)
+            kept = {name: value.hex() for name, value in attributes.items() if _is_kept(name)}
+            self._rows[os.fsdecode(entry.path)] = _made(entry, store.add(data), kept)
+        for entry in changed:
+            if os.fsdecode(entry.path) not in self._rows:
+                self._rows[os.fsdecode(entry.path)] = self._kept_row(entry)
 
 
 def _stamp(entry: Entry) -> tuple[int, int, int, int, int]:
@@ -281,13 +297,6 @@ def _attributes(opened: int) -> dict[str, str]:
         if error.errno in (errno.ENOTSUP, errno.ENODATA):
             return {}
         raise
-
-
-def _below(tree: KeptTree, path: bytes) -> Iterator[Entry]:
-    for entry in tree.scan(path):
-        yield entry
-        if entry.is_directory:
-            yield from _below(tree, entry.path)
 
 
 def _cut(chunks: Iterable[bytes | int]) -> Iterator[bytes | int]:

@@ -12,7 +12,8 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -248,6 +249,22 @@ class KeptTree:
         except PermissionError:
             return sorted(self._scan(path), key=lambda entry: entry.path)
 
+    def below(self, path: bytes) -> Iterator[Entry]:
+        """All beneath a directory, each directory before what it holds; of the keeper at one go where it fits."""
+        try:
+            entries = self._local.scan(path)
+        except PermissionError:
+            result, data = self._keeper.request("below", path=self._place(path))
+            if result["whole"]:
+                prefix = path + b"/" if path else b""
+                yield from (_entry(prefix + os.fsencode(row[0]), row) for row in json.loads(data))
+                return
+            entries = sorted(self._scan(path), key=lambda entry: entry.path)
+        for entry in entries:
+            yield entry
+            if entry.is_directory:
+                yield from self.below(entry.path)
+
     def stat(self, path: bytes) -> Entry | None:
         """Lstat; None where nothing is."""
         try:
@@ -288,6 +305,28 @@ class KeptTree:
         except PermissionError:
             _, data = self._keeper.request("attributes", path=self._place(path))
             return {name: bytes.fromhex(value) for name, value in json.loads(data).items()}
+
+    def wholes(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, dict[str, bytes], bytes | None]]:
+        """Each file with its attributes and content, by the keeper and many at one go; None where it is not small, has
+        holes, or cannot be read so.
+        """
+        waiting = deque(entries)
+        while waiting:
+            paths, size = [], 0
+            for entry in waiting:
+                paths.append(self._place(entry.path))
+                size += len(json.dumps(paths[-1])) + 2
+                if size > wire.PAYLOAD // 2:
+                    break
+            result, data = self._keeper.request("take", paths=paths)
+            at = int(result["head"])
+            for row in json.loads(data[:at]):
+                entry = waiting.popleft()
+                if row is None:
+                    yield entry, {}, None
+                    continue
+                yield entry, {name: bytes.fromhex(value) for name, value in row[0].items()}, data[at : at + row[1]]
+                at += row[1]
 
     def _place(self, path: bytes) -> str:
         return self._keeper.place(self._top) + ("/" + os.fsdecode(path) if path else "")

@@ -27,6 +27,8 @@ _TOPS = (b"/layers/", b"/frozen/", b"/roots/")
 _MOST = wire.WINDOW - wire.PAYLOAD
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_DEPTH = 1000
+# Of one answer that holds a whole tree: entries, the bytes of each, and how deep they lie.
+_FLAT_ROWS, _FLAT_LENGTH, _FLAT_DEPTH = 500, _MOST // 501, 40
 
 
 class RefusedError(Exception):
@@ -89,6 +91,38 @@ def scan(args: Args) -> Answer:
         return {"next": 0}, ("[" + ",".join(rows) + "]").encode("ascii")
     finally:
         os.close(directory)
+
+
+def below(args: Args) -> Answer:
+    """All that lies beneath a directory, paths from there, each directory before what it holds; `whole` 0 and
+    nothing where it is too much for one answer, or cannot be read.
+    """
+    directory = open_path(checked(args["path"]), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    rows: list[str] = []
+    try:
+        gather(directory, b"", rows, 0)
+    except (OSError, RefusedError):
+        return {"whole": 0}, b"[]"
+    finally:
+        os.close(directory)
+    return {"whole": 1}, ("[" + ",".join(rows) + "]").encode("ascii")
+
+
+def gather(directory: int, prefix: bytes, rows: list[str], depth: int) -> None:
+    """Add what an open directory holds. RefusedError where it becomes too much."""
+    if depth > _FLAT_DEPTH:
+        raise RefusedError(wire.PathCode.TOO_LARGE)
+    for name in sorted(os.fsencode(name) for name in os.listdir(directory)):
+        seen = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        rows.append(json.dumps(row(prefix + name, seen)))
+        if len(rows) > _FLAT_ROWS or len(rows[-1]) > _FLAT_LENGTH:
+            raise RefusedError(wire.PathCode.TOO_LARGE)
+        if stat.S_ISDIR(seen.st_mode):
+            child = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                gather(child, prefix + name + b"/", rows, depth + 1)
+            finally:
+                os.close(child)
 
 
 def look(args: Args) -> Answer:
@@ -154,6 +188,66 @@ def attributes(args: Args) -> Answer:
         os.close(opened)
 
 
+def take(args: Args) -> Answer:
+    """Small files at one go, as many of `paths` as fit, one at least: a JSON list of [attributes, length] of `head`
+    bytes, then their contents. null for what is no small file without holes, or cannot be read.
+    """
+    rows: list[str] = []
+    contents: list[bytes] = []
+    size, above, directory = 2, b"", -1
+    try:
+        for path in map(checked, args["paths"]):
+            parent, _, name = path.rpartition(b"/")
+            if parent != above:
+                if directory >= 0:
+                    os.close(directory)
+                above, directory = parent, folder(parent)
+            found, data = whole(directory, name)
+            line = "null" if found is None else json.dumps([found, len(data)])
+            size += len(line) + 1 + len(data)
+            if size > _MOST:
+                if rows:
+                    break
+                line, data = "null", b""
+            rows.append(line)
+            contents.append(data)
+    finally:
+        if directory >= 0:
+            os.close(directory)
+    head = ("[" + ",".join(rows) + "]").encode("ascii")
+    return {"head": len(head)}, head + b"".join(contents)
+
+
+def folder(path: bytes) -> int:
+    """A directory, opened; -1 where it cannot be."""
+    try:
+        return open_path(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
+def whole(directory: int, name: bytes) -> tuple[dict[str, str] | None, bytes]:
+    """Attributes and content of a small file in an open directory, None for any other."""
+    if directory < 0:
+        return None, b""
+    try:
+        if not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+            return None, b""
+        opened = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+    except OSError:
+        return None, b""
+    try:
+        seen = os.fstat(opened)
+        if not stat.S_ISREG(seen.st_mode) or seen.st_size > wire.PAYLOAD or seen.st_blocks * 512 < seen.st_size:
+            return None, b""
+        names = [name for name in os.listxattr(opened) if name.startswith("user.")]
+        return {name: os.getxattr(opened, name).hex() for name in names}, os.read(opened, seen.st_size + 1)
+    except OSError:
+        return None, b""
+    finally:
+        os.close(opened)
+
+
 def chown(args: Args) -> Answer:
     """Give one path to another user."""
     opened = open_path(checked(args["path"]), _LOOK)
@@ -201,10 +295,12 @@ def take_away(parent: int, name: bytes, depth: int) -> None:
 
 VERBS = {
     "scan": scan,
+    "below": below,
     "stat": look,
     "read": read,
     "readlink": readlink,
     "attributes": attributes,
+    "take": take,
     "chown": chown,
     "remove": remove,
 }
@@ -234,7 +330,7 @@ def answer(header: dict[str, Any], payload: bytes) -> bytes:
         result, data = VERBS[header["k"]](arguments(payload))
     except RefusedError as error:
         return wire.encode({"t": "fail", "s": stream, "code": str(error)})
-    except (KeyError, ValueError, RecursionError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return wire.encode({"t": "fail", "s": stream, "code": wire.PathCode.INVALID})
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, "EIO")

@@ -161,3 +161,47 @@ def test_without_an_engine_what_cannot_be_read_is_a_clear_error(tmp_path: Path) 
         keeper.remove(tmp_path / "x")
     with pytest.raises(ValueError, match="is not the keeper's"):
         keeper.place(Path("/etc"))
+
+
+@pytest.mark.parametrize("count", [3, 700])
+def test_a_tree_that_fits_is_told_at_one_go_and_a_larger_one_piece_by_piece(layers: Path, count: int) -> None:
+    build(layers, {"a": {"b": {f"f{n}": (0o644, b"x") for n in range(count)}, "n\udcff": "to"}, "z": {}})
+    through = kept(layers)
+    asked = through._keeper.asked  # type: ignore[attr-defined]
+    found = [entry.path for entry in through.below(b"")]
+    with LocalTree(layers) as direct:
+        assert found == [b"a", b"a/b", *(e.path for e in direct.scan(b"a/b")), b"a/n\xff", b"z"]
+    assert asked == (["below"] if count < 500 else ["below", "scan", "below", "scan", "below", "scan", "below"])
+
+
+def test_small_files_are_taken_many_at_one_go(layers: Path) -> None:
+    top = layers / "root"
+    (top / "d").mkdir(parents=True)
+    contents = {b"d/f%d" % n: b"%d" % n * (n * 300) for n in range(100)} | {b"big": b"x" * (wire.PAYLOAD + 1)}
+    for name, data in contents.items():
+        (top / os.fsdecode(name)).write_bytes(data)
+    os.setxattr(top / "d/f3", "user.mark", b"m")
+    with (top / "sparse").open("wb") as sparse:
+        sparse.truncate(5000)
+    (top / "link").symlink_to("/etc/passwd")
+    os.mkfifo(top / "fifo")
+    keeper = Joined(layers, {})
+    tree = KeptTree(top, keeper)
+    try:
+        entries = [entry for path in (b"", b"d") for entry in tree.scan(path) if not entry.is_directory]
+        keeper.asked.clear()
+        found = {entry.path: (attributes, data) for entry, attributes, data in tree.wholes(entries)}
+    finally:
+        tree.close()
+    assert found.keys() == contents.keys() | {b"sparse", b"link", b"fifo"}
+    assert found[b"d/f3"] == ({"user.mark": b"m"}, contents[b"d/f3"])
+    assert {name for name, (_, data) in found.items() if data is None} == {b"big", b"sparse", b"link", b"fifo"}
+    assert all(data in (None, contents.get(name)) for name, (_, data) in found.items())
+    assert keeper.asked.count("take") == len(keeper.asked) < 20
+
+
+@pytest.mark.parametrize("paths", [["/etc/passwd"], ["/layers/../etc/passwd"], [7], 7, None])
+def test_what_is_none_of_the_keepers_is_not_taken(paths: Any) -> None:
+    request = json.dumps({"paths": paths}).encode("ascii")
+    ((last, _),) = wire.Decoder().feed(server.answer({"t": "open", "s": 1, "k": "take"}, request))
+    assert (last["t"], last["code"]) == ("fail", wire.PathCode.INVALID)
