@@ -62,6 +62,7 @@ class Rig:
             record=self.journal.append,
             identity=import_module("runner.sessions.identity").read_identity(environ, home_of(environ)),
             environment={name: environ[name] for name in spec.environment if name in environ},
+            home_files=self._home_files(),
             pool=import_module("sandbox.pool").Pool(store.layers, sessions=store.sessions),
         )
         self._models: list[ModelClient] = []
@@ -169,6 +170,15 @@ class Rig:
         )
         self._going = self._travel(made)
         return made
+
+    def _home_files(self) -> Mapping[str, bytes]:
+        """What the user's own hooks in the box consist of."""
+        if self.enforced.hooks is None:
+            return {}
+        found: Mapping[str, bytes] = import_module("runner.hooks.files").hook_files(
+            self.enforced.hooks, home_of(self.environ), self.environ
+        )
+        return found
 
     def _hooks(self) -> Hooks | None:
         """None where there are none."""

@@ -11,7 +11,9 @@ HOME = PurePosixPath("/home/box")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skeleton:
-    """A place of ours: its layer's name, where it is, its mode, and small files by relative name."""
+    """A place of ours: its layer's name, where it is, its mode, and small files by relative name (executable where
+    they begin with `#!`).
+    """
 
     name: str
     at: PurePosixPath
@@ -25,7 +27,7 @@ class Skeleton:
             file = directory / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
-            file.chmod(0o644)
+            file.chmod(0o755 if data.startswith(b"#!") else 0o644)
         directory.chmod(self.mode)
 
 

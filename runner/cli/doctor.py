@@ -18,6 +18,7 @@ from typer import Option
 from runner.errors import FumehoodError
 from runner.policy.managed import PLACES, Places
 from runner.sessions.chain import read_chain
+from runner.sessions.enforced import configured
 from runner.sessions.specs import home_of
 from runner.sessions.store import state_home
 from runner.ui.diff import wants_colour
@@ -71,6 +72,7 @@ def check_settings(environ: Mapping[str, str], cwd: Path, places: Places = PLACE
         chain = read_chain(
             cwd.resolve(), environ=environ, home=home_of(environ), state=state_home(environ), places=places
         )
+        hooks = configured(chain.settings)
     except FumehoodError as error:
         return [fail("settings", str(error), getattr(error, "hint", ""))]
     files = [one.file for one in chain.settings.loaded]
@@ -79,8 +81,11 @@ def check_settings(environ: Mapping[str, str], cwd: Path, places: Places = PLACE
         if one.idle:
             keys = ", ".join(f"{key} (line {line})" for key, line in one.idle)
             checks.append(warn("settings", f"{one.file}: without a meaning here: {keys}", ""))
-        if one.document.value.get("hooks"):
-            checks.append(warn("settings", f"{one.file}: hooks are not run by this version", ""))
+    if hooks is not None:
+        checks.append(
+            ok("hooks", ", ".join(f"{h.event} ({h.where}) {h.text[:40]}" for h in hooks.handlers) or "none count")
+        )
+        checks += [warn("hooks", note, "") for note in hooks.notes]
     return checks
 
 

@@ -23,6 +23,7 @@ from runner.policy.explain import Explanation, decides, explain, judge_past, str
 from runner.policy.keys import KEYS, How
 from runner.policy.layers import Settings
 from runner.policy.trust import Grants
+from runner.sessions.enforced import configured
 from runner.sessions.past import calls_of
 from runner.sessions.specs import standing_policy
 from runner.sessions.store import Store, state_home
@@ -65,7 +66,12 @@ def show(as_json: AsJson = False) -> None:
         kind = f", {strength(rule)}" if rule.decision is not Decision.ALLOW else ""
         where = f"{rule.source.file}:{rule.source.line}" if rule.source.file else "command line"
         out(f"{rule.decision.name.lower():14} {rule.text}  ({rule.source.layer.value}, {where}{kind})")
-    for note in (*chain.notes, *composed.notes):
+    hooks = configured(settings)
+    for hook in hooks.handlers if hooks is not None else ():
+        where = f"{hook.source.file}:{hook.source.line}"
+        says = f"{hook.event} {hook.matcher.text or '*'} in the {hook.where}: {hook.text}"
+        out(f"hook           {says}  ({hook.source.layer.value}, {where})")
+    for note in (*chain.notes, *composed.notes, *(hooks.notes if hooks is not None else ())):
         out(f"not counted    {note}")
     if not settings.loaded:
         out("no settings files; see fumehood policy init")

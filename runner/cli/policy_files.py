@@ -22,6 +22,7 @@ from runner.policy.documents import Document, parse, read_file
 from runner.policy.layers import Loaded, Settings, join, mode_of
 from runner.policy.managed import KEYS_FILE, PLACES, SIGNATURE, expiry
 from runner.policy.policy import Policy
+from runner.sessions.enforced import configured
 
 PRESETS = Path(__file__).resolve().parents[2] / "policies"
 HERE = Place(cwd=PurePosixPath("/work"), home=PurePosixPath("/home/box"), roots=(PurePosixPath("/work"),))
@@ -73,6 +74,7 @@ def problems(file: Path) -> list[SettingsError]:
             expiry(document)
         joined = join((loaded,), trusted=True)
         composed = _composed(joined, HERE, None)
+        configured(joined)
     except SettingsError as error:
         return [error]
     return [

@@ -6,15 +6,16 @@ nothing starts, and elsewhere neither, but for what Claude Code knows and this p
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.effects import RuleSource, Source
-from runner.errors import SettingsError
+from runner.errors import ManagedError, SettingsError
 from runner.hooks.kinds import BOX, COMMAND, EVENTS, FUNCTION, HOST, HTTP, OWN, PROMPT, TOOL_EVENTS, Callback, Handler
 from runner.hooks.matchers import Matcher, matcher_of
 from runner.policy.layers import Loaded, Settings
@@ -25,6 +26,7 @@ ELSEWHERE = ("mcp_tool", "agent")
 HOOKS_LOCKED = "managed settings allow managed hooks only"
 HOOKS_OFF = "hooks are switched off (disableAllHooks)"
 UNTRUSTED = "it asks the model: counts once the repository is trusted (fumehood trust)"
+URL_LOCKED = "its url is not one of allowedHttpHookUrls"
 NOT_ASKED = "managed settings deny instead of asking (denyInsteadOfPrompting)"
 Seconds = Annotated[float | int, Field(gt=0, le=LONGEST_TIMEOUT)]
 
@@ -77,6 +79,13 @@ class Configured:
     handlers: tuple[Handler, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def told(self, *, trusted: bool) -> tuple[str, ...]:
+        """What the user hears at the start: the notes, and that a repository which is not trusted has hooks."""
+        theirs = sorted({handler.source.file for handler in self.handlers if handler.from_repository})
+        if trusted or not theirs:
+            return self.notes
+        return (*self.notes, f"{', '.join(theirs)}: the repository's hooks run, in the box (fumehood policy show)")
+
     def of(self, event: str) -> tuple[Handler, ...]:
         """The handlers of one event."""
         return tuple(handler for handler in self.handlers if handler.event == event)
@@ -89,13 +98,13 @@ def read_hooks(settings: Settings, functions: tuple[Handler, ...] = ()) -> Confi
     handlers: list[Handler] = []
     notes: list[str] = []
     for one in sorted(settings.loaded, key=lambda one: _ORDER[one.layer], reverse=True):
-        found = list(_handlers(one, notes))
+        found = _all(one, notes)
         kept = []
         for handler in found:
             if why := _refused(settings, handler):
                 notes.append(f"{_where(handler.source)}: hooks {handler.event} does not count: {why}")
             else:
-                kept.append(handler)
+                kept.append(_limited(settings, handler))
         handlers += kept
     handlers += [handler for handler in functions if not _refused(settings, handler)]
     if len(handlers) > MOST_HANDLERS:
@@ -108,6 +117,15 @@ def read_hooks(settings: Settings, functions: tuple[Handler, ...] = ()) -> Confi
     return Configured(handlers=tuple(unique.values()), notes=tuple(dict.fromkeys(notes)))
 
 
+def _all(one: Loaded, notes: list[str]) -> list[Handler]:
+    try:
+        return list(_handlers(one, notes))
+    except SettingsError as error:
+        if one.layer is not Source.MANAGED:
+            raise
+        raise ManagedError(error.problem, file=error.file, line=error.line, column=error.column) from error
+
+
 _ORDER = {
     layer: number
     for number, layer in enumerate(
@@ -116,12 +134,23 @@ _ORDER = {
 }
 
 
+def _limited(settings: Settings, handler: Handler) -> Handler:
+    """Of the variables in headers those that settings leave."""
+    names = settings.value("httpHookAllowedEnvVars")
+    if names is None or not handler.variables:
+        return handler
+    return replace(handler, variables=tuple(name for name in handler.variables if name in names))
+
+
 def _refused(settings: Settings, handler: Handler) -> str:
     managed = handler.source.layer is Source.MANAGED
     if handler.event == "PermissionRequest" and settings.locked("permissions.denyInsteadOfPrompting"):
         return NOT_ASKED
     if handler.type == PROMPT and handler.from_repository and not settings.trusted:
         return UNTRUSTED
+    urls = settings.value("allowedHttpHookUrls")
+    if handler.type == HTTP and urls is not None and not any(fnmatch.fnmatchcase(handler.url, text) for text in urls):
+        return URL_LOCKED
     off = settings.all("disableAllHooks")
     if any(entry.source.layer is Source.MANAGED for entry in off) or (off and not managed):
         return HOOKS_OFF

@@ -26,7 +26,7 @@ PASSED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 WARDEN = (sys.executable, "-I", "-S", str(Path(warden.__file__)))
 _WORDS = {
     "timeout": "took longer than {seconds:g} seconds",
-    "processes": f"had more than {PROCESSES} processes",
+    "processes": "had too many processes",
     "cancelled": "was stopped",
 }
 
@@ -57,15 +57,15 @@ class Output:
         return self.data.decode("utf-8", "replace")
 
 
-async def run(argv: tuple[str, ...], *, stdin: bytes, environment: Mapping[str, str], seconds: float) -> Ran:
-    """Run it; never raises but for cancellation."""
+async def run(
+    argv: tuple[str, ...], *, stdin: bytes, environment: Mapping[str, str], seconds: float, most: int = PROCESSES
+) -> Ran:
+    """Run it; never raises but for cancellation. `most`: processes at a time."""
     began = time.monotonic()
     directory = await asyncio.to_thread(tempfile.mkdtemp, prefix="fumehood-hook-")
     reading, writing = os.pipe()
     try:
-        process = await _start(
-            (*WARDEN, str(seconds), str(PROCESSES), str(writing), *argv), writing, environment, directory
-        )
+        process = await _start((*WARDEN, str(seconds), str(most), str(writing), *argv), writing, environment, directory)
         if isinstance(process, str):
             return Ran(failure=process)
         ran = await _hear(process, reading, stdin, seconds)

@@ -29,7 +29,7 @@ def headers_of(handler: Handler, environ: Mapping[str, str]) -> dict[str, str]:
         return environ.get(name, "") if name in allowed else ""
 
     made = {name: _VARIABLE.sub(value, text) for name, text in handler.headers.items()}
-    return {name: re.sub(r"[\r\n\0]", "", text) for name, text in made.items()}
+    return {name: re.sub(r"[\r\n\0]", "", text).strip() for name, text in made.items()}
 
 
 async def post(handler: Handler, body: bytes, *, environ: Mapping[str, str], client: Callable[[], Any] | None) -> Ran:

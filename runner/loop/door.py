@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runner.effects import Decision, RunCommand, Source, Verdict, effect_to_json, is_outside
+from runner.effects import ConnectHost, Decision, RunCommand, Source, Verdict, effect_to_json, is_outside
 from runner.events import Judged
 from runner.journal import digest
 
@@ -31,7 +31,10 @@ class HookDoor:
         carries its own allow; so is what leaves the box without an allow rule.
         """
         gate, effects = self._gate, wanted.effects
-        found = gate.policy().judge(effects, tool=TOOL, place=gate.place, sent=wanted.sent)
+        # What a repository wants to send is judged as if the model did.
+        fetches = not wanted.own and any(isinstance(effect, ConnectHost) for effect in effects)
+        tool = "WebFetch" if fetches else TOOL
+        found = gate.policy().judge(effects, tool=tool, place=gate.place, sent=wanted.sent)
         ruled = {match.decision for match in found.matches}
         source = wanted.source
         verdict = Verdict(

@@ -201,6 +201,8 @@ class Session:
     def _turn_back(self) -> None:
         """Take up the branch that history goes on from now. What was read must be read again."""
         self._history, state = History(), self.gate.state
+        if self._hooks is not None:
+            self._hooks.notes.clear()
         state.todos = []
         for event in self.journal.path():
             self._history.fold(event)

@@ -23,6 +23,8 @@ _OURS = frozenset(
         "env",
         "hooks",
         "disableAllHooks",
+        "allowedHttpHookUrls",
+        "httpHookAllowedEnvVars",
         "allowManagedPermissionRulesOnly",
         "allowManagedHooksOnly",
         "allowManagedMcpServersOnly",

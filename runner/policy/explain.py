@@ -18,6 +18,9 @@ from runner.policy.rules import Kind, Rule
 BOUNDARY, ADVISORY = "boundary", "advisory for the shell"
 
 
+HOOK = "Hook"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """`matches`: every rule that speaks of one of the effects, strictest first. `changes`: what would change it."""
@@ -117,13 +120,15 @@ class Past:
 
 def past_calls(records: Iterable[Mapping[str, Any]], *, session: str, place: Place, mode: Mode) -> Iterator[Past]:
     """The calls of tools that a session's Judged records hold, oldest first; `records`: `{type, ...body}`. `mode`:
-    the one that it began in. Our own helpers and the user's commands are not a policy's matter.
+    the one that it began in. Our own helpers, hooks and the user's commands are not a policy's matter alone.
     """
     for record in records:
         if record.get("type") in ("PolicyLoaded", "ModeChanged"):
             mode = Mode(record["mode"])
-        if record.get("type") != "Judged" or (
-            record["verdict"]["source"] in ("fumehood", "user") and not record["verdict"]["rule"]
+        if (
+            record.get("type") != "Judged"
+            or record["tool"] == HOOK
+            or (record["verdict"]["source"] in ("fumehood", "user") and not record["verdict"]["rule"])
         ):
             continue
         try:

@@ -133,6 +133,8 @@ class PolicyFile(Shape):
     approver: RemoteApprover | None = None
     hooks: dict[str, Any] = {}
     disable_all_hooks: bool = False
+    allowed_http_hook_urls: list[str] | None = None
+    http_hook_allowed_env_vars: list[str] | None = None
     cases: list[Case] = []
     allow_managed_permission_rules_only: bool = Field(default=False, description="M")
     allow_managed_hooks_only: bool = Field(default=False, description="M")

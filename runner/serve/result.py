@@ -25,6 +25,7 @@ _TERMINAL = {
     "max_budget": "budget_exhausted",
     "max_tokens": "blocking_limit",
     "max_time": "blocking_limit",
+    "hook": "hook_stopped",
 }
 _SAID = {
     "max_turns": "Reached the maximum number of rounds",
@@ -99,6 +100,8 @@ def turn_result(
         "terminal_reason": _terminal(end, failure, in_tools=in_tools),
     }
     said = failure.message if failure else _SAID.get(end.reason, end.reason)
+    if end.reason == "hook":
+        said = end.result
     if made["subtype"] == "success":
         made["result"] = end.result if end.reason == "completed" or not failure else said
     else:

@@ -18,6 +18,7 @@ from runner.events import (
     Compacted,
     Event,
     Failed,
+    HookRan,
     Judged,
     ModeChanged,
     ModelAsked,
@@ -35,6 +36,7 @@ from runner.serve.partial import PartialReply
 from runner.serve.result import Totals, error_kind, failure_result, is_model_failure, turn_result
 
 MAIN = "main"
+HOOK = "Hook"
 RETRYING = "Retrying"
 PROTOCOL_VERSION = "2.1.321"  # the interface that these messages follow; clients refuse what is below 2.0.0
 Message = dict[str, Any]
@@ -134,6 +136,11 @@ class Messages:
             case ModeChanged(mode=mode):
                 self._mode = mode
                 return [_system("status", status=None, permissionMode=mode)]
+            case HookRan(output=output) if output.get("systemMessage"):
+                return [_system("informational", content=output["systemMessage"], level="info")]
+            case HookRan(outcome="error", event=name, output=output):
+                text = f"{name} hook error: {output.get('failure', '')}"
+                return [_system("informational", content=text, level="warning")]
             case Compacted() as done:
                 meta = {"trigger": done.trigger, "pre_tokens": done.tokens_before, "post_tokens": done.tokens_after}
                 return [_system("compact_boundary", compact_metadata=meta)]
@@ -217,7 +224,7 @@ class Messages:
         match event.body:
             case ToolRequested(call=call, name=name, input=args):
                 self._calls[call] = (name, args)
-            case Judged(call=call, verdict=verdict) if verdict.get("decision") == "deny":
+            case Judged(call=call, tool=tool, verdict=verdict) if verdict.get("decision") == "deny" and tool != HOOK:
                 reason = str(verdict.get("reason") or verdict.get("rule") or "denied")
                 kind = "rule" if verdict.get("rule") else "mode" if verdict.get("source") == "mode" else "other"
                 return [self._denied(call, reason, kind)]

@@ -65,7 +65,7 @@ def owner_of(spec: SessionSpec) -> Owner:
 class Housing:
     """One session's box and what it needs. `lay` connects the engine and makes image and toolbox ready
     where they are not; it runs in a thread. `scratch`: a cache for boxes' small files. `record` journals.
-    Nothing starts before `begin`.
+    `home_files`: for the box's HOME, by relative name. Nothing starts before `begin`.
     """
 
     def __init__(
@@ -79,9 +79,11 @@ class Housing:
         record: Callable[[Recorded], object],
         identity: tuple[str, str],
         environment: Mapping[str, str],
+        home_files: Mapping[str, bytes] | None = None,
         pool: Pool | None = None,
     ) -> None:
         self._pool = pool
+        self._home_files = home_files
         self._spec = spec
         self._directory = directory
         self._scratch = scratch
@@ -139,6 +141,7 @@ class Housing:
                 owner=owner_of(self._spec),
                 rung=Rung(self._spec.cow) if self._spec.cow else None,
                 identity=self._identity,
+                home_files=self._home_files,
                 keeper=ground.keeper,
                 pool=self._pool,
             )

@@ -217,7 +217,7 @@ def _checked(spec: SessionSpec, environ: Mapping[str, str], places: Places, noti
     for note in composed.notes:
         notify(note)
     hooks = import_module("runner.sessions.enforced").configured(chain.settings)
-    for note in hooks.notes if hooks is not None else ():
+    for note in hooks.told(trusted=chain.trusted) if hooks is not None else ():
         notify(note)
     spec = replace(spec, policy_digest=composed.policy.digest)
     if spec.packages:

@@ -10,7 +10,18 @@ from typing import Any
 
 from runner.effects import CallServer, RunCommand, StopTask, WritePath
 from runner.errors import UsageError
-from runner.events import Applied, CheckpointTaken, Egress, Event, Forked, HeadMoved, Judged, PromptGiven, TurnEnded
+from runner.events import (
+    Applied,
+    CheckpointTaken,
+    Egress,
+    Event,
+    Forked,
+    HeadMoved,
+    HookRan,
+    Judged,
+    PromptGiven,
+    TurnEnded,
+)
 
 START = "start of turn"
 CALL = "call"
@@ -82,13 +93,9 @@ class Timeline:
                 self.present = body.checkpoint or self.present
             case Forked(direction="from"):
                 self._undone.clear()  # what was taken back before lies in the origin
-            case Applied(count=count):
-                self._outside.append((event.seq, f"apply wrote {count} paths on the host"))
-            case Egress(method=method, host=host, verdict=verdict):
-                if verdict.get("decision") == "allow":
-                    self._outside.append((event.seq, f"{method} {host}"))
             case _:
-                pass
+                if outside := _outside(event):
+                    self._outside.append((event.seq, outside))
 
     def _take_prompt(self, event: Event, content: list[Any], *, here: bool) -> None:
         self._undone.clear()
@@ -196,3 +203,16 @@ class Timeline:
 def _text(content: list[Any]) -> str:
     texts = [str(block.get("text", "")) for block in content if isinstance(block, dict)]
     return " ".join(" ".join(texts).split())[:TEXT]
+
+
+def _outside(event: Event) -> str:
+    """What left the box, "" where nothing did."""
+    match event.body:
+        case HookRan(where="host", hook=hook):
+            return f"a hook ran on the host: {hook[:80]}"
+        case Applied(count=count):
+            return f"apply wrote {count} paths on the host"
+        case Egress(method=method, host=host, verdict=verdict) if verdict.get("decision") == "allow":
+            return f"{method} {host}"
+        case _:
+            return ""

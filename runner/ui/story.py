@@ -15,6 +15,7 @@ from runner.events import (
     Drifted,
     Event,
     Failed,
+    HookRan,
     ModeChanged,
     ModelReplied,
     TaskUpdated,
@@ -67,6 +68,8 @@ def _small(event: Event, glyphs: Glyphs) -> list[Text]:
     match event.body:
         case TaskUpdated(kind="command", task=task, state=state) if state != "running":
             return [Text(f"  background command {one_line(task)}: {one_line(state)}", "dim")]
+        case HookRan() as ran:
+            return _hook(ran, glyphs)
         case Compacted():
             return [Text("  the conversation was shortened", "dim")]
         case ModeChanged(mode=mode):
@@ -75,6 +78,18 @@ def _small(event: Event, glyphs: Glyphs) -> list[Text]:
             return [Text(f"  {glyphs.retry} the reply broke off here", "yellow")]
         case _:
             return []
+
+
+def _hook(ran: HookRan, glyphs: Glyphs) -> list[Text]:
+    """What a hook says to the user, and that one failed or stopped something."""
+    lines = []
+    if said := ran.output.get("systemMessage"):
+        lines.append(Text(f"  {one_line(str(said))}"))
+    if ran.outcome in ("error", "blocked"):
+        why = ran.output.get("failure") or ran.output.get("stderr") or ran.verdict
+        words = "failed" if ran.outcome == "error" else "says no"
+        lines.append(Text(f"  {glyphs.failed} {ran.event} hook {words}: {one_line(str(why))}", "yellow"))
+    return lines
 
 
 def finished(call: CallView, cwd: str, glyphs: Glyphs, width: int | None = None) -> list[Text]:

@@ -210,12 +210,15 @@ def _fold_live(state: ViewState, event: Event) -> ViewState:
             return state
 
 
+HOOK = "Hook"
+
+
 def _fold_call(state: ViewState, event: Event) -> ViewState:
     match event.body:
         case ToolRequested(call=call, name=name, input=args, error=error):
             made = CallView(id=call, name=name, input=args, agent=event.agent, since=event.at, message=error)
             return replace(state, running=(*state.running, made))
-        case Judged(call=call, verdict=verdict):
+        case Judged(call=call, tool=tool, verdict=verdict) if tool != HOOK:
             decision = {"allow": "allowed", "ask": "asking", "deny": "denied"}[verdict["decision"]]
             denied = state.denied + (decision == "denied")
             changed = _change(

@@ -36,6 +36,7 @@ _REASONS = {
     "max_time": "stopped: the time is up",
     "max_tokens": "stopped: the limit of tokens is reached",
     "refusal": "the model refused",
+    "hook": "stopped by a hook",
     "failed": "failed",
 }
 

@@ -7,6 +7,7 @@ as the command did. REPORT: a descriptor that `CODE WORD` is written to, - for n
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -100,6 +101,25 @@ def run(argv: list[str], report: int) -> int:
     return pid
 
 
+def tell(report: int, text: str, *, alone: bool) -> None:
+    """What became of it. `alone`: nobody is there to hear it, nor to remove the empty directory that this runs in."""
+    if alone:
+        with contextlib.suppress(OSError):
+            os.rmdir(os.getcwd())
+    else:
+        os.write(report, text.encode())
+
+
+def end(code: int) -> None:
+    """As the command did."""
+    if code < 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        if -code not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code & 255)
+
+
 def main() -> None:
     """See the module."""
     seconds, most, argv = float(sys.argv[1]), int(sys.argv[2]), sys.argv[4:]
@@ -131,12 +151,8 @@ def main() -> None:
     codes |= kill_all()
     code = codes.get(leader, -signal.SIGKILL)
     if report >= 0:
-        os.write(report, f"{code} {word}".encode())
-    if code < 0:
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
-        os.kill(os.getpid(), -code)
-    os._exit(code & 255)
+        tell(report, f"{code} {word}", alone=os.getppid() != parent)
+    end(code)
 
 
 if __name__ == "__main__":

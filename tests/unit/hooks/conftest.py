@@ -52,9 +52,12 @@ class Stage:
         path.chmod(0o755)
         return str(path)
 
-    def says(self, name: str, *, code: int = 0, stderr: str = "", **answer: Any) -> str:
+    def says(
+        self, name: str, answer: dict[str, Any] | None = None, *, code: int = 0, stderr: str = "", **more: Any
+    ) -> str:
         """A hook that gives one answer."""
-        text = json.dumps(answer).replace("'", "'\\''") if answer else ""
+        said = (answer or {}) | more
+        text = json.dumps(said).replace("'", "'\\''") if said else ""
         return self.script(name, f"cat >/dev/null; printf '%s' '{text}'; printf '%s' '{stderr}' >&2; exit {code}")
 
     @asynccontextmanager

@@ -43,7 +43,11 @@ def uses() -> Iterator[tuple[str, str]]:
                 yield "tool.run", where
             elif name.endswith("box.get"):
                 yield "box.get", where
-            elif name.split(".")[0] in {"subprocess", "pty"} or name in {"os.system", "os.posix_spawn", "os.fork"}:
+            elif (
+                name.split(".")[0] in {"subprocess", "pty"}
+                or "create_subprocess" in name
+                or name in {"os.system", "os.posix_spawn", "os.fork"}
+            ):
                 yield "host process", where
 
 
@@ -56,6 +60,7 @@ def test_there_is_one_gate() -> None:
         ("exec", "tools/helpers.py"): 1,  # through that
         ("box.get", "loop/own.py"): 3,  # helper, carry, user_command
         ("exec", "loop/own.py"): 3,  # the same, after their Judged
+        ("host process", "hooks/host.py"): 1,  # a hook that its owner places there, after its Judged
         ("exec", "loop/door.py"): 1,  # a hook, in the box that the gate gives it after its Judged
     }
 

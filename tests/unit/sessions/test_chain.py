@@ -322,6 +322,40 @@ def test_a_path_rule_means_the_file_wherever_the_box_sees_it(machine: Machine) -
     assert judge(policy, tool, effects, place).decision is Decision.ALLOW
 
 
+@pytest.mark.parametrize(
+    ("lock", "left"),
+    [
+        ({"allowManagedHooksOnly": True}, ["audit"]),
+        ({"disableAllHooks": True}, []),
+        ({}, ["mine", "theirs", "given", "audit"]),
+    ],
+)
+@pytest.mark.parametrize("way", ["new", "stored", "resume", "running"])
+def test_locks_on_hooks_hold_on_every_way_in(machine: Machine, way: str, lock: dict[str, Any], left: list[str]) -> None:
+    def of(command: str) -> dict[str, Any]:
+        return {"hooks": {"Stop": [{"hooks": [{"type": "command", "command": command}]}]}}
+
+    machine.user(of("mine"))
+    machine.repository(of("theirs"))
+    machine.trust()
+    manage(machine.places, of("audit"))
+    settings = read_given(json.dumps(of("given")), machine.project)
+    if way == "new":
+        manage(machine.places, of("audit") | lock)
+    spec = machine.stored(settings=settings)
+    enforced = machine.enforced(spec)
+    if way != "new":
+        manage(machine.places, of("audit") | lock)
+    if way == "running":
+        enforced.look(Mode.BYPASS, "anthropic:claude-opus-4-5")
+    elif way == "resume":
+        enforced = machine.enforced(machine.resume(spec))
+    elif way == "stored":
+        enforced = machine.enforced(spec, stored=True)
+    assert enforced.hooks is not None
+    assert [handler.text for handler in enforced.hooks.handlers] == left
+
+
 WAYS = ("flag", "spec", "settings", "user", "resume")
 
 
