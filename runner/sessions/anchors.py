@@ -263,13 +263,15 @@ def make_anchor(directory: Path, *, session: str, key: SecretKey, at: float) -> 
 
 
 def keep_anchor(anchor: Anchor, file: Path) -> None:
-    """Append it to a file, which is made (0600) where there is none; it is on the disk when this returns. Raises
-    JournalError.
+    """Append it to a file, which is made (0600) where there is none; it is on the disk when this returns. An
+    end that a crash tore stays a line of its own. Raises JournalError.
     """
     try:
-        fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            line = anchor.line()
+            size = os.fstat(fd).st_size
+            torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+            line = b"\n" * torn + anchor.line()
             if os.write(fd, line) != len(line):
                 raise JournalError(f"{file}: could not be written whole")
             os.fsync(fd)

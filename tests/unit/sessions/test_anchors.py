@@ -32,6 +32,8 @@ from runner.sessions.anchors import (
 from tests.support.audited import SESSION, Told, lines_of, made_anew, put_lines, tell
 
 KEY = new_key()
+FIXED = SecretKey(id=b"fumehood", seed=bytes(range(32)))
+GOLDEN = Path(__file__).parents[1] / "golden" / "anchors-v1.jsonl"
 Lines = list[bytes]
 
 
@@ -286,6 +288,24 @@ def test_the_statement_is_what_minisign_would_check(session: Path) -> None:
         at=1_700_000_000.0,
         marks="".join(json.loads(line)["hash"][:8] for line in lines_of(session)[:20]),
     )
+
+
+def test_the_form_on_disk_is_that_of_the_golden_file_and_it_holds_as_it_always_did(tmp_path: Path) -> None:
+    told = Told(tmp_path / SESSION)
+    tell(told)
+    anchored(told.directory, FIXED)
+    told.prompt("more")
+    anchored(told.directory, FIXED, at=1_700_000_100.5)
+    assert (told.directory / ANCHORS_NAME).read_bytes() == GOLDEN.read_bytes()
+    assert [each.state for each in look(told.directory, FIXED).anchors] == ["holds", "holds"]
+
+
+def test_an_anchor_is_kept_whole_behind_one_that_a_crash_tore(session: Path) -> None:
+    with (session / ANCHORS_NAME).open("ab") as file:
+        file.write(b'{"statement": {"sess')
+    anchored(session)
+    audit = look(session)
+    assert (audit.anchored, audit.remarks) == (30, ("1 lines among the anchors are none",))
 
 
 @settings(max_examples=60, deadline=None)
