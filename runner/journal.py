@@ -12,18 +12,15 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from runner.chain import HASH_KEY, Chain, Verification, check_line, verify
 from runner.errors import JournalError
 from runner.events import RECORD_VERSION, Body, Event, HeadMoved, body_from_json, body_to_json
 from runner.storage import FileStorage, MemoryStorage
 
 BLOB_LIMIT = 4096
-_HASH_KEY = b',"hash":"'
-UNKNOWN = "?"  # the hash before this line cannot be told
-_TAIL = len(_HASH_KEY) + 64 + len(b'"}')
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 
 
@@ -81,41 +78,6 @@ class Secrets:
                 return value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """Something wrong with a journal. `line` counts from 1. `kind`: malformed, version, edited,
-    removed, reordered, blob_missing, blob_damaged.
-    """
-
-    line: int
-    kind: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
-    """What `verify` found. `head` is the hash of the last line: what an anchor signs."""
-
-    records: int
-    head: str
-    problems: tuple[Problem, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether the chain holds and every blob is there and right (or redacted on purpose)."""
-        return not self.problems
-
-
-@dataclass(slots=True)
-class _Chain:
-    """Where the chain stands: next `seq`, hash of the last line, last record id per agent."""
-
-    seq: int = 0
-    hash: str = ""
-    heads: dict[str, str] = field(default_factory=dict)
-    turn: int = 0
-
-
 class Journal:
     """A session's journal. `append` returns the event as it was written (secrets replaced); listeners
     in `on_append` are called after the write, in order. `parent` is the last record of the same
@@ -139,7 +101,7 @@ class Journal:
         self.storage = storage
         self.clock = clock
         self.ids = ids
-        self._chain = _Chain()
+        self._chain = Chain()
         self._load(check=check)
 
     @classmethod
@@ -179,7 +141,7 @@ class Journal:
     def _load(self, *, check: bool) -> None:
         chain = self._chain
         for number, line in enumerate(self.storage.lines(), 1):
-            record, problem = _check(line, number, chain)
+            record, problem = check_line(line, number, chain)
             if problem is not None and (check or not record):
                 raise JournalError(f"journal of session {self.session or '?'}, line {number}: {problem.detail}")
             self.session = record["session"]
@@ -229,7 +191,7 @@ class Journal:
             f'"session":{_encode(self.session)},"turn":{turn},"type":"{kind}","v":{RECORD_VERSION}}}'
         ).encode("ascii")
         own = hashlib.sha256(line).hexdigest()
-        self.storage.append(line[:-1] + _HASH_KEY + own.encode("ascii") + b'"}')
+        self.storage.append(line[:-1] + HASH_KEY + own.encode("ascii") + b'"}')
         chain.seq, chain.hash = chain.seq + 1, own
         chain.heads[agent] = event.id
         chain.turn = max(chain.turn, turn)
@@ -321,60 +283,7 @@ class Journal:
 
     def verify(self) -> Verification:
         """Check every hash, number and blob from the disk; goes on after a fault to find all of them."""
-        chain, problems = _Chain(), list[Problem]()
-        redacted, wanted = set[str](), dict[str, int]()
-        number = 0
-        for number, line in enumerate(self.storage.lines(), 1):
-            record, problem = _check(line, number, chain)
-            if problem is not None:
-                problems.append(problem)
-            if record:
-                follows = problem is None or problem.kind != "reordered"
-                chain.seq = max(chain.seq, int(record["seq"]) + 1)
-                chain.hash = str(record["hash"]) if follows else UNKNOWN
-                for value in record["body"].values():
-                    if isinstance(value, dict) and "$blob" in value:
-                        wanted.setdefault(str(value["$blob"]), number)
-                if record["type"] == "Redacted":
-                    redacted.update(self._inline(record["body"]["blobs"], number))
-            else:
-                chain.seq, chain.hash = chain.seq + 1, UNKNOWN
-        for name, at in wanted.items():
-            data = self.storage.get(name)
-            if data is None and name not in redacted:
-                problems.append(Problem(line=at, kind="blob_missing", detail=f"blob {name} is gone"))
-            elif data is not None and hashlib.sha256(data).hexdigest() != name:
-                problems.append(Problem(line=at, kind="blob_damaged", detail=f"blob {name} is damaged"))
-        problems.sort(key=lambda p: p.line)
-        return Verification(records=number, head=chain.hash, problems=tuple(problems))
-
-
-def _check(line: bytes, number: int, chain: _Chain) -> tuple[dict[str, Any], Problem | None]:  # noqa: PLR0911
-    """A line's record ({} when there is none) and the first thing wrong with it, given the chain before it."""
-
-    def wrong(kind: str, detail: str) -> Problem:
-        return Problem(line=number, kind=kind, detail=detail)
-
-    try:
-        record = json.loads(line)
-        found, own, seq, version = record["prev"], record["hash"], record["seq"], record["v"]
-        shape = (str, str, int, dict)
-        good = all(map(isinstance, (found, own, seq, record["body"]), shape)) and len(line) > _TAIL
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        return {}, wrong("malformed", f"no record: {error!r}")
-    if not good:
-        return {}, wrong("malformed", "no record")
-    if version != RECORD_VERSION:
-        return record, wrong("version", f"version {version!r}; this program reads {RECORD_VERSION}")
-    if hashlib.sha256(line[:-_TAIL] + b"}").hexdigest() != own or not line.endswith(b'"}'):
-        return record, wrong("edited", f"record {seq} does not match its hash")
-    if seq > chain.seq:
-        return record, wrong("removed", f"records {chain.seq} to {seq - 1} are missing before record {seq}")
-    if seq < chain.seq:
-        return record, wrong("reordered", f"record {seq} stands where {chain.seq} belongs")
-    if chain.hash not in (found, UNKNOWN):
-        return record, wrong("edited", f"record {seq} does not follow from the record before it")
-    return record, None
+        return verify(self.storage)
 
 
 class MemoryJournal(Journal):

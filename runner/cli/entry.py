@@ -32,6 +32,7 @@ COMMANDS = {
     "du": "runner.cli.du",
     "fsck": "runner.cli.fsck",
     "policy": "runner.cli.policy",
+    "audit": "runner.cli.audit",
     "trust": "runner.cli.trust",
 }
 EXIT_INTERNAL = 70

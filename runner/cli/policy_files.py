@@ -147,15 +147,32 @@ def sign(file: Path, key: Path, comment: str) -> Path:
         raise UsageError(f"there is no file {file}")
     if wrong := problems(file):
         raise wrong[0]
-    text = _text(key)
-    try:
-        password = getpass.getpass("password of the secret key: ").encode() if signing.needs_password(text) else b""
-        made = signing.secret_key(text, password).sign(data, comment)
-    except signing.SignatureError as error:
-        raise UsageError(f"{key}: {error}") from error
+    made = secret_key(key).sign(data, comment)
     beside = file.with_name(file.name + SIGNATURE)
     beside.write_text(made, encoding="utf-8")
     return beside
+
+
+def secret_key(file: Path) -> signing.SecretKey:
+    """A secret key file's key; its password is asked for where it has one. Raises UsageError."""
+    text = _text(file)
+    try:
+        password = getpass.getpass("password of the secret key: ").encode() if signing.needs_password(text) else b""
+        return signing.secret_key(text, password)
+    except signing.SignatureError as error:
+        raise UsageError(f"{file}: {error}") from error
+
+
+def public_keys(file: Path | None) -> tuple[signing.PublicKey, ...]:
+    """A file's keys; of None those pinned on this machine, which may be none. Raises UsageError, SettingsError."""
+    pinned = PLACES.fumehood / KEYS_FILE
+    if file is None and not pinned.exists():
+        return ()
+    data = read_file(pinned, owner=PLACES.owner, links=False) if file is None else _text(file).encode()
+    try:
+        return signing.public_keys((data or b"").decode())
+    except ValueError as error:
+        raise UsageError(f"{file or pinned}: {error}") from error
 
 
 def verify(file: Path, key: Path | None) -> str:

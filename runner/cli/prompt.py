@@ -47,6 +47,7 @@ commands (only as the first word; -- makes them a prompt):
   gc                         collect old checkpoints, leftovers and old caches
   fsck [SESSION]             verify all that is kept
   policy COMMAND             what is allowed here and why; check, test and sign policy files
+  audit COMMAND              verify, anchor, report or export a session's journal
   trust                      let this repository's settings count; --list, --revoke
 """
 

@@ -27,6 +27,10 @@ class SignatureError(ValueError):
     """A signature or key that does not hold; the message says why."""
 
 
+class UnknownKeyError(SignatureError):
+    """A signature by a key that is not among those asked for."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublicKey:
     """A pinned key. `id`: eight bytes that the signature names too."""
@@ -149,7 +153,7 @@ def verify(data: bytes, signature: str, keys: tuple[PublicKey, ...]) -> str:
     kind, number, raw = made[:2], made[2:10], made[10:]
     key = next((key for key in keys if key.id == number), None)
     if key is None:
-        raise SignatureError(f"is by key {number[::-1].hex().upper()}, which is not pinned")
+        raise UnknownKeyError(f"is by key {number[::-1].hex().upper()}, which is not pinned")
     if kind not in (_PLAIN, _HASHED):
         raise SignatureError("is of an unknown kind")
     comment = lines[2].removeprefix(TRUSTED)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runner.chain import Verification
 from runner.errors import JournalError, SessionBusyError, SessionNotFoundError
-from runner.journal import Journal, Verification
+from runner.journal import Journal
 from runner.sessions.store import Store
 from runner.storage import FileStorage
 from sandbox.fsck import check_stores, cut_torn
