@@ -23,6 +23,7 @@ _ASSIGNING = names("variable_assignment variable_assignments declaration_command
 _QUIET_LEAVES = frozenset({"comment", "heredoc_start", "heredoc_end", "heredoc_content", "extglob_pattern"})
 _TESTS = frozenset({"unary_expression", "binary_expression", "parenthesized_expression", "negated_command"})
 _COUNTING = re.compile(r"-(?:eq|ne|lt|le|gt|ge|v|R)|=~")
+_BLANKS = (b" ", b"\t", b"\n")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 _SAFE_NAME = re.compile(r"[a-z][a-z0-9]{0,20}")
 _SAFE_EXPANSIONS = frozenset({":-", "-", ":+", "+", ":?", "?", "#", "##", "%", "%%", "^", "^^", ",", ",,", "/", "//"})
@@ -220,6 +221,7 @@ class Reader:
     def _test(self, node: Any) -> list[tuple[Any, bool]]:
         """`[[ … ]]` and `[ … ]`: they run nothing, but for arithmetic and subscripts."""
         self.plain = False
+        self._brackets(node.children[0], node.children[-1])
         found: list[tuple[Any, bool]] = []
         stack = list(node.children)
         while stack:
@@ -234,6 +236,14 @@ class Reader:
             if child.child_count == 0 and _COUNTING.fullmatch(child.text.decode().strip()):
                 self.doubt("a test may run commands")
         return found
+
+    def _brackets(self, first: Any, last: Any) -> None:
+        """`[` and `]` are words to bash: without blanks beside them they are parts of another command's name."""
+        if first.type == "[":
+            after = first.end_byte
+            before = last.end_byte - len(last.text.strip())
+            if self.source[after : after + 1] not in _BLANKS or self.source[before - 1 : before] not in _BLANKS:
+                self.doubt("a test may be another command")
 
 
 def _unclear(words: list[Word]) -> str:

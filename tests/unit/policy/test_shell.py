@@ -324,3 +324,9 @@ def test_no_reading_ever_raises(command: str) -> None:
 def test_a_command_of_any_length_is_read_in_time(command: str) -> None:
     assert parse(command) is not None
     assert reach_of(command, "/a", "/h").texts
+
+
+@pytest.mark.parametrize("command", ["[];", "[a];", "[a ]", "[ a]", "[-f x ]", "a; []; b"])
+def test_brackets_without_blanks_beside_them_are_another_command(command: str) -> None:
+    assert parse(command).opaque
+    assert not parse("[ -f x ] && [ ! -d y ]").opaque
