@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from sandbox.engine import Engine, ImageInfo, connect
 from sandbox.errors import SandboxError
 from sandbox.images import ensure_image
 from sandbox.toolbox import Toolbox, ensure_toolbox
+
+
+# What CI says of a commit it says again; elsewhere each run looks for something new.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 def _say(line: str) -> None:
