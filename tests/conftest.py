@@ -19,7 +19,6 @@ from sandbox.errors import SandboxError
 from sandbox.images import ensure_image
 from sandbox.toolbox import Toolbox, ensure_toolbox
 
-
 # What CI says of a commit it says again; elsewhere each run looks for something new.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
