@@ -8,7 +8,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class HeldBack:
     held: tuple[Rule, ...]
     scripts: tuple[Rule, ...]
     pointed_out: tuple[Rule, ...]
+    # What one of some rules at least matches: most paths are of none, and asked once. Made when first needed.
+    _any: dict[str, re.Pattern[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def load(cls, extra: Iterable[Rule] = ()) -> HeldBack:
@@ -60,6 +62,8 @@ class HeldBack:
         """
         if change.in_git:
             return "git obeys it"
+        if not self._some("held", self.held + self.scripts, change.path):
+            return ""
         for rule in self.held:
             if rule.matches(change.path):
                 return rule.why
@@ -70,7 +74,15 @@ class HeldBack:
 
     def remark(self, change: Change) -> str:
         """Why a change is worth a look, "" when it is not."""
+        if not self._some("pointed out", self.pointed_out, change.path):
+            return ""
         return next((rule.why for rule in self.pointed_out if rule.matches(change.path)), "")
+
+    def _some(self, name: str, rules: tuple[Rule, ...], path: str) -> bool:
+        if name not in self._any:
+            text = "|".join(_text(rule.glob) for rule in rules) or r"(?!)"
+            self._any[name] = re.compile(text, re.DOTALL)
+        return self._any[name].fullmatch(plain(path)) is not None
 
 
 @lru_cache(maxsize=1024)
@@ -88,11 +100,15 @@ def _bare(part: str) -> str:
 
 @cache
 def _pattern(glob: str) -> re.Pattern[str]:
+    return re.compile(_text(glob), re.DOTALL)
+
+
+def _text(glob: str) -> str:
     wild = {"**": ".*", "*": "[^/]*"}
     below = glob.endswith("/**")
     tokens = re.split(r"(\*\*|\*)", glob.removesuffix("/**").casefold())
     text = "".join(wild.get(token) or re.escape(token) for token in tokens)
-    return re.compile(rf"(?:.*/)?{text}{'(?:/.*)?' if below else ''}", re.DOTALL)
+    return rf"(?:.*/)?{text}{'(?:/.*)?' if below else ''}"
 
 
 def _keys_differ(keys: tuple[str, ...], contents: Sequence[bytes | None]) -> bool:
