@@ -90,6 +90,8 @@ def read_file(path: Path, *, owner: int | None = None, links: bool = True, name:
     except FileNotFoundError:
         return None
     except OSError as error:
+        if isinstance(error, NotADirectoryError) and owner is None:
+            return None
         why = "is a symbolic link" if not links and path.is_symlink() else f"cannot be read: {error.strerror}"
         raise SettingsError(why, file=name) from error
     try:

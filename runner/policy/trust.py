@@ -105,8 +105,13 @@ class Grants:
         return len(before) - len(kept)
 
 
+def _kept(path: Path) -> bytes | None:
+    """A file of ours; None where there is none, or where its directory is none: nothing can start there anyway."""
+    return read_file(path, owner=os.geteuid(), links=False) if path.parent.is_dir() else None
+
+
 def _rows(path: Path, kind: type[Any]) -> list[dict[str, str]]:
-    data = read_file(path, owner=os.geteuid(), links=False)
+    data = _kept(path)
     if data is None:
         return []
     value = parse(data, str(path)).value
@@ -136,7 +141,7 @@ def _write(path: Path, rows: list[dict[str, str]]) -> None:
 
 def read_serials(home: Path) -> dict[str, int]:
     """The highest serial number of each managed file that was in force here; empty where none is kept."""
-    data = read_file(home / "serials.json", owner=os.geteuid(), links=False)
+    data = _kept(home / "serials.json")
     found = parse(data, str(home / "serials.json")).value if data else {}
     return {name: number for name, number in found.items() if isinstance(number, int)}
 

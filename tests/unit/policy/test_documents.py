@@ -178,3 +178,8 @@ def test_a_file_that_keeps_changing_is_refused(tmp_path: Path) -> None:
                 _read_until(path, limit)
         finally:
             writer.kill()
+
+
+def test_a_file_below_what_is_no_directory_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / ".claude").write_text("a file of that name")
+    assert read_file(tmp_path / ".claude" / "settings.json") is None
