@@ -3,13 +3,14 @@
 
 PYTHON = .venv/bin/python
 
-.PHONY: help demo test check bench torture clean venv
+.PHONY: help demo test check bench podman torture clean venv
 
 help:
 	@echo 'make demo     the main job on a small repository, in a real box'
 	@echo 'make test     all tests, the box tests as root and as an unprivileged user'
 	@echo 'make check    ruff, mypy --strict, import-linter'
 	@echo 'make bench    the figures, each beside its floor'
+	@echo 'make podman   a selection of the tests over Podman, as root'
 	@echo 'make torture  the tests that take long'
 	@echo 'make clean    remove what these made in this directory'
 
@@ -30,6 +31,9 @@ check: venv
 
 bench: venv
 	@.ci/engine $(PYTHON) -m tests.bench
+
+podman: venv
+	@.ci/podman
 
 torture: venv
 	@FUMEHOOD_NO_SKIP=1 .ci/engine $(PYTHON) -m pytest -m slow --slow all
