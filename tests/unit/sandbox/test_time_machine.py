@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from sandbox.spec import Rung
 from tests.support.time_machine import LocalBed, TimeMachine, can_mount_overlays
 
-LONG = [pytest.mark.slow, pytest.mark.timeout(900)]
+LONG = [pytest.mark.slow, pytest.mark.torture, pytest.mark.timeout(900)]
 
 
 class CopyMachine(TimeMachine):
