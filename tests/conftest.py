@@ -79,15 +79,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A third of the slow tests is the sample, always the same, told by their names; none of `torture`."""
+    """A third of the slow tests is the sample, always the same, told by their names; none of `torture`. What only root
+    may do is of the first of the two runs.
+    """
     choice = config.getoption("--slow")
-    if choice == "all" or "slow" in config.getoption("markexpr"):
-        return
+    every = choice == "all" or "slow" in config.getoption("markexpr")
     left_out = [
         item
         for item in items
-        if item.get_closest_marker("slow")
-        and (choice == "none" or item.get_closest_marker("torture") or zlib.crc32(item.nodeid.encode()) % 3)
+        if (item.get_closest_marker("root") and os.geteuid() != 0)
+        or (
+            item.get_closest_marker("slow")
+            and not every
+            and (choice == "none" or item.get_closest_marker("torture") or zlib.crc32(item.nodeid.encode()) % 3)
+        )
     ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)

@@ -85,12 +85,11 @@ async def back_to(inside: Inside, checkpoint: str, *, alive: bool) -> None:
         await again(inside)
 
 
-@pytest.mark.parametrize("alive", [True, False])
+# A mount beneath a running box is replaced by root only.
+@pytest.mark.parametrize("alive", [pytest.param(True, marks=pytest.mark.root), False])
 async def test_whatever_was_done_before_and_after_a_freeze_comes_back(
     bench: Bench, repo: Path, place: Path, alive: bool
 ) -> None:
-    if alive and os.geteuid() != 0:
-        pytest.skip("a mount beneath a running box is replaced by root only")
     async with bench.session(repo, place / "state") as inside:
         try:
             await entered(inside)
@@ -115,10 +114,7 @@ async def test_whatever_was_done_before_and_after_a_freeze_comes_back(
             await inside.discard()
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a mount beneath a running box is replaced by root only")
-
-
-@needs_root
+@pytest.mark.root
 async def test_a_process_that_holds_the_place_is_left_alone_and_contents_are_copied(
     bench: Bench, repo: Path, place: Path
 ) -> None:
@@ -140,7 +136,7 @@ async def test_a_process_that_holds_the_place_is_left_alone_and_contents_are_cop
             await inside.discard()
 
 
-@needs_root
+@pytest.mark.root
 async def test_going_back_ends_what_runs_and_keeps_the_box(bench: Bench, repo: Path, place: Path) -> None:
     async with bench.session(repo, place / "state") as inside:
         try:
