@@ -209,6 +209,10 @@ class Done:
 class TimeMachine(RuleBasedStateMachine):
     """Every rule does the same to the real thing and to the model, and both must agree after it."""
 
+    # What gets attributes. Of files only in the long walks: there model and apply do not agree yet about attributes
+    # alone (open; `make torture` shows it).
+    attributed: tuple[str, ...] = ("dir",)
+
     def make_bed(self) -> Bed:
         raise NotImplementedError
 
@@ -354,8 +358,7 @@ class TimeMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), value=st.sampled_from([b"", b"\0value", None]))
     def attribute(self, data: st.DataObject, value: bytes | None) -> None:
-        # Of directories only: an apply brings a file's attributes over, which this model does not tell of the host.
-        path = self._old(data, "dir")
+        path = self._old(data, *self.attributed)
         if path is None or not self._writable(path) or not self._brushes(path):
             return
         node = self.layer.raised(path)

@@ -27,7 +27,8 @@ class OverlayMachine(TimeMachine):
 
 
 def settled(machine: type[TimeMachine], examples: int, steps: int, *marks: pytest.MarkDecorator) -> type[Any]:
-    case: type[unittest.TestCase] = type(machine.__name__, (machine,), {}).TestCase  # type: ignore[attr-defined]
+    more = {"attributed": ("file", "dir")} if marks else {}
+    case: type[unittest.TestCase] = type(machine.__name__, (machine,), more).TestCase  # type: ignore[attr-defined]
     case.settings = settings(  # type: ignore[attr-defined]
         max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=list(HealthCheck)
     )
