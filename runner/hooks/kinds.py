@@ -52,7 +52,7 @@ EVENTS: dict[str, Kind] = {
     **_absent("UserPromptExpansion", "there are no custom commands"),
     **_absent("Elicitation ElicitationResult", "there are no MCP servers"),
     **_absent("WorktreeCreate WorktreeRemove", "sessions make no worktrees"),
-    **_absent("PermissionDenied", "there is no classifier"),
+    **_absent("PermissionDenied", "the classifier of mode auto does not tell hooks yet"),
     **_absent("Setup InstructionsLoaded MessageDisplay PreModelSwitch PostModelSwitch", "it is not fired here"),
     **_absent("ConfigChange CwdChanged DirectoryAdded FileChanged", "it is not fired here"),
 }
