@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from sandbox.build import throw_away
+from sandbox.containers import ContainerSpec
 from sandbox.engine import Engine, ImageInfo, connect
 from sandbox.errors import SandboxError
 from sandbox.images import ensure_image
@@ -64,8 +66,14 @@ def plain_image(engine: Engine, image_cache: Path) -> ImageInfo:
 
 
 @pytest.fixture(scope="session")
-def toolbox(engine: Engine, busybox_image: ImageInfo, image_cache: Path) -> Toolbox:
-    return ensure_toolbox(engine, base=busybox_image, cache=image_cache, progress=_say)
+def toolbox(engine: Engine, busybox_image: ImageInfo, image_cache: Path) -> Iterator[Toolbox]:
+    """In use for as long as the tests run: those that fill toolboxes of other versions remove what is stale, and one
+    from an earlier run may be hours old.
+    """
+    toolbox = ensure_toolbox(engine, base=busybox_image, cache=image_cache, progress=_say)
+    spec = ContainerSpec(image=busybox_image.id, command=("/bin/true",), labels={}, mounts=(toolbox.mount,))
+    with throw_away(engine, spec):
+        yield toolbox
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
