@@ -1,7 +1,7 @@
 """The Tool ABC: what a tool declares (name, arguments, effects) and how it runs in the box.
 
 A tool lives in one module with its description in a `.md` of the same name beside it. Only the
-gate (`runner.loop.orchestrate`) calls `run`, after the verdict, with paths already resolved.
+gate (`runner.loop.gate`) calls `run`, after the verdict, with paths already resolved.
 """
 
 from __future__ import annotations

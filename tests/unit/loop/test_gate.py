@@ -53,9 +53,9 @@ def uses() -> Iterator[tuple[str, str]]:
 
 def test_there_is_one_gate() -> None:
     assert Counter((what, where) for what, where in uses() if not where.startswith("demo/")) == {
-        ("box.get", "loop/orchestrate.py"): 1,  # a call of the model
-        ("tool.run", "loop/orchestrate.py"): 1,  # the same, after its Judged
-        ("ToolContext", "loop/orchestrate.py"): 1,  # what a tool gets: the only box that it ever sees
+        ("box.get", "loop/gate.py"): 1,  # a call of the model
+        ("tool.run", "loop/gate.py"): 1,  # the same, after its Judged
+        ("ToolContext", "loop/gate.py"): 1,  # what a tool gets: the only box that it ever sees
         ("exec", "tools/bash.py"): 1,  # through that
         ("exec", "tools/helpers.py"): 1,  # through that
         ("box.get", "loop/own.py"): 3,  # helper, carry, user_command
