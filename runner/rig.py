@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from runner.journal import Journal
     from runner.loop.context import Context
     from runner.loop.session import Session
+    from runner.mcp.prompt_tool import PromptTool
     from runner.models.base import ModelClient
     from runner.sessions.ahead import Ahead
     from runner.sessions.cleaning import Removed
@@ -74,11 +75,16 @@ class Rig:
         self._going: Travel | None = None
         self._ahead: Ahead | None = None
 
-    async def open(self, model: ModelClient | None, approver: Approver | None) -> Session:
+    async def open(
+        self, model: ModelClient | None, approver: Approver | None, prompt_tool: PromptTool | None = None
+    ) -> Session:
         """The session, taking operations; its box on the way, engine and image known to be there."""
         self.housing.begin()
         await asyncio.to_thread(_import_loop)  # in which the engine answers
-        session = await self._stack.enter_async_context(self._session(model, approver))
+        session = await self._stack.enter_async_context(self._session(model, approver or prompt_tool))
+        if prompt_tool is not None:
+            prompt_tool.ground = session.gate
+            self._stack.push_async_callback(prompt_tool.close)
         await self._stack.enter_async_context(self._owner(session))
         ground = await self.housing.ready()
         pinned = replace(self.spec, image_digest=ground.image.id, toolbox_digest=ground.toolbox.digest)
