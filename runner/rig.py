@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from runner.errors import FumehoodError
 from runner.sessions.specs import BOX_HOME, Notify, box_cwd, home_of
 from runner.sessions.store import Lock, Store
 from runner.sessions.timeline import END
@@ -74,6 +75,7 @@ class Rig:
         self._drifted: list[dict[str, str]] = []
         self._going: Travel | None = None
         self._ahead: Ahead | None = None
+        self._small: ModelClient | None = None
 
     async def open(
         self, model: ModelClient | None, approver: Approver | None, prompt_tool: PromptTool | None = None
@@ -171,6 +173,7 @@ class Rig:
             after_turn=ahead.after_turn,
             undo=self._undo,
             resolve_model=self._resolve,
+            small_model=self._small_model,
             max_output_tokens=spec.max_output_tokens,
             thinking_tokens=spec.thinking_tokens,
         )
@@ -272,6 +275,18 @@ class Rig:
         if self.before < 0:
             self.journal.append(events.SessionStarted(spec=self.spec.to_json(), version=VERSION))
         self.journal.append(self.enforced.loaded())
+
+    def _small_model(self) -> ModelClient | None:
+        """What reads pages for the session: haiku, where the session's model is Anthropic's and settings allow it."""
+        provider, sign, _ = self.spec.model.partition(":")
+        if sign and provider != "anthropic":
+            return None
+        if self._small is None:
+            try:
+                self._small = self._resolve("haiku")
+            except FumehoodError:
+                return None
+        return self._small
 
     def _resolve(self, name: str, *fallbacks: str) -> ModelClient:
         self.enforced.check_models(name, *fallbacks)

@@ -99,6 +99,7 @@ class Gate(OwnCommands):
     classify: Classify | None = None
     allowed_by_user: Callable[[], None] | None = None
     planning: Planning | None = None
+    consult: Callable[[str], Awaitable[str]] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     monotonic: Callable[[], float] = time.monotonic
     failure: SandboxError | None = None
@@ -315,6 +316,7 @@ class Gate(OwnCommands):
             environment=self.environment,
             planning=self.planning,
             answers=answers,
+            consult=self.consult,
         )
         work = call.tool.run(call.args, context)
         result: ToolResult = await (work if box is None else self._guard(box, work))

@@ -21,6 +21,7 @@ from runner.tools.notebookedit import NotebookEdit
 from runner.tools.read import Read
 from runner.tools.taskstop import TaskStop
 from runner.tools.todowrite import TodoWrite
+from runner.tools.webfetch import WebFetch
 from runner.tools.write import Write
 
 DEFAULT = "default"
@@ -42,6 +43,7 @@ def default_tools(helpers: Helpers = TOOLBOX) -> tuple[Tool[Any], ...]:
         Read(helpers),
         TaskStop(),
         TodoWrite(),
+        WebFetch(helpers),
         Write(),
     )
 

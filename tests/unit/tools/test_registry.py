@@ -24,6 +24,7 @@ DEFAULT = [
     "Read",
     "TaskStop",
     "TodoWrite",
+    "WebFetch",
     "Write",
 ]
 
