@@ -295,3 +295,17 @@ class Places:
     def _write(self, table: LayerTable) -> None:
         table.write(self.directory / "layers.json")
         self.table = table
+
+
+def is_local(engine: Engine) -> bool:
+    """Whether an engine sees this machine's directories with the ids that this process sees."""
+    return engine.on_this_machine and not (_is_private(engine.endpoint) and engine.info.rootless)
+
+
+def _is_private(endpoint: str) -> bool:
+    """Whether an endpoint may be a user's own engine: only then is it worth asking."""
+    try:
+        owned = Path(endpoint.removeprefix("unix://")).stat().st_uid != 0
+    except OSError:
+        owned = False
+    return owned or "/run/user/" in endpoint or "/home/" in endpoint

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sandbox.engine import Engine, ImageInfo
-from sandbox.plan import ApplyConflictError, Selection
+from sandbox.selection import ApplyConflictError, Selection
 from sandbox.spec import Limits, Rung
 from sandbox.toolbox import Toolbox
 from tests.box.test_checkpoints import LOOK, back_to, take

@@ -18,7 +18,7 @@ from sandbox.changes import Base, Change, Kind
 from sandbox.disk import DiskWatch
 from sandbox.engine import Engine, ImageInfo, connect
 from sandbox.errors import DiskFullError, WorkspaceError
-from sandbox.plan import ApplyConflictError, Selection
+from sandbox.selection import ApplyConflictError, Selection
 from sandbox.spec import Limits, Rung
 from sandbox.toolbox import Toolbox
 from tests.support.layers_by_hand import Shape, build, read
