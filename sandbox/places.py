@@ -292,6 +292,16 @@ class Places:
             LayerTable(session=self.session, began_ns=began_ns, owner=self._owner, layers=tuple(layers), frozen=kept)
         )
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why a root is not on the best rung, and what could not be copied."""
+        reasons = tuple(
+            f"{layer.host}: {layer.rung} instead of overlay: {layer.reason}"
+            for layer in (self.table.layers if self.table else ())
+            if layer.reason and layer.host is not None
+        )
+        return reasons + self.problems
+
     def _write(self, table: LayerTable) -> None:
         table.write(self.directory / "layers.json")
         self.table = table

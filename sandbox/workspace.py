@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing, nullcontext, suppress
+from contextlib import aclosing, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from sandbox.copies import remove_tree
 from sandbox.diff import FileDiff
 from sandbox.disk import usage_of
 from sandbox.engine import Engine, ImageInfo
-from sandbox.errors import StoreError, WorkspaceError
+from sandbox.errors import WorkspaceError
 from sandbox.footing import Footing, Restored
 from sandbox.freezer import Freezer
 from sandbox.gitrefs import RefMove
@@ -35,6 +35,7 @@ from sandbox.layers import Layer
 from sandbox.places import Places, is_local
 from sandbox.points import images_named_by_others
 from sandbox.pool import Pool
+from sandbox.removal import remove_frozen, remove_layers
 from sandbox.roots import Root
 from sandbox.selection import PlanError, Selection
 from sandbox.skeleton import own_places
@@ -42,8 +43,6 @@ from sandbox.spec import Mount, Owner, Rung
 from sandbox.surveys import Drift, Surveys
 from sandbox.system import System
 from sandbox.views import Views
-
-_UNREADABLE = b"U"
 
 _Item = TypeVar("_Item")
 
@@ -259,12 +258,7 @@ class Workspace:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know: why a root is not on the best rung, what could not be copied."""
-        reasons = tuple(
-            f"{layer.host}: {layer.rung} instead of overlay: {layer.reason}"
-            for layer in self.layers
-            if layer.reason and layer.host is not None
-        )
-        return reasons + self._places.problems
+        return self._places.notes
 
     async def start_manifest(self) -> None:
         """Begin to write down, in the background, what the roots look like. Once, when the session is new."""
@@ -394,8 +388,8 @@ class Workspace:
         if self._engine is not None:
             await asyncio.to_thread(self._places.remove_remote, self._engine)
         try:
-            await asyncio.to_thread(self._remove_layers)
-            await asyncio.to_thread(self._remove_frozen)
+            await asyncio.to_thread(remove_layers, self._places.directory, self._keeper)
+            await asyncio.to_thread(remove_frozen, self.pool, self._keeper)
             await asyncio.to_thread(remove_tree, self._state / "store")
         finally:
             await asyncio.to_thread(self._keeper.close)
@@ -403,20 +397,6 @@ class Workspace:
 
     def _remote_mounts(self) -> tuple[Mount, ...]:
         return self._places.remote_mounts()
-
-    def _remove_layers(self) -> None:
-        for path in remove_tree(self._places.directory):
-            self._keeper.remove(path)
-        left = remove_tree(self._places.directory)
-        if left:
-            raise WorkspaceError(f"{left[0]} cannot be removed")
-
-    def _remove_frozen(self) -> None:
-        """Frozen layers that nobody needs any more; what cannot be told or removed now is `gc`'s."""
-        with suppress(StoreError):
-            for path in self.pool.sweep()[1]:
-                self._keeper.remove(path)
-            self.pool.sweep()
 
     def _need_engine(self) -> Engine:
         if self._engine is None:
