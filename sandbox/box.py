@@ -23,10 +23,11 @@ from sandbox.checks import OWN_KERNEL
 from sandbox.containers import SYSTEM_LABEL, ContainerSpec, session_labels
 from sandbox.engine import Engine
 from sandbox.errors import EngineRefusedError, ImageMissingError, ProtocolError, SandboxError
-from sandbox.pipe import Grant, Pipe
+from sandbox.pipe import Pipe
 from sandbox.process import StreamProcess, rows_of
 from sandbox.seccomp import seccomp_json, supported
 from sandbox.spec import BoxSpec, Command, Content, Mount, Resolution, Stat
+from sandbox.streams import Grant
 from sandbox.toolbox import SERVER, TOOLBOX_ENVIRONMENT, TOOLBOX_PYTHON
 from sandbox.wire import FOR_COMMANDS
 
