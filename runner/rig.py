@@ -153,7 +153,7 @@ class Rig:
             journal=self.journal,
             model=client,
             tools=import_module("runner.tools.registry").select_tools(
-                spec.tools or "default", allowed=spec.allow, disallowed=spec.deny
+                spec.tools or "default", allowed=spec.allow, disallowed=spec.deny, search=self.enforced.search
             ),
             policy=self.enforced.policy,
             look=self.enforced.look,

@@ -6,6 +6,7 @@ Imported where there is such a file only: pydantic takes its time. What the keys
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -97,6 +98,12 @@ def _remote(url: str) -> str:
     return url
 
 
+def _service(url: str) -> str:
+    if not re.match(r"https?://[^/\s@]+(/|$)", url):
+        raise ValueError("an address with https:// or http://, a host and no login is needed")
+    return url
+
+
 class RemoteApprover(Shape):
     """Who answers where no terminal is: POST to `url`, signed with the secret in `secret_file` or in the variable
     `secret_env`. No answer within `deadline` seconds is a no.
@@ -106,6 +113,18 @@ class RemoteApprover(Shape):
     secret_file: str = ""
     secret_env: str = ""
     deadline: Annotated[float | int, Field(gt=0, le=3600)] = 60
+
+
+class Search(Shape):
+    """The service that WebSearch asks. `searxng` and `brave` speak as those do; `json`: any that answers a GET of
+    `url`, with {query} in it, by JSON that holds a list at `results` (names joined by dots) of objects whose `fields`
+    are named so.
+    """
+
+    kind: Literal["searxng", "brave", "json"]
+    url: Annotated[str, AfterValidator(_service)]
+    results: str = ""
+    fields: dict[Literal["title", "url", "snippet"], str] = {}
 
 
 class AuditSink(Shape):
@@ -131,6 +150,7 @@ class PolicyFile(Shape):
     runtime: str | None = None
     env: dict[Annotated[str, Field(pattern=NAME)], str] = {}
     approver: RemoteApprover | None = None
+    search: Search | None = None
     hooks: dict[str, Any] = {}
     disable_all_hooks: bool = False
     allowed_http_hook_urls: list[str] | None = None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from runner.effects import Decision, Mode, RuleSource, Source
 from runner.errors import FumehoodError, LockedError, ManagedError, PolicyChangedError
@@ -161,6 +161,12 @@ class Enforced:
     def _lockdown(self, mode: Mode, error: FumehoodError) -> Change:
         policy = locked_down(mode)
         return Change(policy=policy, event=self.loaded(policy, str(error)), problem=error)
+
+    @property
+    def search(self) -> Mapping[str, Any] | None:
+        """The setting of that name."""
+        found: Mapping[str, Any] | None = self._settings.value("search")
+        return found
 
     def approver(self, given: Approver | None) -> Approver:
         """Who is asked: nobody where settings say so; who was given; else the settings' remote approver."""

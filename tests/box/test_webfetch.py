@@ -10,6 +10,7 @@ import pytest
 
 from runner.effects import ConnectHost, RunCommand
 from runner.tools.webfetch import WebFetch
+from runner.tools.websearch import Endpoint, WebSearch
 from sandbox.box import ContainerBox
 from sandbox.engine import Engine, ImageInfo
 from sandbox.spec import Command, Stdout
@@ -20,7 +21,7 @@ from tests.support.toolbench import ToolBench, text_of
 pytestmark = pytest.mark.box
 
 SERVER = r"""
-import gzip, http.server, itertools, sys
+import gzip, http.server, itertools, json, sys
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -63,6 +64,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(b"HTTP/1.1 200 OK\r\nX: " + b"a" * (100 << 20))
     def on_short(self):
         self.say(b"half", Content_Type="text/plain", Content_Length="1000")
+    def on_search(self):
+        print(self.path, flush=True)
+        rows = [{"title": "A \u2028 title", "url": f"https://{host}/x", "content": "about it"} for host in
+                ("docs.example", "a.docs.example", "evil.example", "notdocs.example")]
+        self.say(json.dumps({"results": rows + [{"url": 3}, "x"]}).encode(), Content_Type="application/json")
     def on_nested(self):
         self.say(b"<div><ul><table>" * 300_000, Content_Type="text/html")
     def log_message(self, *_): pass
@@ -195,3 +201,33 @@ async def test_outside_is_an_effect_on_a_host_and_without_a_way_out_an_error(ben
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="url"):
         WebFetch.args.model_validate({"url": url, "prompt": "?"})
+
+
+async def test_a_search_gives_titles_addresses_and_snippets(bench: ToolBench) -> None:
+    tool = WebSearch(Endpoint.of({"kind": "searxng", "url": f"{AT}/search"}))
+    result = await bench.use(tool, query="what & why?", allowed_domains=["docs.example"])
+    assert b"/search?q=what+%26+why%3F&format=json" in b"".join(bench.heard)
+    [found] = result.for_user["results"]
+    assert [row["url"] for row in found["content"]] == ["https://docs.example/x", "https://a.docs.example/x"]
+    assert "about it" in text_of(result)
+    assert bench.effects == (ConnectHost(host="127.0.0.1", port=8123, scheme="http", method="GET", path="/search"),)
+    result = await bench.use(tool, query="what", blocked_domains=["*.docs.example", "evil.example"])
+    assert [row["url"] for row in result.for_user["results"][0]["content"]] == ["https://notdocs.example/x"]
+
+
+@pytest.mark.parametrize("path", ["/page", "/json", "/nothing", "/away"])
+async def test_a_service_that_answers_otherwise_is_an_error(bench: ToolBench, path: str) -> None:
+    tool = WebSearch(Endpoint.of({"kind": "json", "url": AT + path + "?q={query}", "results": "a.b"}))
+    result = await bench.use(tool, query="what")
+    assert result.is_error
+    assert "the search service" in text_of(result)
+
+
+def test_each_kind_of_service_is_asked_in_its_way() -> None:
+    brave = Endpoint.of({"kind": "brave", "url": "https://search.example/res?count=5"})
+    assert brave.address("a b") == "https://search.example/res?count=5&q=a+b"
+    rows = brave.read('{"web": {"results": [{"title": "T", "url": "https://x/", "description": "D"}]}}')
+    assert list(rows) == [{"title": "T", "snippet": "D", "url": "https://x/"}]
+    own = Endpoint.of({"kind": "json", "url": "https://x/{query}/find", "fields": {"title": "name"}})
+    assert own.address("a/b") == "https://x/a%2Fb/find"
+    assert list(own.read('[{"name": "N", "url": "u"}]')) == [{"title": "N", "snippet": "", "url": "u"}]
