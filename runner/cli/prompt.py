@@ -40,6 +40,7 @@ commands (only as the first word; -- makes them a prompt):
   discard [SESSION]          drop the session with its changes
   sessions                   list sessions
   shell [SESSION]            a terminal in the box
+  port PORT [SESSION]        a server in the box, in your browser
   doctor                     what works on this machine, and what does not
   images list|build          the images that boxes are made from
   clean                      remove what dead sessions left running
