@@ -64,6 +64,7 @@ class Rig:
             environment={name: environ[name] for name in spec.environment if name in environ},
             home_files=self._home_files(),
             pool=import_module("sandbox.pool").Pool(store.layers, sessions=store.sessions),
+            masks=lambda: enforced.masks,
         )
         self._models: list[ModelClient] = []
         self._tasks: list[asyncio.Task[Any]] = []
@@ -159,7 +160,7 @@ class Rig:
             context=self._context(),
             cost_of=import_module("runner.models.prices").cost_of,
             limits=spec.limits,
-            before_turn=self._look_for_drift,
+            before_turn=lambda first: self._look_for_drift(made, first=first),
             before_write=ahead.before_write,
             between=ahead.between,
             after_turn=ahead.after_turn,
@@ -224,9 +225,17 @@ class Rig:
         journey = import_module("runner.sessions.travel").Journey(kind="undo", steps=steps)
         return await self._going.go(journey)
 
-    async def _look_for_drift(self) -> None:
-        """Before each turn but the first: what the host changed meanwhile, told once."""
-        drift = await (await self.housing.layers()).drift()
+    async def _look_for_drift(self, session: Session, *, first: bool) -> None:
+        """Before each turn: what the host changed meanwhile, told once. Before the first only where a box waits that
+        is to be masked. What is to be masked and is not ends the box: the next one is started over it.
+        """
+        if first and not (self.enforced.masks and self.housing.laid):
+            return
+        workspace = await self.housing.layers()
+        drift = await workspace.drift()
+        if drift.unmasked or self.enforced.masks != self.housing.masked:
+            await self.housing.end("masked")
+            session.gate.box.ended()
         paths = [asdict(path) for path in drift.paths]
         paths += [{"root": root, "path": "HEAD", "kind": "changed"} for root in drift.heads]
         if paths and paths != self._drifted:
@@ -287,6 +296,7 @@ class Rig:
             now=_clock(spec),
             system_prompt=spec.system_prompt,
             append=spec.append_system_prompt,
+            hides=self.enforced.hides,
         )
         return made
 

@@ -35,6 +35,7 @@ from sandbox.intents import RESTORE, finish_restore
 from sandbox.keeper import Keeper, KeeperImage
 from sandbox.layers import Layer
 from sandbox.manifest import Drifted, find_drift, find_touched, write_manifest
+from sandbox.masks import Masks
 from sandbox.places import Places
 from sandbox.plan import PlanError, Selection
 from sandbox.points import images_named_by_others
@@ -50,12 +51,14 @@ _UNREADABLE = b"U"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """What the host changed since the session began. `paths` are sorted and not capped; `heads`:
-    root name → HEAD's id then and now, where it moved.
+    """What the host changed since the session began. `paths` are sorted and not capped, without what is masked;
+    `heads`: root name → HEAD's id then and now, where it moved. `unmasked`: what appeared there and is to be
+    masked, but is not before the box is started anew.
     """
 
     paths: tuple[Drifted, ...] = ()
     heads: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    unmasked: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.paths or self.heads)
@@ -78,13 +81,16 @@ class Workspace:
         keeper: Callable[[], KeeperImage] | None = None,
         held: HeldBack | None = None,
         pool: Pool | None = None,
+        masks: Masks | None = None,
     ) -> None:
         """`state`: the session's own directory (0700). `engine` None will do for what needs none
         (changes, diff, apply, usage, while nothing is out of this user's reach). `owner`: whom
         commands run as. `rung` forces one. `identity`: git name and email for HOME; `home_files`:
         more for it. `keeper`: what its container is made of, called in a thread when first needed. `pool`: of
-        frozen layers, shared by sessions; its own without one.
+        frozen layers, shared by sessions; its own without one. `masks`: what the box must not see or change, taken
+        up by `prepare`; None: as the last time.
         """
+        self.masks = masks
         self.roots = roots
         self._engine = engine
         self._state = state
@@ -111,6 +117,7 @@ class Workspace:
             chown=self._keeper.chown,
             image=self._keeper.image,
             frozen=self.pool.tree,
+            remove=self._keeper.remove,
         )
         self.checkpoints = Checkpoints(self._places, self._keeper, directory=state / "store", pool=self.pool)
         self.system = self.checkpoints.system = System(engine, session=session, state=state)
@@ -132,6 +139,7 @@ class Workspace:
             self.footing.stands = True
             local = engine.on_this_machine and not (_is_private(engine.endpoint) and engine.info.rootless)
             self._fresh = self._places.make(local=local, forced=self._forced, began_ns=time.time_ns())
+            self._places.covers.cover(self.layers, self.masks, self._skip)
             return self._places.mounts(engine, fresh=self._fresh)
 
         mounts = await asyncio.to_thread(make)
@@ -149,6 +157,7 @@ class Workspace:
         def fall() -> tuple[Mount, ...]:
             self._places.unmount(engine)
             self._places.fall()
+            self._places.covers.cover(self.layers, self.masks, self._skip)
             return self._places.mounts(engine)
 
         mounts = await asyncio.to_thread(fall)
@@ -244,7 +253,8 @@ class Workspace:
         chosen = Selection(paths=tuple((layer.name, path) for layer, path in map(self._place, paths)) or None)
 
         def takes(change: Change) -> bool:
-            return (git or not change.in_git) and chosen.takes(change)
+            masked = self._places.covers.names(self._layer(change.root), change.path)
+            return (git or not change.in_git) and not masked and chosen.takes(change)
 
         for layer in self.layers:
             found = self._past.diffs(layer, *points, takes=takes)
@@ -270,6 +280,9 @@ class Workspace:
                     return layer, "" if inner == "." else inner
         raise WorkspaceError(f"{path} lies in no writable place of the box")
 
+    def _layer(self, name: str) -> Layer:
+        return next(layer for layer in self.layers if layer.name == name)
+
     @property
     def layers(self) -> tuple[Layer, ...]:
         """All layers, roots first; empty before the first `prepare`."""
@@ -288,7 +301,7 @@ class Workspace:
             for layer in self.layers
             if layer.reason and layer.host is not None
         )
-        return reasons + self._places.problems
+        return reasons + self._places.problems + self._places.covers.notes
 
     async def start_manifest(self) -> None:
         """Begin to write down, in the background, what the roots look like. Once, when the session is new."""
@@ -401,16 +414,20 @@ class Workspace:
         await self._walked()
         paths: list[Drifted] = []
         heads: dict[str, tuple[str, str]] = {}
+        covers = self._places.covers
+        unmasked = await asyncio.to_thread(covers.stale, self._views.roots)
         for layer in self._views.roots:
             file = self._places.path(layer) / "manifest"
             if layer.host is not None and file.exists():
                 found = await find_drift(layer.name, layer.host, file, self._skip(layer.host))
+                unmasked += [f"{layer.host}/{d.path}" for d in found if covers.appeared(layer, d.path)]
+                found = tuple(each for each in found if not covers.names(layer, each.path))
                 paths += await asyncio.to_thread(self._views.not_ours, layer, found) if found else []
         for root in self.roots:
             now = await asyncio.to_thread(_head_of, root.host)
             if now != root.head:
                 heads[root.name] = (root.head, now)
-        return Drift(paths=tuple(paths), heads=heads)
+        return Drift(paths=tuple(paths), heads=heads, unmasked=tuple(unmasked))
 
     async def usage(self) -> int:
         """Bytes on disk of layers and store, and of the frozen layers that it stands on."""

@@ -85,7 +85,7 @@ class Session:
         restart_box: Callable[[], Awaitable[Box]] | None = None,
         resolve_model: Callable[[str], Model] | None = None,
         before_write: Callable[[str], Awaitable[None]] | None = None,
-        before_turn: Callable[[], Awaitable[None]] | None = None,
+        before_turn: Callable[[bool], Awaitable[None]] | None = None,
         after_turn: Callable[[], Awaitable[None]] | None = None,
         between: Callable[[], None] | None = None,
         undo: Callable[[int], Awaitable[object]] | None = None,

@@ -123,6 +123,9 @@ class PolicyFile(Shape):
     available_models: list[str] | None = None
     denied_models: list[str] = []
     permissions: Permissions = Permissions()
+    hidden: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[], description="places that a box does not get to see; .git/config: the logins in it"
+    )
     network: Network = Network()
     limits: Limits = Limits()
     image: str | None = None
