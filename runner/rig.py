@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from runner.sessions.forking import Forker
     from runner.sessions.housing import Ground, Housing
     from runner.sessions.owner import Owner
+    from runner.sessions.sink import Auditing
     from runner.sessions.travel import Travel
     from sandbox.engine import Engine
 
@@ -74,12 +75,20 @@ class Rig:
         self._drifted: list[dict[str, str]] = []
         self._going: Travel | None = None
         self._ahead: Ahead | None = None
+        self._auditing: Auditing | None = None
 
     async def open(self, model: ModelClient | None, approver: Approver | None) -> Session:
         """The session, taking operations; its box on the way, engine and image known to be there."""
         self.housing.begin()
         await asyncio.to_thread(_import_loop)  # in which the engine answers
+        if self.enforced.sink is not None:
+            self._auditing = import_module("runner.sessions.sink").Auditing.of(
+                self.enforced, directory=self.directory, journal=self.journal, environ=self.environ
+            )
+            await self._auditing.begin()
         session = await self._stack.enter_async_context(self._session(model, approver))
+        if self._auditing is not None:
+            self._tasks.append(asyncio.create_task(self._auditing.go_on(session), name="audit sink"))
         await self._stack.enter_async_context(self._owner(session))
         ground = await self.housing.ready()
         pinned = replace(self.spec, image_digest=ground.image.id, toolbox_digest=ground.toolbox.digest)
@@ -101,6 +110,8 @@ class Rig:
         await self.housing.close()
         for client in self._models:
             await client.close()
+        if self._auditing is not None and (problem := await self._auditing.end()):
+            self._progress(problem)
         self.journal.close()
 
     async def forget(self) -> None:
@@ -160,7 +171,7 @@ class Rig:
             context=self._context(),
             cost_of=import_module("runner.models.prices").cost_of,
             limits=spec.limits,
-            before_turn=lambda first: self._look_for_drift(made, first=first),
+            before_turn=lambda first: self._before_turn(made, first=first),
             before_write=ahead.before_write,
             between=ahead.between,
             after_turn=ahead.after_turn,
@@ -224,6 +235,11 @@ class Rig:
         assert self._going is not None
         journey = import_module("runner.sessions.travel").Journey(kind="undo", steps=steps)
         return await self._going.go(journey)
+
+    async def _before_turn(self, session: Session, *, first: bool) -> None:
+        if self._auditing is not None and (not first or self._auditing.unheard):
+            await self._auditing.acknowledge(session)
+        await self._look_for_drift(session, first=first)
 
     async def _look_for_drift(self, session: Session, *, first: bool) -> None:
         """Before each turn: what the host changed meanwhile, told once. Before the first only where a box waits that

@@ -192,6 +192,10 @@ class Session:
         """The name of the model that the next request goes to."""
         return self._model.name
 
+    def enforce(self, change: Change) -> None:
+        """Another policy, from the next call on."""
+        self._modes.enforce(change)
+
     def record(self, body: Body, *, cause: str = "", id: str = "", agent: str = "main") -> Event:  # noqa: A002 (the record's own word)
         """Journal something that happened in this session, and show it. Raises JournalError."""
         return self.journal.append(body, agent=agent, turn=self._number, cause=cause, id=id)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from runner.effects import Decision, Mode, RuleSource, Source
 from runner.errors import FumehoodError, LockedError, ManagedError, PolicyChangedError
@@ -138,6 +138,10 @@ class Enforced:
             hooks = configured(settings, self._functions)
             if hooks is not None and self.hooks is None:
                 raise PolicyChangedError("managed settings have hooks by now: end this session and go on with it anew")
+            if settings.value("requiredAuditSink") != self.sink:
+                raise PolicyChangedError(
+                    "another audit sink is required by now: end this session and go on with it anew"
+                )
         except FumehoodError as error:
             self._managed = Managed(loaded=self._managed.loaded, serials=self._managed.serials, stamp=mark)
             self._broken = error
@@ -145,6 +149,21 @@ class Enforced:
         self._managed, self._settings, self._broken, self.hooks = managed, settings, None, hooks
         self.masks = masked(policy, self._roots)
         keep_serials(self._home, managed.serials)
+        return Change(policy=policy, event=self.loaded(policy))
+
+    @property
+    def sink(self) -> Mapping[str, Any] | None:
+        """The audit sink that managed settings require."""
+        found: Mapping[str, Any] | None = self._settings.value("requiredAuditSink")
+        return found
+
+    def unheard(self, mode: Mode, error: FumehoodError) -> Change:
+        """The audit sink does not acknowledge what happens: nothing is allowed until it does."""
+        return self._lockdown(mode, error)
+
+    def heard(self, mode: Mode, model: str) -> Change:
+        """It does again: what stood before. Raises what settings refuse."""
+        policy = self._under(self._settings, mode, model)
         return Change(policy=policy, event=self.loaded(policy))
 
     def _under(self, settings: Settings, mode: Mode, model: str) -> Policy:
