@@ -175,12 +175,12 @@ class Covers:
         if known is None or not known.kept or layer.remote or layer.host is None:
             return ()
         found: list[Mount] = []
-        for path in self._mountable(layer, known):
+        top = layer.host if layer.rung is Rung.OVERLAY else self._ground.top(layer)
+        for path in (each for kept in known.kept for each in self._whole(layer, top, kept, known)):
             if len(found) >= MOST_KEPT:
                 self.notes += (f"{layer.host}: more than {MOST_KEPT} places to keep: the others are advisory",)
                 break
-            source = (layer.host if layer.rung is Rung.OVERLAY else self._ground.top(layer)) / path
-            at = layer.at / path
+            source, at = top / path, layer.at / path
             if all(
                 char >= " " and char not in '\x7f:,"' and not "\ud800" <= char <= "\udfff" for char in f"{source}{at}"
             ):
@@ -257,8 +257,8 @@ class Covers:
                     (new / parent).mkdir(mode=0o700)
         for path, is_directory in found.hidden.items():
             if is_directory:
-                (new / path).mkdir(mode=0o555)
-                os.setxattr(new / path, _OPAQUE, b"y")
+                (new / path).mkdir(mode=0o700)
+                _empty(new / path)
             else:
                 os.close(os.open(new / path, _NEW, 0))
         for path, data in found.replaced.items():
@@ -310,9 +310,8 @@ class Covers:
                 if not remove_beneath(directory, name):
                     self._remove(top / path)
                 if is_directory:
-                    os.mkdir(name, 0o555, dir_fd=directory)
-                    with suppress(OSError):
-                        os.setxattr(f"/proc/self/fd/{directory}/{os.fsdecode(name)}", _OPAQUE, b"y")
+                    os.mkdir(name, 0o700, dir_fd=directory)
+                    _empty(Path(f"/proc/self/fd/{directory}/{os.fsdecode(name)}"))
                     return True
                 opened = os.open(name, _NEW, 0 if data is None else 0o600, dir_fd=directory)
                 try:
@@ -331,24 +330,25 @@ class Covers:
         finally:
             os.close(root)
 
-    def _mountable(self, layer: Layer, known: _Known) -> Iterator[str]:
-        assert layer.host is not None
-        for path in known.kept:
-            yield from self._whole(layer, layer.host, path, known)
-
-    def _whole(self, layer: Layer, host: Path, path: str, known: _Known) -> Iterator[str]:
-        """A place as a whole, or, of a directory in which something is masked or changed, what lies beside that."""
+    def _whole(self, layer: Layer, top: Path, path: str, known: _Known) -> Iterator[str]:
+        """A place beneath `top` as a whole, or, of a directory in which something is masked or changed, what lies
+        beside that.
+        """
         if _within(path, known.hidden) or path in known.replaced:
             return
         own = self._written(layer, path)
-        if own is None:
+        try:
+            mode = (top / path).lstat().st_mode
+        except OSError:
+            return
+        if own is None or not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
             return
         masked = any(_in(each, (path,)) for each in (*known.hidden, *known.replaced))
         if not masked and not own:
             yield path
-        elif stat.S_ISDIR((host / path).lstat().st_mode):
-            for name in sorted(os.listdir(host / path)):  # noqa: PTH208 (names only)
-                yield from self._whole(layer, host, f"{path}/{name}", known)
+        elif stat.S_ISDIR(mode):
+            for name in sorted(os.listdir(top / path)):  # noqa: PTH208 (names only)
+                yield from self._whole(layer, top, f"{path}/{name}", known)
 
     def _written(self, layer: Layer, path: str) -> bool | None:
         """Whether the session wrote in a place (a file of its own cannot be mounted: None), or has nothing there."""
@@ -370,7 +370,7 @@ class Covers:
                     break
                 if not stat.S_ISDIR(seen.st_mode) or _is_opaque(tree / place):
                     return None
-                written = place == path
+                written = written or place == path
         return written
 
     def _write(self) -> None:
@@ -424,6 +424,18 @@ def _within(path: str, places: Mapping[str, object]) -> bool:
 
 def _in(path: str, places: Iterable[str]) -> bool:
     return any(path.startswith(place + "/") for place in places)
+
+
+def _empty(directory: Path) -> None:
+    """A new directory of ours hides what lies beneath it, and takes nothing in. Only an overlay reads the mark, and a
+    file system that has none carries no overlay.
+    """
+    try:
+        os.setxattr(directory, _OPAQUE, b"y")
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+    directory.chmod(0o555)
 
 
 def _exists(root: int, path: str) -> bool:

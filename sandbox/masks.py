@@ -218,7 +218,7 @@ class _Walk:
                         below.append((entry.name, full, held, git or entry.name == ".git"))
                 else:
                     self._meet(path, entry, directory, configs=git and self._logins)
-                if held and not kept and not entry.is_symlink():
+                if held and not kept:
                     self._kept.append(path)
         for name, full, held, in_git in below:
             self._enter(directory, prefix + name, name, full, depth=depth + 1, kept=held, git=in_git)

@@ -165,8 +165,7 @@ async def test_no_file_of_the_store_holds_what_is_hidden(bench: Bench, repo: Pat
         assert await inside.workspace.checkpoint("one") is not None
         await inside.workspace.capture()
         await inside.end()
-        stored = [path for path in (place / "state").rglob("*") if path.is_file() and not path.is_symlink()]
-        assert [str(path) for path in stored if SECRET.encode() in path.read_bytes()] == []
+        assert [str(path) for path in files(place / "state") if SECRET.encode() in path.read_bytes()] == []
         await inside.discard()
 
 
@@ -239,6 +238,21 @@ async def test_what_appears_on_the_host_is_told_and_hidden_from_the_next_box_on(
         await inside.discard()
 
 
+async def test_what_the_session_changed_before_a_rule_came_keeps_its_change_and_the_rest_is_read_only(
+    bench: Bench, repo: Path, place: Path
+) -> None:
+    name = "0b5e55ed-0000-4000-8000-000000000004"
+    (repo / "src" / "other").write_text("other\n")
+    (repo / "src" / "link").symlink_to("main")
+    async with bench.session(repo, place / "state", name=name) as inside:
+        await inside.run("echo mine > src/main")
+    async with bench.session(repo, place / "state", name=name, masks=secrets()) as inside:
+        await inside.run("(set +e; echo x > src/other; rm src/other; echo x > LICENSE) 2>&1 || true")
+        assert await inside.run("cat src/main src/other LICENSE") == "mine\nother\nas it is\n"
+        assert (await inside.workspace.drift()).unmasked == ()
+        await inside.discard()
+
+
 async def test_every_name_of_a_hidden_file_is_hidden(bench: Bench, repo: Path, place: Path) -> None:
     (repo / "plain-name").hardlink_to(repo / ".env")
     (repo / "real").write_text(SECRET)
@@ -260,6 +274,11 @@ async def test_a_kept_directory_shows_nothing_that_is_hidden_in_it(bench: Bench,
         await inside.run("set +e; (echo x > src/sub/fine) 2>&1 || true")
         assert await inside.run("cat src/main src/sub/fine") == "main\nfine\n"
         await inside.discard()
+
+
+def files(top: Path) -> list[Path]:
+    """All that lies beneath and can be read: placeholders cannot."""
+    return [path for path in top.rglob("*") if path.is_file() and not path.is_symlink() and os.access(path, os.R_OK)]
 
 
 def bash(command: str) -> dict[str, Any]:
@@ -315,7 +334,7 @@ async def test_a_session_hides_what_settings_say_from_tools_programs_and_prompts
         assert "LICENSE" in program.content
         assert grep.content == "No matches found"
         assert "Read-only file system" in keep.content
-        journal = b"".join(p.read_bytes() for p in (place / "state").rglob("*") if p.is_file() and not p.is_symlink())
+        journal = b"".join(path.read_bytes() for path in files(place / "state"))
         assert SECRET.encode() not in journal
         assert b"Be kind." in journal
 
