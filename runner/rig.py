@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from runner.sessions.forking import Forker
     from runner.sessions.housing import Ground, Housing
     from runner.sessions.owner import Owner
+    from runner.sessions.sink import Auditing
     from runner.sessions.travel import Travel
     from sandbox.engine import Engine
 
@@ -66,6 +67,7 @@ class Rig:
             environment={name: environ[name] for name in spec.environment if name in environ},
             home_files=self._home_files(),
             pool=import_module("sandbox.pool").Pool(store.layers, sessions=store.sessions),
+            masks=lambda: enforced.masks,
         )
         self._models: list[ModelClient] = []
         self._tasks: list[asyncio.Task[Any]] = []
@@ -76,6 +78,7 @@ class Rig:
         self._going: Travel | None = None
         self._ahead: Ahead | None = None
         self._small: ModelClient | None = None
+        self._auditing: Auditing | None = None
 
     async def open(
         self, model: ModelClient | None, approver: Approver | None, prompt_tool: PromptTool | None = None
@@ -83,10 +86,17 @@ class Rig:
         """The session, taking operations; its box on the way, engine and image known to be there."""
         self.housing.begin()
         await asyncio.to_thread(_import_loop)  # in which the engine answers
+        if self.enforced.sink is not None:
+            self._auditing = import_module("runner.sessions.sink").Auditing.of(
+                self.enforced, directory=self.directory, journal=self.journal, environ=self.environ
+            )
+            await self._auditing.begin()
         session = await self._stack.enter_async_context(self._session(model, approver or prompt_tool))
         if prompt_tool is not None:
             prompt_tool.ground = session.gate
             self._stack.push_async_callback(prompt_tool.close)
+        if self._auditing is not None:
+            self._tasks.append(asyncio.create_task(self._auditing.go_on(session), name="audit sink"))
         await self._stack.enter_async_context(self._owner(session))
         ground = await self.housing.ready()
         pinned = replace(self.spec, image_digest=ground.image.id, toolbox_digest=ground.toolbox.digest)
@@ -108,6 +118,8 @@ class Rig:
         await self.housing.close()
         for client in self._models:
             await client.close()
+        if self._auditing is not None and (problem := await self._auditing.end()):
+            self._progress(problem)
         self.journal.close()
 
     async def forget(self) -> None:
@@ -167,7 +179,7 @@ class Rig:
             context=self._context(),
             cost_of=import_module("runner.models.prices").cost_of,
             limits=spec.limits,
-            before_turn=self._look_for_drift,
+            before_turn=lambda first: self._before_turn(made, first=first),
             before_write=ahead.before_write,
             between=ahead.between,
             after_turn=ahead.after_turn,
@@ -233,9 +245,22 @@ class Rig:
         journey = import_module("runner.sessions.travel").Journey(kind="undo", steps=steps)
         return await self._going.go(journey)
 
-    async def _look_for_drift(self) -> None:
-        """Before each turn but the first: what the host changed meanwhile, told once."""
-        drift = await (await self.housing.layers()).drift()
+    async def _before_turn(self, session: Session, *, first: bool) -> None:
+        if self._auditing is not None and (not first or self._auditing.unheard):
+            await self._auditing.acknowledge(session)
+        await self._look_for_drift(session, first=first)
+
+    async def _look_for_drift(self, session: Session, *, first: bool) -> None:
+        """Before each turn: what the host changed meanwhile, told once. Before the first only where a box waits that
+        is to be masked. What is to be masked and is not ends the box: the next one is started over it.
+        """
+        if first and not (self.enforced.masks and self.housing.laid):
+            return
+        workspace = await self.housing.layers()
+        drift = await workspace.drift()
+        if drift.unmasked or self.enforced.masks != self.housing.masked:
+            await self.housing.end("masked")
+            session.gate.box.ended()
         paths = [asdict(path) for path in drift.paths]
         paths += [{"root": root, "path": "HEAD", "kind": "changed"} for root in drift.heads]
         if paths and paths != self._drifted:
@@ -308,6 +333,7 @@ class Rig:
             now=_clock(spec),
             system_prompt=spec.system_prompt,
             append=spec.append_system_prompt,
+            hides=self.enforced.hides,
         )
         return made
 

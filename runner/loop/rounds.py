@@ -44,7 +44,7 @@ class Rounds:
     git: GitState
     hooks: Hooked | None
     limits: TurnLimits
-    before_turn: Callable[[], Awaitable[None]] | None
+    before_turn: Callable[[bool], Awaitable[None]] | None
     after_turn: Callable[[], Awaitable[None]] | None
     between: Callable[[], None] | None
     monotonic: Callable[[], float]
@@ -91,12 +91,12 @@ class Rounds:
         refused = ""
         try:
             self.modes.look(self.model().name)
-            if self.history.empty:
+            if first := self.history.empty:
                 context = self.context.opening(self.model().name)
                 await self.git.begin(box_ready=self.gate.box.ready)
                 context += self.git.news()
-            elif self.before_turn is not None:
-                await self.before_turn()
+            if self.before_turn is not None:
+                await self.before_turn(first)
             if self.hooks is not None:
                 resumed = not self.history.empty or number > 1
                 told, refused = await self.hooks.prompt(prompt.said, resumed=resumed, model=self.model().name)

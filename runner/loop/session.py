@@ -87,7 +87,7 @@ class Session:
         resolve_model: Callable[[str], Model] | None = None,
         small_model: Callable[[], Model | None] | None = None,
         before_write: Callable[[str], Awaitable[None]] | None = None,
-        before_turn: Callable[[], Awaitable[None]] | None = None,
+        before_turn: Callable[[bool], Awaitable[None]] | None = None,
         after_turn: Callable[[], Awaitable[None]] | None = None,
         between: Callable[[], None] | None = None,
         undo: Callable[[int], Awaitable[object]] | None = None,
@@ -194,6 +194,10 @@ class Session:
     def model(self) -> str:
         """The name of the model that the next request goes to."""
         return self._model.name
+
+    def enforce(self, change: Change) -> None:
+        """Another policy, from the next call on."""
+        self._modes.enforce(change)
 
     def record(self, body: Body, *, cause: str = "", id: str = "", agent: str = "main") -> Event:  # noqa: A002 (the record's own word)
         """Journal something that happened in this session, and show it. Raises JournalError."""

@@ -48,7 +48,7 @@ STRICTNESS = ("plan", "dontAsk", "default", "acceptEdits", "auto", "bypassPermis
 KEYS = tuple(
     Key(name, how, scope)
     for how, scope, names in (
-        (How.UNION, Scope.TIGHTENS, "permissions.deny permissions.ask deniedModels network.deniedDomains"),
+        (How.UNION, Scope.TIGHTENS, "permissions.deny permissions.ask deniedModels network.deniedDomains hidden"),
         (
             How.UNION,
             Scope.TRUSTED,
