@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 import h11
 
 from sandbox.hosts import HostError, Target, authority_of, target_of
-from sandbox.leaving import Asked, Client, GoneError, RefusedError, Request, Upstream, Way
+from sandbox.leaving import GIVEN_UP, Asked, Client, GoneError, RefusedError, Request, Upstream, Way, why_not
 from sandbox.tunnel import Tunnel
 from sandbox.wire import PAYLOAD
 
@@ -155,10 +155,9 @@ class Talk:
         method = event.method.decode("ascii")
         request = Request(host=target.host, port=target.port, scheme=scheme, method=method, path=target.path)
         asked = await self._way.ask(self._client, request)
-        refusal = "it was given up"
+        end = {"failure": GIVEN_UP}
         try:
             upstream, there = await self._reach(asked)
-            refusal = ""
             headers = [(b"Host", target.authority.encode("ascii")), *headers]
             sent = h11.Request(method=event.method, target=target.path.encode("ascii"), headers=headers)
             upstream.writer.write(there.send(sent) or b"")
@@ -166,11 +165,12 @@ class Talk:
                 await self._next()
                 upstream.writer.write(there.send(h11.EndOfMessage()) or b"")
             await self._pass(upstream, there, socket=socket)
+            end = {}
         except RefusedError as refused:
-            refusal = refused.reason
+            end = why_not(refused)
             raise
         finally:
-            asked.close(refusal)
+            asked.close(**end)
 
     def _target(self, event: h11.Request) -> Target:
         """What the request is for. Raises RefusedError."""

@@ -18,6 +18,9 @@ from sandbox.errors import SandboxError
 from sandbox.pipe import Stream
 from sandbox.wire import PAYLOAD
 
+FORBIDDEN = 403
+GIVEN_UP = "it was given up"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
@@ -62,11 +65,13 @@ class Ruling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a request ended. `refusal`: why it did not leave although it was allowed to, "" where it left. Bytes as
-    they went over the connection; seconds without those that the Judge took.
+    """How a request ended. `refusal`: why it did not leave although it was allowed to; `failure`: why nothing came of
+    it (nobody answers there, the client went away). Bytes as they went over the connection; seconds without those
+    that the Judge took.
     """
 
     refusal: str = ""
+    failure: str = ""
     sent: int = 0
     received: int = 0
     seconds: float = 0.0
@@ -106,10 +111,15 @@ class Bounds:
 class RefusedError(Exception):
     """A request that does not leave; the sentence is for the client. `status`: of the HTTP answer."""
 
-    def __init__(self, reason: str, *, status: int = 403) -> None:
+    def __init__(self, reason: str, *, status: int = FORBIDDEN) -> None:
         super().__init__(reason)
         self.reason = reason
         self.status = status
+
+
+def why_not(refused: RefusedError) -> dict[str, str]:
+    """What an Outcome says of it: a no, or a failure."""
+    return {"refusal" if refused.status == FORBIDDEN else "failure": refused.reason}
 
 
 class GoneError(Exception):
@@ -214,7 +224,7 @@ class Asked:
     def __post_init__(self) -> None:
         self.began = self.monotonic()
 
-    def close(self, refusal: str = "") -> None:
+    def close(self, refusal: str = "", *, failure: str = "") -> None:
         """It is over."""
         if self._told:
             return
@@ -224,6 +234,7 @@ class Asked:
         left = self.ruling.allowed
         outcome = Outcome(
             refusal=refusal,
+            failure=failure,
             sent=sent if left else 0,
             received=received if left else 0,
             seconds=seconds if left else 0.0,
@@ -272,7 +283,7 @@ class Way:
             refused = RefusedError(reason, status=502)
         except (OSError, UnicodeError) as error:
             refused = RefusedError(f"{request.host}:{request.port} cannot be reached: {error}", status=502)
-        asked.close(refused.reason)
+        asked.close(**why_not(refused))
         raise refused
 
     async def relay(self, client: Client, upstream: Upstream) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 from sandbox.addresses import literal
 from sandbox.hello import HelloError, HelloReader
 from sandbox.hosts import HostError, host_of
-from sandbox.leaving import Asked, Client, GoneError, RefusedError, Request, Upstream, Way
+from sandbox.leaving import GIVEN_UP, Asked, Client, GoneError, RefusedError, Request, Upstream, Way
 
 SOCKS = 5
 CONNECT = 1
@@ -52,7 +52,7 @@ class Tunnel:
         try:
             upstream = await way.connect(asked)
         except BaseException:
-            asked.close("it was given up")
+            asked.close(failure=GIVEN_UP)
             raise
         return cls(way, client, plain, (host, port), (asked, upstream))
 
@@ -62,7 +62,7 @@ class Tunnel:
             await self._converse(self._way, self._client, within=self._place)
             return
         asked, upstream = self._opened
-        refusal = "it was given up"
+        refusal, failure = "", GIVEN_UP
         try:
             if asked.request.scheme != "tcp":
                 hello = await self._first(asked)
@@ -71,15 +71,13 @@ class Tunnel:
                 else:
                     upstream.writer.write(hello)
                     await upstream.writer.drain()
-                    refusal = ""
-            else:
-                refusal = ""
+            failure = ""
             if not refusal:
                 await self._way.relay(self._client, upstream)
         except RefusedError as refused:
-            refusal = refused.reason
+            refusal, failure = refused.reason, ""
         finally:
-            asked.close(refusal)
+            asked.close(refusal, failure=failure)
             upstream.close()
         if refusal.startswith("plain"):
             await self._converse(self._way, self._client, within=self._place)

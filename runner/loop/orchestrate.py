@@ -112,6 +112,7 @@ class Gate(OwnCommands):
     monotonic: Callable[[], float] = time.monotonic
     failure: SandboxError | None = None
     _judged: set[tuple[str, str]] = field(default_factory=set)
+    _running: list[str] = field(default_factory=list)
     _saved: set[str] = field(default_factory=set)
     _saving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -119,6 +120,11 @@ class Gate(OwnCommands):
     def place(self) -> Place:
         """Where a call is made now."""
         return Place(cwd=self.state.cwd, home=self.home, roots=self.roots)
+
+    @property
+    def cause(self) -> str:
+        """The call that what happens in the box now is of: the only one that runs, "" where that is not clear."""
+        return self._running[0] if len(self._running) == 1 else ""
 
     def renew(self) -> None:
         """A new turn: what failed in the one before is tried again."""
@@ -447,7 +453,11 @@ class Gate(OwnCommands):
             answers=answers,
         )
         work = call.tool.run(call.args, context)
-        result: ToolResult = await (work if box is None else self._guard(box, work))
+        self._running.append(call.id)
+        try:
+            result: ToolResult = await (work if box is None else self._guard(box, work))
+        finally:
+            self._running.remove(call.id)
         return result
 
     async def for_hook(self, call: str, work: Callable[[Box], Awaitable[Process]]) -> Process:

@@ -19,6 +19,7 @@ from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import DiskFullError, EngineRefusedError, SandboxError, WorkspaceError
 from sandbox.freezer import Freezer
 from sandbox.keeper import KeeperImage
+from sandbox.pipe import Grant
 from sandbox.pool import Pool
 from sandbox.roots import Root
 from sandbox.spec import Box, BoxSpec, Limits, Mount, Owner, Rung
@@ -65,7 +66,8 @@ def owner_of(spec: SessionSpec) -> Owner:
 class Housing:
     """One session's box and what it needs. `lay` connects the engine and makes image and toolbox ready
     where they are not; it runs in a thread. `scratch`: a cache for boxes' small files. `record` journals.
-    `home_files`: for the box's HOME, by relative name. Nothing starts before `begin`.
+    `home_files`: for the box's HOME, by relative name. `grants`: what each box may open by itself. Nothing starts
+    before `begin`.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class Housing:
         environment: Mapping[str, str],
         home_files: Mapping[str, bytes] | None = None,
         pool: Pool | None = None,
+        grants: Mapping[str, Grant] | None = None,
     ) -> None:
+        self._grants = grants
         self._pool = pool
         self._home_files = home_files
         self._spec = spec
@@ -241,7 +245,7 @@ class Housing:
             locale=self._spec.locale,
             timezone=self._spec.timezone,
         )
-        return await ContainerBox(spec, ground.engine, scratch=self._scratch).__aenter__()
+        return await ContainerBox(spec, ground.engine, scratch=self._scratch, grants=self._grants).__aenter__()
 
     async def _leave(self, reason: str) -> None:
         if self._watch is not None:

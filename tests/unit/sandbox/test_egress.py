@@ -380,7 +380,7 @@ async def test_an_answer_that_is_not_clear_is_not_passed_on(reply: bytes) -> Non
         answer = await out.say(get(f"127.0.0.1:{port}"))
     assert b"hello" not in answer
     assert answer[9:12] in {b"502", b"200"}
-    assert judge.over[0][1].refusal
+    assert judge.over[0][1].failure
 
 
 async def test_a_client_that_leaves_takes_its_request_along() -> None:
@@ -412,7 +412,7 @@ async def test_what_cannot_be_reached_is_said() -> None:
     async with outlet(judge, {"a.example": "127.0.0.1", "b.example": "nothing"}) as out:
         assert (await out.say(get(f"a.example:{port}")))[9:12] == b"502"
         assert (await out.say(connect("b.example:443")))[9:12] == b"502"
-    assert all("cannot be reached" in outcome.refusal for _, outcome in judge.over)
+    assert all("cannot be reached" in outcome.failure for _, outcome in judge.over)
 
 
 async def test_two_hundred_connections_at_once_pass() -> None:
