@@ -51,8 +51,8 @@ def log(
     for row in rows:
         size = f"{row['sent']} up, {row['received']} down, {row['seconds']:.3f} s" if row["decision"] == "allow" else ""
         why = row["failure"] or (row["rule"] and f"rule {row['rule']}") or row["reason"]
-        line = f"{row['time'][:19]}  {row['decision']:5}  {row['request']}  {size}".rstrip()
-        out(f"{one_line(line, WIDE)}  ({one_line(why, WIDE)})")
+        line = f"{row['time'][:19]}  {row['decision']:5}  {one_line(row['request'], WIDE)}  {size}".rstrip()
+        out(f"{line}  ({one_line(why, WIDE)})")
         if row["would_allow"]:
             out(f"{'':28}--allow-host '{row['would_allow']}'")
     if not rows:

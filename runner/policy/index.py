@@ -98,7 +98,7 @@ class RuleIndex:
 
     def on_network(self, host: str) -> Iterator[tuple[Rule, NetworkPattern]]:
         """The network rules whose pattern may match a request to a host, for its patterns to be asked."""
-        for rule in (*self._networks.get(host, ()), *self._networks.get("*", ())):
+        for rule in (*self._networks.get(host.lower().rstrip("."), ()), *self._networks.get("*", ())):
             if isinstance(rule.pattern, NetworkPattern):
                 yield rule, rule.pattern
 

@@ -58,7 +58,7 @@ class NetworkPattern:
     def covers(self, effect: ConnectHost) -> bool:
         """Whether a request is known to fit: for allow rules."""
         schemes = self.schemes or PLAIN
-        if effect.scheme not in schemes or not self.host.matches(effect.host):
+        if effect.scheme not in schemes or not self._on(effect.host):
             return False
         if self.port >= 0 and effect.port != (self.port or PORTS.get(effect.scheme)):
             return False
@@ -68,7 +68,7 @@ class NetworkPattern:
 
     def concerns(self, effect: ConnectHost) -> bool:
         """Whether a request might fit: for deny and ask rules."""
-        if not self.host.matches(effect.host) or (self.schemes and effect.scheme not in self.schemes):
+        if not self._on(effect.host) or (self.schemes and effect.scheme not in self.schemes):
             return False
         if self.port > 0 and effect.port != self.port:
             return False
@@ -85,6 +85,9 @@ class NetworkPattern:
     def touches(self, effect: ConnectHost) -> bool:
         """Whether it allows some request of this scheme there, be it of other methods and paths."""
         return bool(self.methods or self.path) and replace(self, methods=frozenset(), path="").covers(effect)
+
+    def _on(self, host: str) -> bool:
+        return self.host.matches(host.lower().rstrip("."))
 
     def _method(self, effect: ConnectHost) -> bool:
         return effect.method in self.methods or _git(effect) in self.methods
