@@ -7,17 +7,19 @@ import json
 import socket
 import struct
 import sys
+from pathlib import Path
+from typing import Any
 
 SECRET = b"let me out"
 
 
-def tcp(host, port):
+def tcp(host: str, port: int) -> bytes:
     with socket.create_connection((host, port), timeout=2) as sock:
         sock.sendall(SECRET)
         return sock.recv(100)
 
 
-def udp(host, port):
+def udp(host: str, port: int) -> bytes:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.settimeout(1)
@@ -25,7 +27,7 @@ def udp(host, port):
         return sock.recv(100)
 
 
-def abstract(name):
+def abstract(name: str) -> bytes:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(2)
         sock.connect("\0" + name)
@@ -33,28 +35,28 @@ def abstract(name):
         return sock.recv(100)
 
 
-def opened(family, kind, protocol):
+def opened(family: int, kind: int, protocol: int) -> bytes:
     with socket.socket(family, kind, protocol):
         return b"a socket"
 
 
-def ping(host):
+def ping(host: str) -> bytes:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP) as sock:
         sock.settimeout(1)
         sock.sendto(struct.pack(">BBHHH", 8, 0, 0, 1, 1), (host, 1))
         return sock.recv(100)
 
 
-def vsock(cid):
+def vsock(cid: int) -> bytes:
     with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as sock:
         sock.settimeout(1)
         sock.connect((cid, 1024))
         return b"connected"
 
 
-def main():
+def main() -> None:
     given = json.loads(sys.argv[1])
-    tries = {f"tcp {host}:{port}": (tcp, host, port) for host, port in given["tcp"]}
+    tries: dict[str, tuple[Any, ...]] = {f"tcp {host}:{port}": (tcp, host, port) for host, port in given["tcp"]}
     tries |= {f"udp {host}:{port}": (udp, host, port) for host, port in given["udp"]}
     tries |= {
         "abstract": (abstract, given["abstract"]),
@@ -65,15 +67,14 @@ def main():
         "vsock 2": (vsock, 2),
         "vsock 1": (vsock, 1),
     }
-    reached = {}
+    reached: dict[str, str] = {}
     for name, (how, *arguments) in tries.items():
         try:
             reached[name] = how(*arguments).decode()
         except OSError:
             continue
     interfaces = sorted(name for _, name in socket.if_nameindex())
-    with open("/proc/net/route") as routes:
-        count = len(routes.readlines()) - 1
+    count = len(Path("/proc/net/route").read_text().splitlines()) - 1
     print(json.dumps({"reached": reached, "interfaces": interfaces, "routes": count}))
 
 

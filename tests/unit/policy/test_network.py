@@ -210,8 +210,9 @@ def test_a_tunnel_is_for_what_rules_let_it_carry() -> None:
 
 def test_rules_of_claude_code_mean_the_same_here() -> None:
     document = parse(
-        b'{"sandbox": {"network": {"allowedDomains": ["a.example"], "deniedDomains": ["b.example"], "strictAllowlist": true}},'
-        b' "permissions": {"allow": ["WebFetch(domain:*.c.example)", "WebFetch"], "deny": ["WebFetch(domain:x.c.example)"]}}',
+        b'{"sandbox": {"network": {"allowedDomains": ["a.example"], "deniedDomains": ["b.example"],'
+        b' "strictAllowlist": true}}, "permissions": {"allow": ["WebFetch(domain:*.c.example)", "WebFetch"],'
+        b' "deny": ["WebFetch(domain:x.c.example)"]}}',
         "settings.json",
     )
     made = translate(document).document
