@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from runner.sessions.owner import Owner
     from runner.sessions.sink import Auditing
     from runner.sessions.travel import Travel
+    from runner.sessions.wayout import WayOut
     from sandbox.engine import Engine
 
 DRIFT_SHOWN = 100
@@ -56,6 +57,7 @@ class Rig:
         self.before = self.journal.last_seq
         self._note_start()
         store.save(spec)
+        self._way_out: WayOut = import_module("runner.sessions.wayout").WayOut()
         self.housing: Housing = import_module("runner.sessions.housing").Housing(
             spec,
             directory=self.directory,
@@ -68,6 +70,7 @@ class Rig:
             home_files=self._home_files(),
             pool=import_module("sandbox.pool").Pool(store.layers, sessions=store.sessions),
             masks=lambda: enforced.masks,
+            grants=self._way_out.grants,
         )
         self._models: list[ModelClient] = []
         self._tasks: list[asyncio.Task[Any]] = []
@@ -108,6 +111,7 @@ class Rig:
     async def close(self) -> None:
         """Everything down, in order; the layers stay."""
         await self._stack.aclose()
+        await self._way_out.close()
         if self._ahead is not None:
             await asyncio.gather(self._ahead.settle(), return_exceptions=True)
         for task in self._tasks:
@@ -190,6 +194,7 @@ class Rig:
             thinking_tokens=spec.thinking_tokens,
         )
         self._going = self._travel(made)
+        self._way_out.begin(made.gate, lambda: self.journal.last_turn)
         return made
 
     def _home_files(self) -> Mapping[str, bytes]:

@@ -32,6 +32,7 @@ COMMANDS = {
     "gc": "runner.cli.gc",
     "du": "runner.cli.du",
     "fsck": "runner.cli.fsck",
+    "net": "runner.cli.net",
     "policy": "runner.cli.policy",
     "audit": "runner.cli.audit",
     "trust": "runner.cli.trust",

@@ -47,6 +47,7 @@ commands (only as the first word; -- makes them a prompt):
   du [SESSION]               what sessions and caches take on the disk
   gc                         collect old checkpoints, leftovers and old caches
   fsck [SESSION]             verify all that is kept
+  net COMMAND                what left the box and what was refused: log, explain, test
   policy COMMAND             what is allowed here and why; check, test and sign policy files
   audit COMMAND              verify, anchor, report or export a session's journal
   trust                      let this repository's settings count; --list, --revoke
@@ -115,6 +116,7 @@ def _add_permissions(group: argparse._ArgumentGroup) -> None:
     add("--dangerously-skip-permissions", dest="bypass", action="store_true", help="mode bypassPermissions")
     add("--allowedTools", "--allowed-tools", dest="allow", action="append", metavar="RULES", help="rules that allow")
     add("--disallowedTools", "--disallowed-tools", dest="deny", action="append", metavar="RULES", help="that deny")
+    add("--allow-host", dest="hosts", action="append", default=[], metavar="HOST", help="let the box reach it")
     add("--tools", action="append", metavar="NAMES", help="offer only these tools")
     add("--settings", metavar="FILE|JSON", help="further settings, above those of files")
     add("--setting-sources", metavar="NAMES", help="of user, project, local: whose settings count")
@@ -156,7 +158,7 @@ def _start(given: argparse.Namespace) -> Start:
         system_writable=given.system == "writable",
         runtime=given.runtime,
         cow=given.cow,
-        allow=split_rules(given.allow or ()),
+        allow=(*split_rules(given.allow or ()), *(f"Network({host})" for host in given.hosts)),
         deny=split_rules(given.deny or ()),
         settings=_chain().read_given(given.settings, Path.cwd()) if given.settings is not None else None,
         tools=(split_rules(given.tools) or ("",)) if given.tools is not None else None,

@@ -48,11 +48,15 @@ STRICTNESS = ("plan", "dontAsk", "default", "acceptEdits", "auto", "bypassPermis
 KEYS = tuple(
     Key(name, how, scope)
     for how, scope, names in (
-        (How.UNION, Scope.TIGHTENS, "permissions.deny permissions.ask deniedModels network.deniedDomains hidden"),
+        (
+            How.UNION,
+            Scope.TIGHTENS,
+            "permissions.deny permissions.ask deniedModels network.deniedDomains network.deny network.ask hidden",
+        ),
         (
             How.UNION,
             Scope.TRUSTED,
-            "permissions.allow permissions.additionalDirectories network.allowedDomains packages",
+            "permissions.allow permissions.additionalDirectories network.allowedDomains network.allow packages",
         ),
         (How.FIRST, Scope.TIGHTENS, "permissions.defaultMode"),
         (
@@ -61,7 +65,7 @@ KEYS = tuple(
             (
                 "permissions.disableBypassPermissionsMode permissions.disableAutoMode "
                 "permissions.denyInsteadOfPrompting permissions.blockReadsOutsideWorkingDirectories "
-                "permissions.blockWritesOutsideWorkingDirectories network.closed"
+                "permissions.blockWritesOutsideWorkingDirectories network.closed network.strict"
             ),
         ),
         (How.FIRST, Scope.TRUSTED, "image system runtime limits.maxTurns limits.maxBudgetUsd limits.maxTokens"),

@@ -85,9 +85,15 @@ class Limits(Shape):
 
 
 class Network(Shape):
-    """Hosts. `closed`: nothing leaves the box, whatever a rule says."""
+    """What leaves the box. `allow`, `ask` and `deny`: `[METHODS ][scheme://]host[:port][/path][ to RANGES]`. `closed`:
+    nothing, whatever a rule says; `strict`: what no rule allows is denied, and nobody is asked.
+    """
 
     closed: bool = False
+    strict: bool = False
+    allow: Rules = []
+    ask: Rules = []
+    deny: Rules = []
     allowed_domains: list[str] = []
     denied_domains: list[str] = []
     allow_managed_domains_only: bool = False
