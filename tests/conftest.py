@@ -6,6 +6,7 @@ FUMEHOOD_NO_SKIP=1 (`make test`, CI) such a skip is a failure.
 from __future__ import annotations
 
 import os
+import shutil
 import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ from sandbox.toolbox import Toolbox, ensure_toolbox
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+PROGRAMS = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
 def _say(line: str) -> None:
@@ -88,7 +91,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A third of the slow tests is the sample, always the same, told by their names; none of `torture`. What only root
-    may do is of the first of the two runs.
+    may do is of the first of the two runs; what needs a program that is not installed (CI installs them) is left out.
     """
     choice = config.getoption("--slow")
     every = choice == "all" or "slow" in config.getoption("markexpr")
@@ -96,6 +99,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item
         for item in items
         if (item.get_closest_marker("root") and os.geteuid() != 0)
+        or not all(shutil.which(mark.args[0], path=PROGRAMS) for mark in item.iter_markers("program"))
         or (
             item.get_closest_marker("slow")
             and not every
