@@ -21,6 +21,7 @@ from sandbox.engine import Engine, ImageInfo, connect
 from sandbox.errors import SandboxError
 from sandbox.images import ensure_image
 from sandbox.toolbox import Toolbox, ensure_toolbox
+from tests.support.prepare import cache_directory
 
 # What CI says of a commit it says again; elsewhere each run looks for something new.
 settings.register_profile("ci", derandomize=True)
@@ -46,9 +47,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def image_cache() -> Path:
-    """Shared by all runs of this user: images and packages are large, and named by their digests."""
-    named = os.environ.get("FUMEHOOD_TEST_CACHE")
-    return Path(named) if named else Path.home() / ".cache/fumehood-tests"
+    return cache_directory()
 
 
 @pytest.fixture(scope="session")
