@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from sandbox.containers import SESSION_LABEL
 from sandbox.copies import copy_tree, remove_tree
-from sandbox.engine import ConflictError, Engine, session_labels
+from sandbox.engine import ConflictError, Engine, NotFoundError, session_labels
 from sandbox.errors import DiskFullError, StoreError, WorkspaceError
 from sandbox.gitlinks import box_links
 from sandbox.keeper import LAYERS, KeeperImage
@@ -143,10 +144,17 @@ class Places:
         """Remove the engine's volumes; they are definitions only (a remote one holds the layer: it stays).
         Those of a container that is kept stay with it.
         """
-        for layer in self.table.layers if self.table else ():
-            if layer.rung is Rung.OVERLAY:
-                with suppress(ConflictError):
-                    engine.volumes.remove(self.volume(layer), patience=REMOVAL_SECONDS)
+        names = [self.volume(layer) for layer in self.table.layers if layer.rung is Rung.OVERLAY] if self.table else []
+        used = [name for name in names if not _removed(engine, name)]
+        if used and not self._is_kept(engine):
+            until = time.monotonic() + REMOVAL_SECONDS
+            for name in used:
+                _removed(engine, name, patience=until - time.monotonic())
+
+    def _is_kept(self, engine: Engine) -> bool:
+        """Whether a container of the session's stays: it does not go by itself, and nobody waits for it to."""
+        found = engine.containers.list(f"{SESSION_LABEL}={self.session}")
+        return any(not _goes_by_itself(engine, container.id) for container in found)
 
     def remove_remote(self, engine: Engine) -> None:
         """Remove the volumes that hold layers on another machine."""
@@ -295,3 +303,19 @@ class Places:
     def _write(self, table: LayerTable) -> None:
         table.write(self.directory / "layers.json")
         self.table = table
+
+
+def _removed(engine: Engine, volume: str, *, patience: float = 0.0) -> bool:
+    """Whether a volume is gone now; False where something uses it."""
+    try:
+        engine.volumes.remove(volume, patience=patience)
+    except ConflictError:
+        return False
+    return True
+
+
+def _goes_by_itself(engine: Engine, container: str) -> bool:
+    try:
+        return bool(engine.containers.inspect(container)["HostConfig"].get("AutoRemove"))
+    except NotFoundError:
+        return True
