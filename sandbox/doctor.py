@@ -109,6 +109,9 @@ def _about_engine(engine: Engine, runtime: str) -> list[Check]:
     if cannot_hold(engine):
         found = "rootless with cgroup v1: no limits, and background commands move on while a checkpoint is taken"
         checks.append(warn("cgroup", found, "boot with cgroup v2, or use the system's engine"))
+    if info.storage == "vfs":
+        advice = 'driver = "overlay" below [storage] in ~/.config/containers/storage.conf, then `podman system reset`'
+        checks.append(warn("storage", "vfs: every start of a box copies the whole image", advice))
     if not info.seccomp:
         checks.append(warn("seccomp", "the engine filters no system calls", "use an engine built with seccomp"))
     dead = [each for each in engine.containers.list() if not owner_alive(each.labels.get(OWNER_LABEL, ""))]

@@ -39,6 +39,7 @@ from sandbox.places import Places
 from sandbox.plan import PlanError, Selection
 from sandbox.points import images_named_by_others
 from sandbox.pool import Pool
+from sandbox.rootless import run_by_us
 from sandbox.roots import Root, to_host
 from sandbox.skeleton import own_places
 from sandbox.spec import Mount, Owner, Rung
@@ -130,7 +131,7 @@ class Workspace:
             self.finish_restore()
             self.system.rescue(lambda: self.checkpoints.present)
             self.footing.stands = True
-            local = engine.on_this_machine and not (_is_private(engine.endpoint) and engine.info.rootless)
+            local = engine.on_this_machine and (run_by_us(engine.endpoint) or not _is_anothers(engine))
             self._fresh = self._places.make(local=local, forced=self._forced, began_ns=time.time_ns())
             return self._places.mounts(engine, fresh=self._fresh)
 
@@ -523,10 +524,10 @@ def _head_of(host: Path) -> str:
     return read_head(dirs) if dirs and dirs.top == host else ""
 
 
-def _is_private(endpoint: str) -> bool:
-    """Whether an endpoint may be a user's own engine: only then is it worth asking."""
+def _is_anothers(engine: Engine) -> bool:
+    """Whether it runs without root, as some other user than this one. Asked only where that may be."""
     try:
-        owned = Path(endpoint.removeprefix("unix://")).stat().st_uid != 0
+        owned = Path(engine.endpoint.removeprefix("unix://")).stat().st_uid != 0
     except OSError:
         owned = False
-    return owned or "/run/user/" in endpoint or "/home/" in endpoint
+    return (owned or "/run/user/" in engine.endpoint or "/home/" in engine.endpoint) and engine.info.rootless
