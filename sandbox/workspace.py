@@ -39,7 +39,7 @@ from sandbox.places import Places
 from sandbox.plan import PlanError, Selection
 from sandbox.points import images_named_by_others
 from sandbox.pool import Pool
-from sandbox.rootless import run_by_us
+from sandbox.rootless import is_anothers
 from sandbox.roots import Root, to_host
 from sandbox.skeleton import own_places
 from sandbox.spec import Mount, Owner, Rung
@@ -131,7 +131,7 @@ class Workspace:
             self.finish_restore()
             self.system.rescue(lambda: self.checkpoints.present)
             self.footing.stands = True
-            local = engine.on_this_machine and (run_by_us(engine.endpoint) or not _is_anothers(engine))
+            local = engine.on_this_machine and not is_anothers(engine)
             self._fresh = self._places.make(local=local, forced=self._forced, began_ns=time.time_ns())
             return self._places.mounts(engine, fresh=self._fresh)
 
@@ -522,12 +522,3 @@ class Workspace:
 def _head_of(host: Path) -> str:
     dirs = find_top(host)
     return read_head(dirs) if dirs and dirs.top == host else ""
-
-
-def _is_anothers(engine: Engine) -> bool:
-    """Whether it runs without root, as some other user than this one. Asked only where that may be."""
-    try:
-        owned = Path(engine.endpoint.removeprefix("unix://")).stat().st_uid != 0
-    except OSError:
-        owned = False
-    return (owned or "/run/user/" in engine.endpoint or "/home/" in engine.endpoint) and engine.info.rootless
