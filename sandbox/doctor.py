@@ -17,8 +17,9 @@ from pathlib import Path, PurePosixPath
 
 from sandbox.box import ContainerBox
 from sandbox.checks import OWN_KERNEL, PROBE, Check, Level, check_files, fail, judge_probe, ok, parse_probe, warn
+from sandbox.containers import OWNER_LABEL, owner_dead
 from sandbox.disk import free_space
-from sandbox.engine import Engine, ImageInfo, connect, owner_alive
+from sandbox.engine import Engine, ImageInfo, connect
 from sandbox.errors import EngineRefusedError, SandboxError
 from sandbox.freezer import cannot_hold
 from sandbox.keeper import KeeperImage
@@ -31,7 +32,6 @@ from sandbox.workspace import Workspace
 
 BOX_SECONDS, REMOTE_BOX_SECONDS = 20.0, 90.0
 ROOT = PurePosixPath("/workspace/doctor")
-OWNER_LABEL = "fumehood.owner"
 
 
 async def examine(environ: Mapping[str, str], *, state: Path, cwd: Path, runtime: str = "") -> tuple[Check, ...]:
@@ -114,7 +114,7 @@ def _about_engine(engine: Engine, runtime: str) -> list[Check]:
         checks.append(warn("storage", "vfs: every start of a box copies the whole image", advice))
     if not info.seccomp:
         checks.append(warn("seccomp", "the engine filters no system calls", "use an engine built with seccomp"))
-    dead = [each for each in engine.containers.list() if not owner_alive(each.labels.get(OWNER_LABEL, ""))]
+    dead = [each for each in engine.containers.list() if owner_dead(each.labels.get(OWNER_LABEL, ""))]
     if dead:
         checks.append(warn("leftovers", f"{len(dead)} containers of sessions that died", "fumehood clean"))
     return checks

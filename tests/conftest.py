@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings
 
 from sandbox.build import throw_away
-from sandbox.containers import ContainerSpec
+from sandbox.containers import ContainerSpec, session_labels
 from sandbox.engine import Engine, ImageInfo, connect
 from sandbox.errors import SandboxError
 from sandbox.images import ensure_image
@@ -73,7 +73,9 @@ def toolbox(engine: Engine, busybox_image: ImageInfo, image_cache: Path) -> Iter
     from an earlier run may be hours old.
     """
     toolbox = ensure_toolbox(engine, base=busybox_image, cache=image_cache, progress=_say)
-    spec = ContainerSpec(image=busybox_image.id, command=("/bin/true",), labels={}, mounts=(toolbox.mount,))
+    spec = ContainerSpec(
+        image=busybox_image.id, command=("/bin/true",), labels=session_labels("tests"), mounts=(toolbox.mount,)
+    )
     with throw_away(engine, spec):
         yield toolbox
 
