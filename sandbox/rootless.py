@@ -17,10 +17,12 @@ def is_ours(engine: Engine) -> bool:
     return os.geteuid() != 0 and _owner_of(engine) == os.geteuid() and engine.info.rootless
 
 
-def is_anothers(engine: Engine) -> bool:
-    """Whether it runs without root, as some other user than this one. It is asked only where that may be."""
+def is_local(engine: Engine) -> bool:
+    """Whether an engine sees this machine's directories as this user does: root's engine, or one that this user runs.
+    It is asked only where it may be some other's.
+    """
     private = _owner_of(engine) != 0 or "/run/user/" in engine.endpoint or "/home/" in engine.endpoint
-    return private and engine.info.rootless and not is_ours(engine)
+    return engine.on_this_machine and not (private and engine.info.rootless and not is_ours(engine))
 
 
 def as_mapped(spec: BoxSpec) -> BoxSpec:

@@ -21,7 +21,7 @@ from sandbox.errors import PathError
 if TYPE_CHECKING:
     from runner.hooks.outcome import Outcome
     from runner.hooks.run import Hooks
-    from runner.loop.orchestrate import Gate
+    from runner.loop.gate import Gate
 
 PATHS = ("file_path", "notebook_path", "path")
 LIFTED = 8  # how often in a row the end of a turn may be put off

@@ -97,6 +97,11 @@ class PathPattern:
     @cached_property
     def regex(self) -> re.Pattern[str]:
         """Compiled when first needed: of thousands of rules few ever are."""
+        return re.compile(self.source, re.DOTALL)
+
+    @property
+    def source(self) -> str:
+        """The text of the regular expression."""
         start = re.escape(self.base.rstrip("/")) + "/" + ("(?:.*/)?" if self.deep else "")
         body = ""
         for number, segment in enumerate(self.segments, start=1):
@@ -105,7 +110,17 @@ class PathPattern:
                 body += ".*" if last else "(?:.*/)?"
             else:
                 body += _segment(segment) + ("" if last else "/")
-        return re.compile(start + body + r"(?:/.*)?\Z", re.DOTALL)
+        return start + body + r"(?:/.*)?\Z"
+
+    def may_lie_in(self, directory: str) -> bool:
+        """Whether it may match something in a directory, or all of it; False only where it surely does not."""
+        place = (folded(directory) if self.fold else directory).rstrip("/") + "/"
+        head = self.base.rstrip("/") + "/"
+        for segment in () if self.deep else self.segments:
+            if _SPECIAL.search(segment):
+                break
+            head += segment + "/"
+        return head.startswith(place) or place.startswith(head)
 
     @property
     def key(self) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from runner.effects import Decision, Match, Place, RuleSource, Source
 from runner.errors import UsageError
+from runner.policy.network import NetworkPattern, network_pattern
 from runner.policy.patterns import CommandPattern, HostPattern, PathPattern, command_pattern, host_pattern, path_pattern
 
 _FORM = re.compile(r"(?P<tool>[A-Za-z*][\w*-]*)(?:\((?P<specifier>.*)\))?", re.DOTALL)
@@ -30,6 +31,7 @@ _OLD_NAMES = {
 }
 READERS = frozenset({"Read", "Grep", "Glob", "LSP"})
 EDITORS = frozenset({"Edit", "Write", "MultiEdit", "NotebookEdit"})
+NETWORK = "Network"  # what leaves the box by itself: the requests of commands, by the proxy
 SHELLS = frozenset({"Bash", "Monitor"})
 # The field of the input that a rule for these tools names, and the one behind it.
 NAMED = {"Agent": ("subagent_type", ""), "Skill": ("skill", "args")}
@@ -60,6 +62,7 @@ class Kind(StrEnum):
     READ = "read"
     EDIT = "edit"
     DOMAIN = "domain"
+    NETWORK = "network"
     FIELD = "field"
 
 
@@ -74,7 +77,7 @@ class Rule:
     source: RuleSource
     tool: str
     kind: Kind
-    pattern: CommandPattern | PathPattern | HostPattern | None = field(default=None, compare=False)
+    pattern: CommandPattern | PathPattern | HostPattern | NetworkPattern | None = field(default=None, compare=False)
     name: str = ""
 
     def names(self, tool: str) -> bool:
@@ -152,6 +155,8 @@ def _specified(made: dict[str, Any], specifier: str, place: Place, anchor: PureP
         return Rule(**made, kind=kind, pattern=path_pattern(specifier, place, anywhere=not allows, anchor=anchor))
     if tool == "WebFetch" and specifier.startswith("domain:"):
         return Rule(**made, kind=Kind.DOMAIN, pattern=host_pattern(specifier.removeprefix("domain:")))
+    if tool == NETWORK:
+        return Rule(**made, kind=Kind.NETWORK, pattern=network_pattern(specifier))
     if tool in NAMED:
         return Rule(**made, kind=Kind.FIELD, name=NAMED[tool][0], pattern=command_pattern(specifier))
     raise UsageError(f"permission rule {text!r}: {tool} takes no such specifier")

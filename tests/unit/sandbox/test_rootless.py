@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from sandbox.engine import connect
-from sandbox.rootless import as_mapped, is_anothers, is_ours
+from sandbox.rootless import as_mapped, is_local, is_ours
 from sandbox.spec import BoxSpec, Mount, Owner
 from tests.unit.sandbox.test_engine import FakeEngine, answer
 
@@ -44,9 +44,9 @@ def test_an_engine_is_ours_when_it_says_that_it_is_rootless_and_its_socket_is_ou
     for uid in (owner, owner + 1, 0):
         monkeypatch.setattr("os.geteuid", lambda uid=uid: uid)
         engine = connect(fake.environ)
-        told.append((engine.info.rootless, is_ours(engine), is_anothers(engine)))
+        told.append((engine.info.rootless, is_ours(engine), is_local(engine)))
         engine.close()
-    assert told == [(rootless, rootless, False), (rootless, False, rootless), (rootless, False, rootless)]
+    assert told == [(rootless, rootless, True), (rootless, False, not rootless), (rootless, False, not rootless)]
 
 
 def test_what_is_ours_is_asked_for_as_roots_and_nothing_else() -> None:
