@@ -25,6 +25,7 @@ from sandbox.engine import Engine
 from sandbox.errors import EngineRefusedError, ImageMissingError, ProtocolError, SandboxError
 from sandbox.pipe import Pipe
 from sandbox.process import StreamProcess, rows_of
+from sandbox.rootless import as_mapped, is_ours
 from sandbox.seccomp import seccomp_json, supported
 from sandbox.spec import BoxSpec, Command, Content, Mount, Resolution, Stat
 from sandbox.streams import Grant
@@ -95,7 +96,7 @@ class ContainerBox:
         grants: Mapping[str, Grant] | None = None,
         start_timeout: float = 30.0,
     ) -> None:
-        self.spec = spec
+        self.spec = as_mapped(spec) if is_ours(engine) else spec
         self.container = ""
         self.keep_container = False
         self._engine = engine

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from sandbox.box import ContainerBox
 from sandbox.checks import OWN_KERNEL, PROBE, Check, Level, check_files, fail, judge_probe, ok, parse_probe, warn
+from sandbox.containers import OWNER_LABEL, owner_dead
 from sandbox.disk import free_space
-from sandbox.engine import Engine, ImageInfo, connect, owner_alive
+from sandbox.engine import Engine, ImageInfo, connect
 from sandbox.errors import SandboxError, WorkspaceError
 from sandbox.freezer import cannot_hold
 from sandbox.images import ensure_image
@@ -26,7 +27,6 @@ from sandbox.toolbox import Toolbox, ensure_toolbox
 from sandbox.trial import AS_IT_WAS, ROOT, Trial
 
 BOX_SECONDS, REMOTE_BOX_SECONDS = 20.0, 90.0
-OWNER_LABEL = "fumehood.owner"
 
 
 @asynccontextmanager
@@ -119,9 +119,12 @@ def _about_engine(engine: Engine, runtime: str) -> list[Check]:
     if cannot_hold(engine):
         found = "rootless with cgroup v1: no limits, and background commands move on while a checkpoint is taken"
         checks.append(warn("cgroup", found, "boot with cgroup v2, or use the system's engine"))
+    if info.storage == "vfs":
+        advice = 'driver = "overlay" below [storage] in ~/.config/containers/storage.conf, then `podman system reset`'
+        checks.append(warn("storage", "vfs: every start of a box copies the whole image", advice))
     if not info.seccomp:
         checks.append(warn("seccomp", "the engine filters no system calls", "use an engine built with seccomp"))
-    dead = [each for each in engine.containers.list() if not owner_alive(each.labels.get(OWNER_LABEL, ""))]
+    dead = [each for each in engine.containers.list() if owner_dead(each.labels.get(OWNER_LABEL, ""))]
     if dead:
         checks.append(warn("leftovers", f"{len(dead)} containers of sessions that died", "fumehood clean"))
     return checks

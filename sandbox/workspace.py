@@ -33,10 +33,11 @@ from sandbox.intents import RESTORE, finish_restore
 from sandbox.keeper import Keeper, KeeperImage
 from sandbox.layers import Layer
 from sandbox.masks import Masks
-from sandbox.places import Places, is_local
+from sandbox.places import Places
 from sandbox.points import images_named_by_others
 from sandbox.pool import Pool
 from sandbox.removal import remove_frozen, remove_layers
+from sandbox.rootless import is_local
 from sandbox.roots import Root
 from sandbox.selection import PlanError, Selection
 from sandbox.skeleton import own_places
