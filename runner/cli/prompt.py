@@ -117,7 +117,8 @@ def _add_permissions(group: argparse._ArgumentGroup) -> None:
     add("--tools", action="append", metavar="NAMES", help="offer only these tools")
     add("--settings", metavar="FILE|JSON", help="further settings, above those of files")
     add("--setting-sources", metavar="NAMES", help="of user, project, local: whose settings count")
-    add("--permission-prompt-tool", dest="prompt_tool", metavar="TOOL", help="not there yet: it needs MCP")
+    add("--permission-prompt-tool", dest="prompt_tool", default="", metavar="TOOL", help="with -p: an MCP tool answers")
+    add("--mcp-config", action="append", default=[], metavar="FILE|JSON", help="MCP servers for that tool")
 
 
 def _add_box(group: argparse._ArgumentGroup) -> None:
@@ -141,10 +142,10 @@ def _start(given: argparse.Namespace) -> Start:
         raise UsageError("--continue, --resume and --session-id exclude each other")
     if (given.latest or given.resume is not None) and given.add_dir:
         raise UsageError("--add-dir belongs to a new session; one that goes on keeps its directories")
-    if given.prompt_tool is not None:
-        raise UsageError(
-            "--permission-prompt-tool needs MCP servers, which are not built yet; see `approver` in settings"
-        )
+    if given.prompt_tool and not given.print_only:
+        raise UsageError("--permission-prompt-tool belongs to -p; in a terminal you are asked")
+    if given.mcp_config and not given.prompt_tool:
+        raise UsageError("--mcp-config names servers for --permission-prompt-tool only, so far")
     mode = Mode.BYPASS if given.bypass else Mode(given.permission_mode) if given.permission_mode else None
     fields = _named(
         model=given.model,
@@ -176,6 +177,8 @@ def _start(given: argparse.Namespace) -> Start:
         resume=given.resume,
         latest=given.latest,
         really=given.really,
+        prompt_tool=given.prompt_tool,
+        mcp_config=tuple(given.mcp_config),
     )
 
 

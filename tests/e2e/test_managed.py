@@ -78,6 +78,7 @@ def test_a_workstation_is_locked_by_one_file(repository: Bench, locked: Fumehood
         ("--image", "debian"),
         ("--model", "haiku"),
         ("--resume", session["session"], "--dangerously-skip-permissions"),
+        ("--permission-prompt-tool", "mcp__a__b", "--mcp-config", '{"mcpServers": {"a": {"command": "false"}}}'),
     ):
         model_flags = () if "--model" in flags else ("--model", model)
         assert "managed-settings.yaml" in locked("-p", "go", *model_flags, *flags, code=8).stderr
