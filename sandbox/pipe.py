@@ -9,141 +9,18 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any
 
 from sandbox.errors import BoxLostError, BoxStartError, DiskFullError, PathError, ProtocolError, SandboxError
-from sandbox.wire import PAYLOAD, STREAMS, WINDOW, WIRE, Decoder, Outbox, PathCode, WireError, encode
-
-Frame: TypeAlias = tuple[dict[str, Any], bytes]
+from sandbox.streams import Grant, Stream
+from sandbox.wire import PAYLOAD, STREAMS, WIRE, Decoder, Outbox, PathCode, WireError, encode
 
 HEADER = 8
 ENGINE_FRAME = 16 << 20
 DIAGNOSTICS = 16 << 10
 BODY = 128 << 20
 DEADLINE = 120.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
-    """What the box may open by itself: at most `limit` streams of one kind at a time. `accept` gets the
-    stream and its arguments (already parsed JSON, not trusted), and owns it from then on.
-    """
-
-    limit: int
-    accept: Callable[[Stream, dict[str, Any]], None]
-
-
-class Stream:
-    """One conversation over the pipe. Made by `Pipe.open` or handed to a Grant's `accept`."""
-
-    def __init__(self, pipe: Pipe, number: int, kind: str) -> None:
-        self.id = number
-        self.kind = kind
-        self.closed = False
-        self._pipe = pipe
-        self._frames: deque[Frame] = deque()
-        self._reader: asyncio.Future[None] | None = None
-        self._credit = WINDOW
-        self._writer: asyncio.Future[None] | None = None
-        self._unread = 0
-        self._eaten = 0
-        self._ignored = False
-
-    async def receive(self) -> Frame:
-        """The next frame: started, data, end, credit excepted, then exactly one done or fail. Raises BoxLostError."""
-        while not self._frames:
-            if self._pipe.error is not None:
-                raise self._pipe.gone()
-            self._reader = asyncio.get_running_loop().create_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
-        header, payload = frame = self._frames.popleft()
-        if header["t"] == "data":
-            self._unread -= len(payload)
-            self._eat(len(payload))
-        return frame
-
-    async def send(self, data: bytes) -> None:
-        """Send bytes, waiting for credit. Does nothing once the stream is closed. Raises BoxLostError."""
-        view = memoryview(data)
-        while view and not self.closed:
-            if self._credit <= 0:
-                await self._wait_for_credit()
-                continue
-            piece = view[: min(PAYLOAD, self._credit)]
-            self._credit -= len(piece)
-            self._pipe.bulk(encode({"t": "data", "s": self.id, "c": 0}, bytes(piece)), self.id)
-            view = view[len(piece) :]
-
-    def tell(self, kind: str, **fields: object) -> None:
-        """Send a small frame: end, cancel, signal, resize, done, fail. Does nothing once closed or lost."""
-        if self.closed or self._pipe.error is not None:
-            return
-        self._pipe.control(encode({"t": kind, "s": self.id, **fields}), self.id)
-        if kind in {"done", "fail"}:
-            self._pipe.close_stream(self)
-
-    def ignore(self) -> None:
-        """Take no more interest: what still comes is dropped, and credit for it given back."""
-        self._ignored = True
-        for header, payload in self._frames:
-            if header["t"] == "data":
-                self._eat(len(payload))
-        self._frames.clear()
-        self._unread = 0
-
-    async def _wait_for_credit(self) -> None:
-        if self._pipe.error is not None:
-            raise self._pipe.gone()
-        self._writer = asyncio.get_running_loop().create_future()
-        try:
-            await self._writer
-        finally:
-            self._writer = None
-
-    def _eat(self, count: int) -> None:
-        self._eaten += count
-        if self._eaten >= WINDOW // 4 and not self.closed:
-            self.tell("credit", add=self._eaten)
-            self._eaten = 0
-
-    def take(self, header: dict[str, Any], payload: bytes) -> None:
-        """A frame came (called by the pipe)."""
-        kind = header["t"]
-        if kind == "credit":
-            self._credit += header["add"]
-            wake(self._writer)
-            return
-        if kind == "data":
-            if self._ignored:
-                self._eat(len(payload))
-                return
-            self._unread += len(payload)
-            if self._unread > WINDOW:
-                raise WireError("more data than credit")
-        elif kind in {"done", "fail"}:
-            self._pipe.close_stream(self)
-            wake(self._writer)
-        if not self._ignored:
-            self._frames.append((header, payload))
-            wake(self._reader)
-
-    def abandon(self) -> None:
-        """The pipe is gone (called by the pipe)."""
-        self.closed = True
-        wake(self._reader)
-        wake(self._writer)
-
-
-def wake(future: asyncio.Future[None] | None) -> None:
-    """Let whoever waits go on."""
-    if future is not None and not future.done():
-        future.set_result(None)
 
 
 class Pipe(asyncio.Protocol):
@@ -331,14 +208,14 @@ class Pipe(asyncio.Protocol):
         stream = self._streams.get(header.get("s", 0))
         kind = header["t"]
         if stream is not None:
-            if kind in {"hello", "open", "signal", "resize", "cancel"}:
+            if kind in {"hello", "open", "signal", "resize"} or (kind == "cancel" and stream.id % 2):
                 raise WireError("a frame that only a controller sends")
             stream.take(header, payload)
         elif kind == "hello":
             self._greet(header)
         elif kind == "open":
             self._accept(header, payload)
-        elif header["s"] >= self._next or (header["s"] % 2 == 0 and header["s"] > self._last_theirs):
+        elif header["s"] >= self._next if header["s"] % 2 else header["s"] > self._last_theirs:
             raise WireError("a frame for a stream that never was")
 
     def _greet(self, header: dict[str, Any]) -> None:

@@ -302,6 +302,30 @@ class Places:
             LayerTable(session=self.session, began_ns=began_ns, owner=self._owner, layers=tuple(layers), frozen=kept)
         )
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why a root is not on the best rung, and what could not be copied."""
+        reasons = tuple(
+            f"{layer.host}: {layer.rung} instead of overlay: {layer.reason}"
+            for layer in (self.table.layers if self.table else ())
+            if layer.reason and layer.host is not None
+        )
+        return reasons + self.problems
+
     def _write(self, table: LayerTable) -> None:
         table.write(self.directory / "layers.json")
         self.table = table
+
+
+def is_local(engine: Engine) -> bool:
+    """Whether an engine sees this machine's directories with the ids that this process sees."""
+    return engine.on_this_machine and not (_is_private(engine.endpoint) and engine.info.rootless)
+
+
+def _is_private(endpoint: str) -> bool:
+    """Whether an endpoint may be a user's own engine: only then is it worth asking."""
+    try:
+        owned = Path(endpoint.removeprefix("unix://")).stat().st_uid != 0
+    except OSError:
+        owned = False
+    return owned or "/run/user/" in endpoint or "/home/" in endpoint

@@ -25,7 +25,8 @@ from sandbox.keeper import Keeper, KeptTree
 from sandbox.layers import REMADE, Layer
 from sandbox.manifest import Drifted, Manifest
 from sandbox.places import Places
-from sandbox.plan import ApplyConflictError, Plan, PlanError, Selection, leaves, make_plan
+from sandbox.plan import Plan, leaves, make_plan
+from sandbox.selection import ApplyConflictError, PlanError, Selection
 from sandbox.spec import Rung
 from sandbox.stacks import StackTree
 from sandbox.store import Store

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -18,20 +17,20 @@ from typing import TYPE_CHECKING, Any, Self
 from runner import __version__
 from runner import app as runner_app
 from runner.app import Running
-from runner.approval import Approver, ClientApprover
+from runner.approval import ClientApprover
 from runner.cli.entry import EXIT_INTERRUPTED, EXIT_TERMINATED, find_known, report, say
 from runner.cli.start import Look, Start
 from runner.errors import FumehoodError
 from runner.events import Event, Failed, ModelAsked, TurnEnded
 from runner.loop.operations import Answer, Interrupt, Prompt
-from runner.policy.locks import check_servers
 from runner.sessions.chain import SOURCES
-from runner.sessions.specs import chain_of, home_of, silent
+from runner.sessions.specs import silent
 from runner.spec import SessionSpec
 from sandbox.errors import SandboxError
 
 if TYPE_CHECKING:
     from runner.loop.session import Session
+    from runner.mcp.prompt_tool import PromptTool
     from runner.serve.output import Output
     from runner.ui.summary import ChangeCount
     from runner.ui.view import ViewState
@@ -106,8 +105,7 @@ async def _drive(start: Start, text: str, look: Look, signals: Signals) -> int:
             import_module("runner.cli.trust").ask_before_run(Path.cwd(), os.environ, sources)
         spec = make_spec(start)
         try:
-            async with _approver(start, spec, look) as approver:
-                return await _run(spec, text, look, signals, approver)
+            return await _run(spec, text, look, signals, _prompt_tool(start))
         except (FumehoodError, SandboxError, ExceptionGroup) as error:
             known = find_known(error)
             if known is None or not look.headless or look.format == "text":
@@ -116,25 +114,22 @@ async def _drive(start: Start, text: str, look: Look, signals: Signals) -> int:
             return int(_output(spec, (), look).abort(str(known), known.exit_code))
 
 
-@asynccontextmanager
-async def _approver(start: Start, spec: SessionSpec, look: Look) -> AsyncIterator[Approver | None]:
-    """Who is asked, None for nobody but who settings name. Raises UsageError, LockedError."""
-    if not start.prompt_tool:
-        yield ClientApprover() if look.asks else None
-        return
-    check_servers(chain_of(spec, os.environ).settings, "--permission-prompt-tool")
-    tool = import_module("runner.mcp.prompt_tool").prompt_tool(  # the library takes a second to import
-        start.prompt_tool, start.mcp_config, cwd=Path.cwd(), home=home_of(os.environ), environ=os.environ
+def _prompt_tool(start: Start) -> PromptTool | None:
+    """Who is asked in place of the user, where the command line says so. Raises UsageError."""
+    if start.prompt_tool is None:
+        return None
+    made: PromptTool = import_module("runner.mcp.prompt_tool").prompt_tool(
+        start.prompt_tool, start.mcp_config, os.environ, Path.cwd()
     )
-    async with tool:
-        yield tool
+    return made
 
 
-async def _run(spec: SessionSpec, text: str, look: Look, signals: Signals, approver: Approver | None) -> int:
+async def _run(spec: SessionSpec, text: str, look: Look, signals: Signals, prompt_tool: PromptTool | None) -> int:
     async with runner_app.own(
         spec,
         environ=os.environ,
-        approver=approver,
+        approver=ClientApprover() if look.asks else None,
+        prompt_tool=prompt_tool,
         progress=silent if look.quiet else say,
     ) as running:
         session = signals.session = running.session

@@ -149,7 +149,7 @@ def explain_call(
     """Why a call is decided as it is: every rule that speaks of it, which one decides, and what would change it."""
     if bool(call) is bool(session):
         raise UsageError("name a call, or --session and --call")
-    _, composed, ground = standing_policy(Path.cwd(), environ=os.environ, mode=_mode(mode) if mode else None)
+    _, composed, ground = standing_policy(Path.cwd(), environ=os.environ, mode=read_mode(mode) if mode else None)
     policy = composed.policy
     then = None
     if call:
@@ -174,10 +174,11 @@ def explain_call(
     if then:
         out(f"call      {one_line(then.text, WIDE)}")
         out(f"then      {then.decided}: {then.rule}")
-    _tell(found)
+    tell(found)
 
 
-def _tell(found: Explanation) -> None:
+def tell(found: Explanation) -> None:
+    """An explanation for people."""
     verdict = found.verdict
     where = f" in {verdict.file}:{verdict.line}" if verdict.file else ""
     out(f"decision  {verdict.decision.name.lower()} (mode {found.mode.value})")
@@ -190,7 +191,8 @@ def _tell(found: Explanation) -> None:
         out(f"change    {change}")
 
 
-def _mode(name: str) -> Mode:
+def read_mode(name: str) -> Mode:
+    """Raises UsageError."""
     try:
         return Mode.DEFAULT if name == "manual" else Mode(name)
     except ValueError as error:

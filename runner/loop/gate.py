@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from runner.approval import Approver
 from runner.effects import (
     AskUser,
+    ConnectHost,
     Decision,
     Effect,
     Place,
@@ -99,10 +100,12 @@ class Gate(OwnCommands):
     classify: Classify | None = None
     allowed_by_user: Callable[[], None] | None = None
     planning: Planning | None = None
+    consult: Callable[[str], Awaitable[str]] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     monotonic: Callable[[], float] = time.monotonic
     failure: SandboxError | None = None
     _judged: set[tuple[str, str]] = field(default_factory=set)
+    _running: dict[str, tuple[Effect, ...]] = field(default_factory=dict)
     _saved: set[str] = field(default_factory=set)
     _saving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -110,6 +113,20 @@ class Gate(OwnCommands):
     def place(self) -> Place:
         """Where a call is made now."""
         return Place(cwd=self.state.cwd, home=self.home, roots=self.roots)
+
+    @property
+    def cause(self) -> str:
+        """The call that what happens in the box now is of: the only one that runs, "" where that is not clear."""
+        return next(iter(self._running)) if len(self._running) == 1 else ""
+
+    def fetching(self, host: str, port: int, scheme: str) -> str:
+        """The running call that was allowed to fetch from there (WebFetch, WebSearch); "" where there is none."""
+        for call, effects in self._running.items():
+            for effect in effects:
+                match effect:
+                    case ConnectHost() if (effect.host, effect.port, effect.scheme) == (host, port, scheme):
+                        return call
+        return ""
 
     def renew(self) -> None:
         """A new turn: what failed in the one before is tried again."""
@@ -317,9 +334,14 @@ class Gate(OwnCommands):
             environment=self.environment,
             planning=self.planning,
             answers=answers,
+            consult=self.consult,
         )
         work = call.tool.run(call.args, context)
-        result: ToolResult = await (work if box is None else self._guard(box, work))
+        self._running[call.id] = effects
+        try:
+            result: ToolResult = await (work if box is None else self._guard(box, work))
+        finally:
+            self._running.pop(call.id, None)
         return result
 
     async def for_hook(self, call: str, work: Callable[[Box], Awaitable[Process]]) -> Process:

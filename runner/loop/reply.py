@@ -134,14 +134,16 @@ class Asker:
             await self._break(so_far)
             raise
 
-    async def aside(self, model: Model, prompt: str) -> str:
-        """The text of a reply to a prompt of its own, outside the conversation: recorded as agent `hook`'s."""
+    async def aside(self, model: Model, prompt: str, *, agent: str = ASIDE_AGENT, tokens: int = ASIDE_TOKENS) -> str:
+        """The text of a reply to a prompt of its own, outside the conversation: recorded as that agent's, whose prompt
+        is its system's.
+        """
         request = Request(
             model=model.name,
-            system=(prompt_text("hook"),),
+            system=(prompt_text(agent),),
             messages=({"role": "user", "content": [{"type": "text", "text": prompt}]},),
             tools=(),
-            max_output_tokens=ASIDE_TOKENS,
+            max_output_tokens=tokens,
         )
         whole = request_json(request)
         system = digest({"system": whole["system"], "tools": whole["tools"]})
@@ -149,7 +151,7 @@ class Asker:
             ModelAsked(
                 model=request.model, digest=digest(whole), parameters=_parameters(request), messages=1, system=system
             ),
-            agent=ASIDE_AGENT,
+            agent=agent,
         )
         so_far = self._begin(request)
         async with aclosing(cast("Any", model.stream(request))) as deltas:
@@ -164,7 +166,7 @@ class Asker:
                         so_far = self._begin(request)
                     case Finished():
                         usage = so_far.usage | delta.usage
-                        self._replied(so_far, so_far.blocks, usage, delta.stop_reason, partial=False, agent=ASIDE_AGENT)
+                        self._replied(so_far, so_far.blocks, usage, delta.stop_reason, partial=False, agent=agent)
                         break
         return "".join(str(block.get("text", "")) for block in so_far.blocks if block.get("type") == "text")
 

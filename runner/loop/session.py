@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from runner.hooks.run import Hooks
 
 MAX_OUTPUT_TOKENS = 32_000
+READER, READER_TOKENS = "reader", 4000
 _NO_TASK: asyncio.Task[None] | None = None
 
 
@@ -67,7 +68,7 @@ class Session:
     """An async context manager; leaving it closes the session. `box` is awaited at the first need and must
     give the same box each time; `restart_box` gives a new one over the same layers. `between` hears that
     calls have ended and the model is asked next. `resolve_model`
-    serves SetModel. Whoever made journal, models and boxes closes them.
+    serves SetModel, `small_model` what needs no large one. Whoever made journal, models and boxes closes them.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Session:
         limits: TurnLimits | None = None,
         restart_box: Callable[[], Awaitable[Box]] | None = None,
         resolve_model: Callable[[str], Model] | None = None,
+        small_model: Callable[[], Model | None] | None = None,
         before_write: Callable[[str], Awaitable[None]] | None = None,
         before_turn: Callable[[bool], Awaitable[None]] | None = None,
         after_turn: Callable[[], Awaitable[None]] | None = None,
@@ -133,6 +135,7 @@ class Session:
         )
         self.gate.classify, self.gate.allowed_by_user = classifier, classifier.forget
         self._git = GitState(self.gate.helper)
+        self.gate.consult, self._small = self._consult, small_model
         self.gate.hooks = self._hooks = hooked(hooks, self.gate, mode=lambda: self.mode.value, ask=self._ask_for_hook)
         calls = Calls(gate=self.gate, live=self._feed.show)
         self._asker = Asker(
@@ -332,6 +335,11 @@ class Session:
                 await asyncio.to_thread(self.journal.sync)
         finally:
             self._feed.close()
+
+    async def _consult(self, prompt: str) -> str:
+        """A small model's answer about what a tool found; the session's own model's where there is no smaller one."""
+        small = self._small() if self._small is not None else None
+        return await self._asker.aside(small or self._model, prompt, agent=READER, tokens=READER_TOKENS)
 
     async def _ask_for_hook(self, prompt: str, name: str) -> str:
         """The model's answer to a hook's question: no tools, nothing of the conversation."""

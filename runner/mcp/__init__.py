@@ -1,1 +1,1 @@
-"""Model Context Protocol: servers that this program speaks to. So far only on the host, for permission questions."""
+"""MCP servers. So far those that the command line places on the host, to answer permission questions."""

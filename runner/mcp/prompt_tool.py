@@ -1,145 +1,237 @@
-"""`--permission-prompt-tool mcp__SERVER__TOOL`: an MCP tool answers what has to be asked.
+"""`--permission-prompt-tool`: a tool of an MCP server on the host answers what would be asked of the user.
 
-The tool is given `{tool_name, input, tool_use_id}`. Its first text is JSON: `{behavior: "allow", updatedInput?}` or
-`{behavior: "deny", message?}`. Anything else, and no answer in time, is a no.
+It is sent `{tool_name, input, tool_use_id}` and returns text: JSON, `{"behavior": "allow", "updatedInput": {...}}`
+or `{"behavior": "deny", "message": ...}`. Anything else, an error and silence are a no. The server is started at the
+first question, in an empty directory, with a clean environment; its start and each call of it are judged and recorded.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-from collections.abc import Mapping
-from contextlib import suppress
+import shlex
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Any, Protocol
 
-from mcp.client.client import Client
-from mcp.client.stdio import StdioServerParameters, stdio_client
-from mcp_types import TextContent
-
+from runner.effects import CallServer, Decision, Effect, RunOnHost, Source, Verdict, effect_to_json
 from runner.errors import UsageError
-from runner.events import ApprovalAsked, ApprovalGiven
-from runner.mcp.servers import StdioServer, find_server
+from runner.events import ApprovalAsked, ApprovalGiven, Judged
+from runner.journal import digest
+from runner.mcp.servers import Server, read_servers
 
-MAX_REPLY = 1 << 20
-START_SECONDS = 30.0
-ANSWER_SECONDS = 600.0
+if TYPE_CHECKING:
+    from runner.effects import Place
+    from runner.policy.policy import Policy
+
+TOOL = "McpServer"
+BY = "prompt tool"
+MCP_TIMEOUT, MCP_TOOL_TIMEOUT = 30.0, 600.0
+LONGEST = 1 << 20
+
+
+class Ground(Protocol):
+    """Of the session's gate: the policy in force, where a call is made, and the journal."""
+
+    @property
+    def place(self) -> Place:
+        """Where a call is made now."""
+        ...
+
+    @property
+    def policy(self) -> Callable[[], Policy]:
+        """Gives the policy in force."""
+        ...
+
+    @property
+    def record(self) -> Callable[..., object]:
+        """Journals a body."""
+        ...
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Server and tool of `mcp__SERVER__TOOL`. Raises UsageError."""
+    parts = name.split("__", 2)
+    if len(parts) != 3 or parts[0] != "mcp" or not all(parts):
+        raise UsageError(f"--permission-prompt-tool: {name!r} is not of the form mcp__SERVER__TOOL")
+    return parts[1], parts[2]
+
+
+def prompt_tool(name: str, configs: Sequence[str], environ: Mapping[str, str], cwd: Path) -> PromptTool:
+    """The tool `mcp__SERVER__TOOL` of a server that one of `configs` describes. Raises UsageError."""
+    wanted, tool = split_name(name)
+    servers = read_servers(configs, environ, cwd)
+    if wanted not in servers:
+        raise UsageError(f"--permission-prompt-tool: no --mcp-config describes the server {wanted!r}")
+    return PromptTool(servers[wanted], tool, environ)
 
 
 class PromptTool:
-    """An Approver while it is entered: then the server runs, with this user's rights, in `/`. `deadline` in seconds,
-    for each question.
+    """An Approver. `ground` is set before the first question; `close` ends the server. Times in seconds, also by the
+    variables MCP_TIMEOUT and MCP_TOOL_TIMEOUT, in milliseconds.
     """
 
     can_ask = True
 
-    def __init__(self, server: StdioServer, tool: str, *, deadline: float = ANSWER_SECONDS) -> None:
-        self._server, self._tool, self._deadline = server, tool, deadline
-        self._stop = asyncio.Event()
-        self._ready: asyncio.Future[Client] | None = None
-        self._life: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        """Start the server. Raises UsageError where it does not start, or has no such tool."""
-        self._ready = asyncio.get_running_loop().create_future()
-        self._life = asyncio.create_task(self._live(self._ready), name="permission prompt tool")
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                await self._ready
-        except TimeoutError as error:
-            await self.__aexit__()
-            raise UsageError("the server of --permission-prompt-tool does not answer") from error
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._stop.set()
-        if self._life is not None:
-            await asyncio.gather(self._life, return_exceptions=True)
-
-    async def _live(self, ready: asyncio.Future[Client]) -> None:
-        """The connection is opened and closed by one task, as its library wants it."""
-        parameters = StdioServerParameters(
-            command=self._server.command,
-            args=list(self._server.arguments),
-            env=dict(self._server.environment),
-            cwd="/",
-        )
-        try:
-            with open(os.devnull, "w") as nowhere:  # noqa: ASYNC230, PTH123 (nothing is written or waited for)
-                async with Client(stdio_client(parameters, errlog=nowhere)) as client:
-                    names = [tool.name for tool in (await client.list_tools()).tools]
-                    if self._tool in names:
-                        ready.set_result(client)
-                        await self._stop.wait()
-                    else:
-                        known = ", ".join(names) or "none"
-                        ready.set_exception(UsageError(f"the MCP server has no tool {self._tool!r}, but {known}"))
-        except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 (whatever a server does, nobody answers then)
-            if not ready.done():
-                ready.set_exception(UsageError(f"the server of --permission-prompt-tool does not start: {error}"))
+    def __init__(self, server: Server, tool: str, environ: Mapping[str, str]) -> None:
+        self.server, self._tool = server, tool
+        self._start_seconds = _seconds(environ, "MCP_TIMEOUT", MCP_TIMEOUT)
+        self._call_seconds = _seconds(environ, "MCP_TOOL_TIMEOUT", MCP_TOOL_TIMEOUT)
+        self.ground: Ground | None = None
+        self._starting = asyncio.Lock()
+        self._over = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+        self._client: Any = None
 
     async def ask(self, asked: ApprovalAsked) -> ApprovalGiven:
-        """The answer; never raises but for cancellation."""
-        assert self._ready is not None
-        assert self._life is not None
+        """The tool's answer; never raises but for cancellation."""
         sent = {"tool_name": asked.tool, "input": asked.input, "tool_use_id": asked.call}
         try:
-            async with asyncio.timeout(self._deadline):
-                reply = asyncio.ensure_future((await self._ready).call_tool(self._tool, sent))
-                await asyncio.wait({reply, self._life}, return_when=asyncio.FIRST_COMPLETED)
-                if not reply.done():
-                    reply.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await reply
-                    return _no(asked, "its server has ended")
-                result = await reply
+            if why := self._judge(f"{asked.call}-prompt", self._called(), sent, cause=asked.call):
+                return self._no(asked, why)
+            async with self._starting:
+                if why := await self._ready():
+                    return self._no(asked, why)
+            async with asyncio.timeout(self._call_seconds):
+                result = await self._client.call_tool(self._tool, sent)
         except TimeoutError:
-            return _no(asked, f"no answer within {self._deadline:g} seconds")
+            return self._no(asked, f"no answer within {self._call_seconds:g} seconds")
         except Exception as error:  # noqa: BLE001 (whatever goes wrong out there, the answer is no)
-            return _no(asked, f"{type(error).__name__}: {error}"[:500])
-        text = next((block.text for block in result.content if isinstance(block, TextContent)), "")
-        return _no(asked, text[:500]) if result.is_error else read_answer(asked, text)
+            await self._end()  # the next question starts it again
+            return self._no(asked, f"{type(error).__name__}: {str(error)[:300]}")
+        texts = [getattr(block, "text", "") for block in result.content if block.type == "text"]
+        if result.is_error:
+            return self._no(asked, "it failed: " + "".join(texts)[:300])
+        return self._read("".join(texts), asked)
 
     def answer(self, given: ApprovalGiven) -> bool:  # noqa: ARG002 (the protocol's)
         """Answers come from the tool only."""
         return False
 
+    async def close(self) -> None:
+        """End the server; again is no harm."""
+        self._over.set()
+        if self._running is not None:
+            await asyncio.wait({self._running})
 
-def read_answer(asked: ApprovalAsked, text: str) -> ApprovalGiven:
-    """The tool's text as an answer."""
-    try:
-        body = json.loads(text) if len(text) <= MAX_REPLY else None
-    except (ValueError, RecursionError):
-        body = None
-    if not isinstance(body, dict) or body.get("behavior") not in ("allow", "deny"):
-        return _no(asked, "its answer is neither allow nor deny")
-    if body["behavior"] == "deny":
-        message = str(body.get("message", ""))[:500]
-        return ApprovalGiven(call=asked.call, allowed=False, by="prompt_tool", reason=message)
-    updated = body.get("updatedInput")
-    if updated is not None and not isinstance(updated, dict):
-        return _no(asked, "its updatedInput is no object")
-    changed = updated if updated is not None and updated != asked.input else None
-    return ApprovalGiven(call=asked.call, allowed=True, by="prompt_tool", input=changed)
+    def _read(self, text: str, asked: ApprovalAsked) -> ApprovalGiven:
+        try:
+            said = json.loads(text) if len(text) <= LONGEST else None
+        except (ValueError, RecursionError):
+            said = None
+        match said:
+            case {"behavior": "allow", **more}:
+                updated = more.get("updatedInput")
+                if updated is None or updated == asked.input:
+                    return ApprovalGiven(call=asked.call, allowed=True, by=BY)
+                if isinstance(updated, dict):
+                    return ApprovalGiven(call=asked.call, allowed=True, by=BY, input=updated)
+            case {"behavior": "deny", **more}:
+                return ApprovalGiven(call=asked.call, allowed=False, by=BY, reason=str(more.get("message", ""))[:2000])
+        return self._no(asked, "its answer is neither allow nor deny")
+
+    def _no(self, asked: ApprovalAsked, why: str) -> ApprovalGiven:
+        name = f"mcp__{self.server.name}__{self._tool}"
+        return ApprovalGiven(call=asked.call, allowed=False, by="nobody", reason=f"{name}: {why}")
+
+    def _called(self) -> Effect:
+        return CallServer(server=self.server.name, tool=self._tool, outside=True)
+
+    def _judge(self, call: str, effect: Effect, sent: dict[str, Any], *, cause: str = "") -> str:
+        """Decide and record something of the server's; why it may not be, "" where it may. The command line that
+        places it allows it; a deny rule still counts.
+        """
+        assert self.ground is not None, "the session is not there yet"
+        calls = isinstance(effect, CallServer)
+        name = f"mcp__{self.server.name}__{self._tool}"
+        tool = name if calls else TOOL
+        found = self.ground.policy().judge((effect,), tool=name, place=self.ground.place, sent=sent)
+        verdict = Verdict(
+            decision=Decision.ALLOW,
+            source=Source.COMMAND_LINE,
+            reason="--permission-prompt-tool",
+            matches=found.matches,
+        )
+        if any(match.decision is Decision.DENY for match in found.matches):
+            verdict = found
+        self.ground.record(
+            Judged(
+                call=call,
+                tool=tool,
+                digest=digest(sent),
+                effects=[effect_to_json(effect)],
+                verdict=verdict.to_json(),
+            ),
+            cause=cause or call,
+        )
+        return "" if verdict.decision is Decision.ALLOW else verdict.reason
+
+    async def _ready(self) -> str:
+        """Start the server where it does not run; why it cannot, "" where it does."""
+        if self._running is not None and not self._running.done():
+            return ""
+        server = self.server
+        said = shlex.join((server.command, *server.args)) if server.command else server.url
+        secret = asdict(server) | {"env": sorted(server.env), "headers": sorted(server.headers)}
+        if why := self._judge(f"mcp-{server.name}", RunOnHost(command=said), secret):
+            return why
+        started: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._running = asyncio.create_task(self._serve(started))
+        try:
+            async with asyncio.timeout(self._start_seconds):
+                self._client = await asyncio.shield(started)
+        except TimeoutError:
+            await self._end()
+            return f"the server was not ready within {self._start_seconds:g} seconds"
+        except Exception as error:  # noqa: BLE001 (the same)
+            return f"the server did not start: {error}"
+        return ""
+
+    async def _end(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait({self._running})
+
+    async def _serve(self, started: asyncio.Future[Any]) -> None:
+        """The connection's whole life, in one task, as the library wants it."""
+        with tempfile.TemporaryDirectory(prefix="fumehood-mcp-", ignore_cleanup_errors=True) as directory:
+            errors = Path(directory) / "stderr"
+            (Path(directory) / "empty").mkdir()
+            try:
+                async with AsyncExitStack() as stack:
+                    log = stack.enter_context(errors.open("w"))
+                    transport = await self._transport(Path(directory) / "empty", log, stack)
+                    started.set_result(await stack.enter_async_context(import_module("mcp").Client(transport)))
+                    await self._over.wait()
+            except Exception as error:  # noqa: BLE001 (told to whoever asked; later questions start it again)
+                if not started.done():
+                    last = errors.read_text(errors="replace").strip().rpartition("\n")[2][-300:]
+                    started.set_exception(UsageError(last or _first(error)))
+
+    async def _transport(self, cwd: Path, log: Any, stack: AsyncExitStack) -> Any:
+        server = self.server
+        if server.url:
+            http = import_module("mcp.client.streamable_http")
+            client = await stack.enter_async_context(http.create_mcp_http_client(headers=dict(server.headers)))
+            return http.streamable_http_client(server.url, http_client=client)
+        stdio = import_module("mcp.client.stdio")
+        parameters = stdio.StdioServerParameters(
+            command=server.command, args=list(server.args), env=dict(server.env), cwd=cwd
+        )
+        return stdio.stdio_client(parameters, errlog=log)
 
 
-def _no(asked: ApprovalAsked, why: str) -> ApprovalGiven:
-    return ApprovalGiven(call=asked.call, allowed=False, by="nobody", reason=f"the permission prompt tool: {why}")
+def _first(error: BaseException) -> str:
+    """What began a group of errors."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"
 
 
-def prompt_tool(
-    name: str, configs: tuple[str, ...], *, cwd: Path, home: Path, environ: Mapping[str, str]
-) -> PromptTool:
-    """The tool that a flag names; `configs`: what `--mcp-config` gave. Raises UsageError, SettingsError."""
-    prefix, _, rest = name.partition("__")
-    server, _, tool = rest.partition("__")
-    if prefix != "mcp" or not server or not tool:
-        raise UsageError(f"--permission-prompt-tool wants mcp__SERVER__TOOL, not {name!r}")
-    limit = environ.get("MCP_TOOL_TIMEOUT", "")
-    deadline = int(limit) / 1000 if limit.isdecimal() and int(limit) > 0 else ANSWER_SECONDS
-    found = find_server(server, configs, cwd=cwd, home=home, environ=environ)
-    return PromptTool(found, tool, deadline=deadline)
+def _seconds(environ: Mapping[str, str], name: str, otherwise: float) -> float:
+    text = environ.get(name, "")
+    return int(text) / 1000 if text.isdigit() and int(text) else otherwise

@@ -178,9 +178,3 @@ def check_shell(settings: Settings) -> None:
     """Raises LockedError where `fumehood shell` is disabled."""
     for entry in settings.all("disableShell"):
         raise LockedError(f"fumehood shell is disabled: {entry.where}")
-
-
-def check_servers(settings: Settings, what: str) -> None:
-    """Raises LockedError where MCP servers of the user's own, which `what` asks for, are locked."""
-    for entry in settings.all("allowManagedMcpServersOnly"):
-        raise LockedError(f"{what}: managed settings allow no MCP servers but their own: {entry.where}")

@@ -15,6 +15,7 @@ from typing import Any
 
 from runner.effects import Decision, Match, Place, RuleSource, Source
 from runner.errors import UsageError
+from runner.policy.network import NetworkPattern, network_pattern
 from runner.policy.patterns import CommandPattern, HostPattern, PathPattern, command_pattern, host_pattern, path_pattern
 
 _FORM = re.compile(r"(?P<tool>[A-Za-z*][\w*-]*)(?:\((?P<specifier>.*)\))?", re.DOTALL)
@@ -30,6 +31,7 @@ _OLD_NAMES = {
 }
 READERS = frozenset({"Read", "Grep", "Glob", "LSP"})
 EDITORS = frozenset({"Edit", "Write", "MultiEdit", "NotebookEdit"})
+NETWORK = "Network"  # what leaves the box by itself: the requests of commands, by the proxy
 SHELLS = frozenset({"Bash", "Monitor"})
 # The field of the input that a rule for these tools names, and the one behind it.
 NAMED = {"Agent": ("subagent_type", ""), "Skill": ("skill", "args")}
@@ -61,11 +63,12 @@ class Kind(StrEnum):
     READ = "read"
     EDIT = "edit"
     DOMAIN = "domain"
+    NETWORK = "network"
     FIELD = "field"
 
 
 # Looked up once: of an enumeration's class each look costs as much as a pattern.
-_USE, _COMMAND, _READ, _EDIT, _DOMAIN, _FIELD_KIND = Kind
+_USE, _COMMAND, _READ, _EDIT, _DOMAIN, _NETWORK, _FIELD_KIND = Kind
 _FIELD_FORM = re.compile(r"(\w+)\s*:\s*(.*)", re.DOTALL)
 
 
@@ -80,7 +83,7 @@ class Rule:
     source: RuleSource
     tool: str
     kind: Kind
-    pattern: CommandPattern | PathPattern | HostPattern | None = field(default=None, compare=False)
+    pattern: CommandPattern | PathPattern | HostPattern | NetworkPattern | None = field(default=None, compare=False)
     name: str = ""
 
     def names(self, tool: str) -> bool:
@@ -150,7 +153,9 @@ def _specified(made: dict[str, Any], specifier: str, place: Place, anchor: PureP
         if allows:
             raise UsageError(f"permission rule {text!r}: a field of the input can be denied or asked for, not allowed")
         name, value = field_value
-        return Rule(**made, kind=_FIELD_KIND, name=name, pattern=CommandPattern(tuple(value.split("*")), boundary=False))
+        return Rule(
+            **made, kind=_FIELD_KIND, name=name, pattern=CommandPattern(tuple(value.split("*")), boundary=False)
+        )
     if tool in SHELLS:
         return Rule(**made, kind=_COMMAND, pattern=command_pattern(specifier))
     if tool in READERS or tool in EDITORS:
@@ -158,6 +163,8 @@ def _specified(made: dict[str, Any], specifier: str, place: Place, anchor: PureP
         return Rule(**made, kind=kind, pattern=path_pattern(specifier, place, anywhere=not allows, anchor=anchor))
     if tool == "WebFetch" and specifier.startswith("domain:"):
         return Rule(**made, kind=_DOMAIN, pattern=host_pattern(specifier.removeprefix("domain:")))
+    if tool == NETWORK:
+        return Rule(**made, kind=_NETWORK, pattern=network_pattern(specifier))
     if tool in NAMED:
         return Rule(**made, kind=_FIELD_KIND, name=NAMED[tool][0], pattern=command_pattern(specifier))
     raise UsageError(f"permission rule {text!r}: {tool} takes no such specifier")

@@ -6,6 +6,7 @@ Imported where there is such a file only: pydantic takes its time. What the keys
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
@@ -84,9 +85,15 @@ class Limits(Shape):
 
 
 class Network(Shape):
-    """Hosts. `closed`: nothing leaves the box, whatever a rule says."""
+    """What leaves the box. `allow`, `ask` and `deny`: `[METHODS ][scheme://]host[:port][/path][ to RANGES]`. `closed`:
+    nothing, whatever a rule says; `strict`: what no rule allows is denied, and nobody is asked.
+    """
 
     closed: bool = False
+    strict: bool = False
+    allow: Rules = []
+    ask: Rules = []
+    deny: Rules = []
     allowed_domains: list[str] = []
     denied_domains: list[str] = []
     allow_managed_domains_only: bool = False
@@ -95,6 +102,12 @@ class Network(Shape):
 def _remote(url: str) -> str:
     if not url.startswith(("https://", "http://127.0.0.1:", "http://[::1]:", "http://localhost:")):
         raise ValueError("https:// is needed, or http:// on this machine")
+    return url
+
+
+def _service(url: str) -> str:
+    if not re.match(r"https?://[^/\s@]+(/|$)", url):
+        raise ValueError("an address with https:// or http://, a host and no login is needed")
     return url
 
 
@@ -107,6 +120,18 @@ class RemoteApprover(Shape):
     secret_file: str = ""
     secret_env: str = ""
     deadline: Annotated[float | int, Field(gt=0, le=3600)] = 60
+
+
+class Search(Shape):
+    """The service that WebSearch asks. `searxng` and `brave` speak as those do; `json`: any that answers a GET of
+    `url`, with {query} in it, by JSON that holds a list at `results` (names joined by dots) of objects whose `fields`
+    are named so.
+    """
+
+    kind: Literal["searxng", "brave", "json"]
+    url: Annotated[str, AfterValidator(_service)]
+    results: str = ""
+    fields: dict[Literal["title", "url", "snippet"], str] = {}
 
 
 class AuditSink(Shape):
@@ -152,6 +177,7 @@ class PolicyFile(Shape):
     runtime: str | None = None
     env: dict[Annotated[str, Field(pattern=NAME)], str] = {}
     approver: RemoteApprover | None = None
+    search: Search | None = None
     hooks: dict[str, Any] = {}
     disable_all_hooks: bool = False
     allowed_http_hook_urls: list[str] | None = None

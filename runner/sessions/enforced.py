@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from runner.approval import Approver
     from runner.hooks.config import Configured
     from runner.hooks.kinds import Handler
+    from runner.mcp.servers import Server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,7 @@ class Enforced:
         self._managed = self._chain.managed
         self._broken: FumehoodError | None = None
         self._functions = functions
+        self._servers: tuple[Server, ...] = ()
         self.hooks = configured(self._settings, functions)
 
     @classmethod
@@ -121,6 +123,17 @@ class Enforced:
         for name in names:
             full = model_id(name, self.environ)
             check_model(full if ":" in full else f"anthropic:{full}", self._settings)
+
+    def place(self, server: Server) -> None:
+        """The command line brings this server to the host. Raises LockedError where settings forbid it, then and
+        whenever they change.
+        """
+        self._servers = (*self._servers, server)
+        self._check_servers(self._settings)
+
+    def _check_servers(self, settings: Settings) -> None:
+        if self._servers:
+            import_module("runner.mcp.servers").check_servers(self._servers, settings)
 
     def look(self, mode: Mode, model: str) -> Change | None:
         """Before each turn: what changed of the managed settings. Where they cannot be relied on, or forbid what
@@ -170,12 +183,19 @@ class Enforced:
         mode = mode if mode in settings.modes else settings.start_mode
         spec = replace(self.spec, mode=mode)
         check_spec(spec, settings)
+        self._check_servers(settings)
         check_model(model if ":" in model else f"anthropic:{model}", settings)
         return policy_of(spec, self._chain, self.environ, settings=settings).policy
 
     def _lockdown(self, mode: Mode, error: FumehoodError) -> Change:
         policy = locked_down(mode)
         return Change(policy=policy, event=self.loaded(policy, str(error)), problem=error)
+
+    @property
+    def search(self) -> Mapping[str, Any] | None:
+        """The setting of that name."""
+        found: Mapping[str, Any] | None = self._settings.value("search")
+        return found
 
     def approver(self, given: Approver | None) -> Approver:
         """Who is asked: nobody where settings say so; who was given; else the settings' remote approver."""

@@ -23,6 +23,7 @@ from sandbox.masks import NO_MASKS, Masks
 from sandbox.pool import Pool
 from sandbox.roots import Root
 from sandbox.spec import Box, BoxSpec, Limits, Mount, Owner, Rung
+from sandbox.streams import Grant
 from sandbox.system import STATE_LABEL, state_mark
 from sandbox.toolbox import SERVER, TOOLBOX_PYTHON, Toolbox
 from sandbox.workspace import Workspace
@@ -66,8 +67,8 @@ def owner_of(spec: SessionSpec) -> Owner:
 class Housing:
     """One session's box and what it needs. `lay` connects the engine and makes image and toolbox ready
     where they are not; it runs in a thread. `scratch`: a cache for boxes' small files. `record` journals.
-    `home_files`: for the box's HOME, by relative name. `masks`: what policy keeps from the box by now.
-    Nothing starts before `begin`.
+    `home_files`: for the box's HOME, by relative name. `masks`: what policy keeps from the box by now. `grants`: what
+    each box may open by itself. Nothing starts before `begin`.
     """
 
     def __init__(
@@ -84,7 +85,9 @@ class Housing:
         home_files: Mapping[str, bytes] | None = None,
         pool: Pool | None = None,
         masks: Callable[[], Masks] = lambda: NO_MASKS,
+        grants: Mapping[str, Grant] | None = None,
     ) -> None:
+        self._grants = grants
         self._pool = pool
         self._masks = masks
         self._home_files = home_files
@@ -258,7 +261,7 @@ class Housing:
             locale=self._spec.locale,
             timezone=self._spec.timezone,
         )
-        return await ContainerBox(spec, ground.engine, scratch=self._scratch).__aenter__()
+        return await ContainerBox(spec, ground.engine, scratch=self._scratch, grants=self._grants).__aenter__()
 
     async def _leave(self, reason: str) -> None:
         if self._watch is not None:

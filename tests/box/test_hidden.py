@@ -17,8 +17,8 @@ from runner.events import BoxEnded, BoxStarted, ToolFinished
 from runner.loop.session import Session
 from sandbox.engine import Engine, ImageInfo
 from sandbox.masks import Masks
-from sandbox.plan import Selection
 from sandbox.pool import Pool
+from sandbox.selection import Selection
 from sandbox.spec import Rung
 from sandbox.toolbox import Toolbox
 from tests.support.masking import masks

@@ -1,4 +1,4 @@
-"""`-p` with a permission prompt tool, over a real box and a real MCP server."""
+"""`-p --permission-prompt-tool`: an MCP server on the host answers for the user, with a real box."""
 
 from __future__ import annotations
 
@@ -9,41 +9,35 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Bench, bash
+from tests.support import approving_server
 
 pytestmark = [pytest.mark.box, pytest.mark.timeout(240)]
-SERVER = Path(__file__).resolve().parents[1] / "support" / "mcp_server.py"
 
 
-def test_a_prompt_tool_answers_what_would_be_asked(repository: Bench, tmp_path: Path) -> None:
-    answers = tmp_path / "answers"
-    answers.write_text(
-        '{"behavior": "allow"}\n{"behavior": "deny", "message": "not this one"}\n'
-        '{"behavior": "allow", "updatedInput": {"command": "echo changed > c"}}\n'
-    )
-    config = tmp_path / "servers.json"
-    server = {"command": sys.executable, "args": [str(SERVER), str(answers)]}
-    config.write_text(json.dumps({"mcpServers": {"office": server}}))
+def test_a_tool_of_the_users_answers_what_would_be_asked(repository: Bench) -> None:
     model = repository.script(
-        {"tools": [bash("echo one > a")]},
-        {"tools": [bash("echo two > b")]},
-        {"tools": [bash("echo three > c")]},
-        {"tools": [bash("cat a b c")]},
+        {"tools": [bash("touch made")]},
+        {"tools": [bash("rm calc.py")]},
+        {"tools": [bash("change this")]},
         {"text": "done"},
     )
-    flags = ("--permission-mode", "default", "--permission-prompt-tool", "mcp__office__decide")
-    done = repository.run("-p", "go", "--model", model, *flags, "--mcp-config", str(config))
-    assert done.stdout == "done\n"
-    (session,) = repository.sessions()
-    records = repository.records(session["session"])
+    config = repository.scratch / "mcp.json"
+    program = str(Path(approving_server.__file__))
+    config.write_text(json.dumps({"mcpServers": {"ok": {"command": sys.executable, "args": [program]}}}))
+    arguments = ("-p", "go", "--model", model, "--permission-mode", "default", "--mcp-config", str(config))
+
+    repository.run(*arguments, "--permission-prompt-tool", "mcp__ok__approve")
+
+    assert repository.run("diff", "--stat").stdout.split()[0] == "made"
+    records = repository.records(repository.sessions()[0]["session"])
     given = [record["body"] for record in records if record["type"] == "ApprovalGiven"]
-    assert [(each["allowed"], each["by"], each["reason"]) for each in given][:3] == [
-        (True, "prompt_tool", ""),
-        (False, "prompt_tool", "not this one"),
-        (True, "prompt_tool", ""),
-    ]
-    finished = [record["body"] for record in records if record["type"] == "ToolFinished"]
-    assert [each["is_error"] for each in finished][:3] == [False, True, False]
-    assert "one" in finished[3]["content"]
-    assert "changed" in finished[3]["content"]
-    asked = [json.loads(line) for line in Path(f"{answers}.asked").read_text().splitlines()]
-    assert [each["input"]["command"] for each in asked] == ["echo one > a", "echo two > b", "echo three > c"]
+    assert [(body["allowed"], body["by"]) for body in given] == [(yes, "prompt tool") for yes in (True, False, True)]
+    assert "not that" in given[1]["reason"]
+    outputs = [record["body"]["content"] for record in records if record["type"] == "ToolFinished"]
+    assert "instead" in json.dumps(outputs[2])
+    servers = [record["body"] for record in records if record["body"].get("tool") == "McpServer"]
+    assert [body["verdict"]["source"] for body in servers] == ["command_line"]
+
+    none = repository.run(*arguments, "--permission-prompt-tool", "mcp__other__approve", check=None)
+    assert none.returncode == 2
+    assert "'other'" in none.stderr

@@ -136,6 +136,10 @@ class Inside:
         await self.end()
         await self.workspace.discard()
 
+    async def again(self) -> None:
+        """A new box over the same layers."""
+        await self._start(await self.workspace.prepare())
+
     async def _start(self, mounts: tuple[Mount, ...]) -> None:
         spec = BoxSpec(
             session=self.name,

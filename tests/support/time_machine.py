@@ -19,7 +19,6 @@ from typing import Any, Protocol
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from sandbox.apply import UndoRefusedError
 from sandbox.changes import Change
 from sandbox.checkpoints import Checkpoints
 from sandbox.copies import remove_tree
@@ -27,8 +26,9 @@ from sandbox.held import HeldBack
 from sandbox.keeper import Keeper, KeeperImage
 from sandbox.layers import Layer
 from sandbox.places import Places
-from sandbox.plan import ApplyConflictError, Selection
+from sandbox.reversal import UndoRefusedError
 from sandbox.roots import find_roots
+from sandbox.selection import ApplyConflictError, Selection
 from sandbox.skeleton import own_places
 from sandbox.spec import Owner, Rung
 from sandbox.views import Views

@@ -245,9 +245,8 @@ def test_trust_shows_what_would_count_and_asks(
 
 
 def test_flags_of_a_run_that_cannot_be_are_refused(terminal: Terminal) -> None:
-    terminal.run("--permission-prompt-tool", "mcp__a__b", "hello", code=2)
-    assert "belongs to -p" in terminal.err
-    terminal.run("--mcp-config", "{}", "-p", "hello", code=2)
+    terminal.run("--permission-prompt-tool", "x", "hello", code=2)
+    assert "not of the form mcp__SERVER__TOOL" in terminal.err
     terminal.run("--setting-sources", "everything", "hello", code=2)
     terminal.run("--settings", "none.json", "hello", code=2)
     terminal.run("--settings", '{"permissions": {"deny": "x"}}', "hello", code=6)

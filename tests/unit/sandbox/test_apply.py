@@ -15,7 +15,8 @@ from sandbox.bases import Bases
 from sandbox.errors import WorkspaceError
 from sandbox.held import HeldBack
 from sandbox.manifest import Manifest
-from sandbox.plan import Action, ApplyConflictError, Plan, Selection, make_plan
+from sandbox.plan import Plan, make_plan
+from sandbox.selection import Action, ApplyConflictError, Selection
 from sandbox.store import Store
 from sandbox.transaction import nothing
 from sandbox.trees import LocalTree
