@@ -176,7 +176,6 @@ class _Walk:
         self._kept: list[str] = []
         self._replaced: dict[str, bytes] = {}
         self._unread: list[str] = []
-        self._names: dict[tuple[int, int], list[str]] = {}
         self._inodes: set[tuple[int, int]] = set()
         self._targets: list[str] = []
         self._entries = 0
@@ -185,10 +184,10 @@ class _Walk:
         top = os.open(self._top, _DIRECTORY & ~os.O_NOFOLLOW)
         try:
             self._visit(top, "", self._at, depth=0, kept=False, git=self._git)
+            if self._inodes:
+                self._seek(top, "", frozenset(inode for _, inode in self._inodes))
         finally:
             os.close(top)
-        for inode in self._inodes:
-            self._hidden.update(dict.fromkeys(self._names.get(inode, ()), False))
         for target in self._targets:
             self._hide_target(target)
         above = {path: kind for path, kind in self._hidden.items() if not _beneath(path, self._hidden)}
@@ -216,22 +215,34 @@ class _Walk:
                 if entry.is_dir(follow_symlinks=False):
                     if path not in self._skip:
                         below.append((entry.name, full, held, git or entry.name == ".git"))
-                else:
-                    self._meet(path, entry, directory, configs=git and self._logins)
+                elif git and self._logins and entry.name in CONFIGS:
+                    self._replace(path, directory, entry.name)
                 if held and not kept:
                     self._kept.append(path)
         for name, full, held, in_git in below:
             self._enter(directory, prefix + name, name, full, depth=depth + 1, kept=held, git=in_git)
 
-    def _meet(self, path: str, entry: os.DirEntry[str], directory: int, *, configs: bool) -> None:
-        """A file that is not hidden: it may have a name that is, and logins in it."""
-        if self._hides and entry.is_file(follow_symlinks=False):
+    def _seek(self, directory: int, prefix: str, inodes: frozenset[int]) -> None:
+        """Once more, where a hidden file has several names: those that no pattern knows."""
+        below = []
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                path = prefix + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if path not in self._hidden and path not in self._skip:
+                        below.append(entry.name)
+                elif entry.inode() in inodes and path not in self._hidden:
+                    with suppress(OSError):
+                        seen = entry.stat(follow_symlinks=False)
+                        if (seen.st_dev, seen.st_ino) in self._inodes:
+                            self._hidden[path] = False
+        for name in below:
             with suppress(OSError):
-                seen = entry.stat(follow_symlinks=False)
-                if seen.st_nlink >= _LINKED:
-                    self._names.setdefault((seen.st_dev, seen.st_ino), []).append(path)
-        if configs and entry.name in CONFIGS:
-            self._replace(path, directory, entry.name)
+                child = os.open(name, _DIRECTORY, dir_fd=directory)
+                try:
+                    self._seek(child, prefix + name + "/", inodes)
+                finally:
+                    os.close(child)
 
     def _enter(self, directory: int, path: str, name: str, full: str, *, depth: int, kept: bool, git: bool) -> None:
         try:
@@ -260,7 +271,6 @@ class _Walk:
             self._targets.append(path)
         elif stat.S_ISREG(seen.st_mode) and seen.st_nlink >= _LINKED:
             self._inodes.add((seen.st_dev, seen.st_ino))
-            self._names.setdefault((seen.st_dev, seen.st_ino), []).append(path)
 
     def _hide_target(self, path: str) -> None:
         """What a hidden link leads to, where that lies beneath the top and is not above the link."""

@@ -21,6 +21,7 @@ from sandbox.pool import Pool
 from sandbox.spec import Box, Command, Exited
 from sandbox.toolbox import ensure_toolbox
 from tests.bench.figures import median
+from tests.support.masking import masks
 
 TRUE = "true"
 
@@ -34,9 +35,11 @@ def lay(home: Path) -> Ground:
 
 
 @asynccontextmanager
-async def housed(repository: Path, home: Path, *, system: bool = False) -> AsyncIterator[tuple[Housing, PurePosixPath]]:
+async def housed(
+    repository: Path, home: Path, *, system: bool = False, hidden: tuple[str, ...] = ()
+) -> AsyncIterator[tuple[Housing, PurePosixPath]]:
     """A session's housing over `repository`, not begun, and its place in the box; gone afterwards with its layers.
-    `system`: its root file system is writable.
+    `system`: its root file system is writable. `hidden`: patterns of what the box does not see.
     """
     environ = dict(os.environ) | {"FUMEHOOD_HOME": str(home)}
     spec = new_spec(repository, environ=environ, model="scripted:none", system_writable=system)
@@ -55,6 +58,7 @@ async def housed(repository: Path, home: Path, *, system: bool = False) -> Async
         identity=("", ""),
         environment={},
         pool=Pool(store.layers, sessions=store.sessions),
+        masks=lambda: masks(PurePosixPath(spec.roots[0].at), *hidden),
     )
     try:
         yield housing, box_cwd(spec)
@@ -77,13 +81,13 @@ async def bash(box: Box, cwd: PurePosixPath, script: str = TRUE) -> int:
     raise AssertionError
 
 
-def start(repository: Path, home: Path) -> float:
+def start(repository: Path, home: Path, *, hidden: tuple[str, ...] = ()) -> float:
     """ms from asking for a box to the end of its first command; engine and image known, as in the floor."""
-    return asyncio.run(_start(repository, home))
+    return asyncio.run(_start(repository, home, hidden))
 
 
-async def _start(repository: Path, home: Path) -> float:
-    async with housed(repository, home) as (housing, cwd):
+async def _start(repository: Path, home: Path, hidden: tuple[str, ...]) -> float:
+    async with housed(repository, home, hidden=hidden) as (housing, cwd):
         await housing.ready()
         began = time.perf_counter()
         box = await housing.box()
