@@ -359,3 +359,14 @@ async def test_what_the_host_adds_is_refused_by_tools_at_once_and_hidden_from_th
         assert looked.content == "cat: new/.env: Permission denied\ndone"
         assert [body.reason for body in bodies(session, BoxEnded)] == ["masked"]
         assert len(bodies(session, BoxStarted)) == 2
+
+
+async def test_a_session_that_falls_to_a_whole_copy_keeps_the_mask(bench: Bench, repo: Path, place: Path) -> None:
+    inside = bench.session(repo, place / "state", masks=secrets())
+    await inside.workspace.prepare()
+    mounts = await inside.workspace.fall()
+    await inside._start(mounts)
+    assert inside.workspace.rungs == {str(SEEN): "copy"}
+    assert await sought(inside) == ["0", "0"]
+    assert await inside.workspace.changes() == ()
+    await inside.discard()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
+import tarfile
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -11,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.covers import Covers
-from sandbox.errors import StoreError
+from sandbox.errors import StoreError, WorkspaceError
 from sandbox.layers import Layer
 from sandbox.masks import Masks, find, without_logins
+from sandbox.remote import tar_pieces
 from sandbox.spec import Rung
 from sandbox.walk import MAX_DEPTH
 from tests.support.layers_by_hand import build
@@ -204,3 +207,37 @@ def test_damaged_or_newer_masks_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "masks.json").write_text(text)
     with pytest.raises(StoreError):
         Covers(_Ground(tmp_path), _removed)
+
+
+def test_a_copy_that_is_sent_elsewhere_has_placeholders_and_none_of_what_is_hidden(tmp_path: Path) -> None:
+    file = (0o644, b"secret\n")
+    top = tmp_path / "top"
+    top.mkdir()
+    build(top, {".env": file, "keys": {"a": file, "b": {"c": file}}, "seen": (0o644, b"seen\n")})
+    build(top, {".git": {"config": (0o640, b"[remote]\n\turl = https://u:secret@h/\n"), "HEAD": (0o644, b"")}})
+    (tmp_path / "layers").mkdir()
+    layer = Layer(name="r", at=AT, host=top, rung=Rung.COPY, remote=True)
+    covers = Covers(_Ground(tmp_path / "layers"), _removed)
+    (tmp_path / "layers" / "r").mkdir()
+    covers.cover([layer], masks(AT, ".env", "keys/**", logins=True), lambda _: ())
+    failures: list[str] = []
+    data = b"".join(tar_pieces(top, failures, owner=None, skip=None, masked=covers.contents(layer)))
+    assert failures == []
+    assert b"secret" not in data
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        found = {each.name: (each.isdir(), each.mode, each.size) for each in tar}
+        config = tar.extractfile("layer/.git/config")
+        assert config is not None
+        assert config.read() == b"[remote]\n\turl = https://h/\n"
+    assert {name: found[name] for name in ("layer/.env", "layer/keys", "layer/seen")} == {
+        "layer/.env": (False, 0, 0),
+        "layer/keys": (True, 0o555, 0),
+        "layer/seen": (False, 0o644, 5),
+    }
+    assert "layer/keys/a" not in found
+    assert [covers.names(layer, path) for path in (".env", "keys/b/c", ".git/config", "seen")] == [
+        True, True, True, False
+    ]  # fmt: skip
+    (tmp_path / "layers" / "r" / "filled").touch()
+    with pytest.raises(WorkspaceError, match="another machine"):
+        covers.cover([layer], masks(AT, "seen"), lambda _: ())
