@@ -262,7 +262,10 @@ def images(environ: Mapping[str, str]) -> list[ImageInfo]:
 def build_image(
     name: str, *, packages: tuple[str, ...] = (), environ: Mapping[str, str], progress: Notify = silent
 ) -> ImageInfo:
-    """Make an image and the toolbox ready. Blocks, for minutes where they are not there."""
+    """Make an image and the toolbox ready. Blocks, for minutes where they are not there. Raises LockedError for an
+    image that managed settings do not allow, SettingsError.
+    """
+    import_module("runner.sessions.specs").check_image_here(Path.cwd(), name, environ)
     engine = _connect(environ)
     store = Store(state_home(environ))
     store.prepare()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from sandbox.bases import Bases
+from sandbox.bases import Bases, attributes_digest
 from sandbox.changes import Base
 from sandbox.disk import free_space
 from sandbox.errors import DiskFullError, WorkspaceError
@@ -245,6 +245,7 @@ class Apply:
             if step.taken is not None:
                 row["merged"] = self._parts[name].bases.put(step.taken)
                 row["mode"] = step.change.new.mode if step.change.new else 0
+                row["attributes"] = attributes_digest(self._parts[name].upper, step.path)
             rows.append(row)
         return rows
 
@@ -291,7 +292,8 @@ def end_apply(transaction: Transaction, results: Sequence[Result], bases: Mappin
     rows = {(row["root"], row["path"]): row for row in transaction.header.get("bases", ())}
     for result in results:
         row = rows.get((result.root, result.path), {})
-        bases[result.root].applied(result.path, result.stamp, merged=row.get("merged", ""), mode=row.get("mode", 0))
+        merged, mode, attributes = row.get("merged", ""), row.get("mode", 0), row.get("attributes", "")
+        bases[result.root].applied(result.path, result.stamp, merged=merged, mode=mode, attributes=attributes)
     for each in bases.values():
         each.sync()
     transaction.finish(transaction.file.with_suffix(".done"))
@@ -310,7 +312,7 @@ def _need_space(part: Part) -> None:
 
 def _dress(out: int, step: Step, part: Part) -> None:
     """Owner as the host's file has it (a new file: as the directory that it goes to), attributes of the
-    user namespace, and the mode without its special bits.
+    user namespace (of both sides, where the content is), and the mode without its special bits.
     """
     old, new = step.expect, step.change.new
     assert new is not None
@@ -320,7 +322,11 @@ def _dress(out: int, step: Step, part: Part) -> None:
         with LocalTree(part.top) as host:
             parent = _nearest(host, step.path)
         os.fchown(out, parent.uid, parent.gid)
-    for name, value in part.upper.attributes(step.path).items():
+    attributes = part.upper.attributes(step.path)
+    if step.content is not None and old is not None and old.is_file:
+        with LocalTree(part.top) as host:
+            attributes = host.attributes(step.path) | attributes
+    for name, value in attributes.items():
         if not name.startswith("user.overlay."):
             with contextlib.suppress(OSError):
                 os.setxattr(out, name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,8 @@ from sandbox.held import HeldBack
 from sandbox.mixing import mix
 from sandbox.selection import Action, Remark, Selection, Step, remark
 from sandbox.trees import Tree
+
+_SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,28 +38,7 @@ def make_plan(
 ) -> Plan:
     """Plan the selected changes of one root. Reads, never writes."""
     sides = Sides(upper, host, bases)
-    chosen: list[Change] = []
-    held_back, dropped, pointed_out = [], [], []
-    in_git: Counter[str] = Counter()
-    for change in changes:
-        if not selection.takes(change):
-            continue
-        why = held.why(change, sides.texts) or leaves(change, upper)
-        if change.special:
-            dropped.append(remark(change, f"a {change.special} is never applied"))
-        elif why and not selection.names(change, held):
-            if change.in_git:
-                in_git[_git_of(change.path)] += 1
-            else:
-                held_back.append(remark(change, why))
-        else:
-            chosen.append(change)
-            if word := held.remark(change):
-                pointed_out.append(remark(change, word))
-            if change.new and change.new.is_file and change.new.links > 1:
-                pointed_out.append(remark(change, "its hard links become files of their own"))
-    root = changes[0].root if changes else ""
-    held_back += [Remark(root=root, path=git, why=f"git obeys it ({n} paths)") for git, n in in_git.items()]
+    chosen, held_back, dropped, pointed_out = _choose(changes, selection, sides, upper, held)
     chosen = _with_parents(chosen, changes)
     drifted = [] if selection.force else _drifted(chosen, host, bases)
     kept: list[Remark] = []
@@ -77,6 +59,50 @@ def make_plan(
         kept=tuple(kept),
         conflicts=tuple(conflicts),
     )
+
+
+def _choose(
+    changes: Sequence[Change], selection: Selection, sides: Sides, upper: Tree, held: HeldBack
+) -> tuple[list[Change], list[Remark], list[Remark], list[Remark]]:
+    """The changes that are wanted; what is held back, dropped, and pointed out."""
+    chosen: list[Change] = []
+    held_back, dropped, pointed_out = [], [], []
+    in_git: Counter[str] = Counter()
+    for change in changes:
+        if not selection.takes(change):
+            continue
+        why = held.why(change, sides.texts) or leaves(change, upper)
+        if never := _never(change):
+            dropped.append(remark(change, never))
+        elif not why or selection.names(change, held):
+            chosen.append(change)
+            pointed_out += [remark(change, word) for word in (held.remark(change), *_left_behind(change)) if word]
+        elif change.in_git:
+            in_git[_git_of(change.path)] += 1
+        else:
+            held_back.append(remark(change, why))
+    root = changes[0].root if changes else ""
+    held_back += [Remark(root=root, path=git, why=f"git obeys it ({n} paths)") for git, n in in_git.items()]
+    return chosen, held_back, dropped, pointed_out
+
+
+def _never(change: Change) -> str:
+    """Why a change is applied in no case, or "". What an apply left behind is no step of the next one."""
+    if change.special:
+        return f"a {change.special} is never applied"
+    if change.kind is Kind.MODE and change.old is not None and change.new is not None:
+        other = change.old.mode ^ change.new.mode
+        return "" if other & ~_SPECIAL_BITS else "setuid, setgid and sticky bits are never applied"
+    return ""
+
+
+def _left_behind(change: Change) -> list[str]:
+    """What of a file does not come over."""
+    new = change.new
+    if new is None or not new.is_file:
+        return []
+    special = ["its setuid, setgid and sticky bits are left behind"] if new.mode & _SPECIAL_BITS else []
+    return special + (["its hard links become files of their own"] if new.links > 1 else [])
 
 
 def _git_of(path: str) -> str:

@@ -154,6 +154,8 @@ class Gate(OwnCommands):
         verdict = case.verdict if hooked is None else tightened(case.verdict, hooked)
         if verdict.classify and self.classify is not None:
             verdict = await self.classify(call, verdict)
+            if verdict.decision is Decision.DENY and self.hooks is not None:
+                await self.hooks.denied(call, verdict.reason)
         refusal, given = await self._decide(call, case.effects, verdict)
         if not refusal and given is not None and given.input is not None:
             call = self.validated(replace(call, input=given.input))

@@ -46,7 +46,7 @@ class Outward:
         gate, effect, cause = self._gate, effect_of(request), self._gate.cause
         policy = gate.policy()
         verdict = policy.judge((effect,), tool=NETWORK, place=gate.place)
-        if verdict.source is Source.MODE and effect.method in ("", "GET"):
+        if verdict.source is Source.MODE and effect.method in ("", "GET", "CONNECT"):
             fetching = gate.fetching(effect.host, effect.port, effect.scheme)
             verdict = _fetched(fetching) if fetching else verdict
             cause = fetching or cause

@@ -18,6 +18,7 @@ from runner.errors import UsageError
 
 MOST_DEEP = 3
 KEY_WORDS = 3
+_REPEATED = re.compile(r"/(?:\.?/)+")
 _SPECIAL = re.compile(r"[*?\[\\]")
 
 
@@ -76,7 +77,8 @@ def command_pattern(pattern: str) -> CommandPattern:
     text = text[:-2].rstrip() if boundary else text
     if not text or "\0" in text:
         raise UsageError(f"command pattern {pattern!r} is empty")
-    return CommandPattern(tuple(re.split(r"\*+", text)), boundary)
+    pieces = re.split(r"\*+", text) if "**" in text else text.split("*")
+    return CommandPattern(tuple(pieces), boundary)
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def path_pattern(pattern: str, place: Place, *, anywhere: bool, anchor: PurePosi
         rest = pattern[2:]
     else:
         anchored = False
-    rest = re.sub(r"/(?:\.?/)+", "/", rest).strip("/")
+    rest = (_REPEATED.sub("/", rest) if "//" in rest or "/./" in rest else rest).strip("/")
     segments = rest.split("/")
     if not rest or pattern.startswith("!") or ".." in segments or "\0" in rest or segments.count("**") > MOST_DEEP:
         raise UsageError(f"path pattern {pattern!r}: empty, negated, with `..` or with more than {MOST_DEEP} `**`")

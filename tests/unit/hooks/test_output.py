@@ -59,6 +59,9 @@ ROWS: list[tuple[str, Ran, Said]] = [
     ("Stop", ran(answer={"continue": False, "stopReason": "enough"}), Said(stop="enough")),
     ("Notification", ran(2, stderr="x"), Said(failed="x", message="x")),
     ("PermissionRequest", ran(2, stderr="x"), Said(failed="x", message="x")),
+    ("PermissionDenied", ran(answer=specific("PermissionDenied", retry=True)), Said(retry=True)),
+    ("PermissionDenied", ran(answer=specific("PermissionDenied", retry="y")), Said(failed="retry is no truth value")),
+    ("PermissionDenied", ran(decision="approve"), Said()),
     ("PermissionRequest", ran(answer=specific("PermissionRequest", decision={"behavior": "allow"})), Said(answer=True)),
     (
         "PermissionRequest",
