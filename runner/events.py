@@ -232,7 +232,9 @@ class CheckpointTaken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Egress:
-    """One request that left, or was refused."""
+    """One request that left, or was refused, when it is over. `failure`: why nothing came of one that was allowed;
+    bytes as they went over the box's connection.
+    """
 
     host: str
     port: int
@@ -243,6 +245,7 @@ class Egress:
     sent: int = 0
     received: int = 0
     seconds: float = 0.0
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

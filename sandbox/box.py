@@ -25,11 +25,12 @@ from sandbox.engine import Engine
 from sandbox.errors import EngineRefusedError, ImageMissingError, ProtocolError, SandboxError
 from sandbox.pipe import Pipe
 from sandbox.process import StreamProcess, rows_of
+from sandbox.rootless import as_mapped, is_ours
 from sandbox.seccomp import seccomp_json, supported
 from sandbox.spec import BoxSpec, Command, Content, Mount, Resolution, Stat
 from sandbox.streams import Grant
 from sandbox.toolbox import SERVER, TOOLBOX_ENVIRONMENT, TOOLBOX_PYTHON
-from sandbox.wire import FOR_COMMANDS
+from sandbox.wire import FOR_COMMANDS, PROXY_PORT
 
 MAIN = f"{SERVER}/sandbox/server/main.py"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -55,6 +56,20 @@ READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysr
 SHM = 256 << 20
 RUN = 64 << 20
 SMALLEST_TMPFS = 16 << 20
+PROXY = f"http://127.0.0.1:{PROXY_PORT}"
+# What programs look for on their way out. ALL_PROXY is http too: some stop at a socks5h that they cannot speak, which
+# is spoken at the same port for those who ask for it.
+PROXY_ENVIRONMENT = {
+    name: value
+    for both, value in {
+        "http_proxy": PROXY,
+        "https_proxy": PROXY,
+        "ftp_proxy": PROXY,
+        "all_proxy": PROXY,
+        "no_proxy": "localhost,127.0.0.1,::1",
+    }.items()
+    for name in (both, both.upper())
+} | {"NODE_USE_ENV_PROXY": "1"}
 REMOVALS, REMOVAL_PAUSE = 5, 0.2
 ANSWER_SECONDS = 120.0
 # What the server's hello must hold, and what it means where it does not.
@@ -81,7 +96,7 @@ class ContainerBox:
         grants: Mapping[str, Grant] | None = None,
         start_timeout: float = 30.0,
     ) -> None:
-        self.spec = spec
+        self.spec = as_mapped(spec) if is_ours(engine) else spec
         self.container = ""
         self.keep_container = False
         self._engine = engine
@@ -280,7 +295,7 @@ class ContainerBox:
             spec.system_writable and spec.owner.uid != 0
         ):  # uid 0 works in a repository that is somebody else's: git asks
             mine |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
-        wanted = mine
+        wanted = mine | (PROXY_ENVIRONMENT if self._grants else {})
         wanted[FOR_COMMANDS] = ":".join(TOOLBOX_ENVIRONMENT)
         for name in TOOLBOX_ENVIRONMENT:  # meant for commands, not for the server's own loader
             value = theirs.get(name, "")

@@ -56,7 +56,11 @@ class Forks:
         with self._pool.shared():
             states, planted = log.state(checkpoint), dict[str, str]()
             for layer in table.layers:
+                skip = self._places.covers.skipping(layer)
                 state = states[layer.name]
+                if skip is not None:
+                    state = State(((path, row) for path, row in state.items() if not skip(path)), state.lowers)
+                    states[layer.name] = state
                 if layer.rung is Rung.OVERLAY and _is_large(state, most):
                     planted[layer.name] = name = self._freezing.plant(state, log)
                     lowers = (name, *self._freezing.room(layer, state.lowers, log))

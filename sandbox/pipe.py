@@ -208,14 +208,14 @@ class Pipe(asyncio.Protocol):
         stream = self._streams.get(header.get("s", 0))
         kind = header["t"]
         if stream is not None:
-            if kind in {"hello", "open", "signal", "resize", "cancel"}:
+            if kind in {"hello", "open", "signal", "resize"} or (kind == "cancel" and stream.id % 2):
                 raise WireError("a frame that only a controller sends")
             stream.take(header, payload)
         elif kind == "hello":
             self._greet(header)
         elif kind == "open":
             self._accept(header, payload)
-        elif header["s"] >= self._next or (header["s"] % 2 == 0 and header["s"] > self._last_theirs):
+        elif header["s"] >= self._next if header["s"] % 2 else header["s"] > self._last_theirs:
             raise WireError("a frame for a stream that never was")
 
     def _greet(self, header: dict[str, Any]) -> None:

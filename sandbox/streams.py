@@ -11,6 +11,8 @@ from typing import Any, Protocol, TypeAlias
 from sandbox.errors import SandboxError
 from sandbox.wire import PAYLOAD, WINDOW, WireError, encode
 
+JOINED = 4096
+OTHER_FRAMES = 64
 Frame: TypeAlias = tuple[dict[str, Any], bytes]
 
 
@@ -61,9 +63,13 @@ class Stream:
         self._unread = 0
         self._eaten = 0
         self._ignored = False
+        self._others = 0
+        self.on_cancel: Callable[[], object] | None = None
 
     async def receive(self) -> Frame:
-        """The next frame: started, data, end, credit excepted, then exactly one done or fail. Raises BoxLostError."""
+        """The next frame: started, data, end, then exactly one done or fail; of a stream that the box opened data, end
+        and cancel (its client is gone: `on_cancel` is called too). Raises BoxLostError.
+        """
         while not self._frames:
             if self._pipe.error is not None:
                 raise self._pipe.gone()
@@ -139,9 +145,25 @@ class Stream:
         elif kind in {"done", "fail"}:
             self._pipe.close_stream(self)
             wake(self._writer)
+        elif kind == "cancel" and self.on_cancel is not None:
+            self.on_cancel()
         if not self._ignored:
-            self._frames.append((header, payload))
+            self._keep(header, payload)
             wake(self._reader)
+
+    def _keep(self, header: dict[str, Any], payload: bytes) -> None:
+        """Have it wait to be received. What waits is bounded by the bytes that there is credit for: small pieces of
+        what the box sends by itself are joined, and of other frames there are few.
+        """
+        frames = self._frames
+        if header["t"] != "data":
+            self._others += 1
+            if self._others > OTHER_FRAMES:
+                raise WireError("more frames than a stream has")
+        elif self.id % 2 == 0 and frames and frames[-1][0]["t"] == "data" and len(frames[-1][1]) < JOINED:
+            header, before = frames.pop()
+            payload = before + payload
+        frames.append((header, payload))
 
     def abandon(self) -> None:
         """The pipe is gone (called by the pipe)."""

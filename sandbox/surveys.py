@@ -23,12 +23,14 @@ _UNREADABLE = b"U"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """What the host changed since the session began. `paths` are sorted and not capped; `heads`:
-    root name → HEAD's id then and now, where it moved.
+    """What the host changed since the session began. `paths` are sorted and not capped, without what is masked;
+    `heads`: root name → HEAD's id then and now, where it moved. `unmasked`: what appeared there and is to be
+    masked, but is not before the box is started anew.
     """
 
     paths: tuple[Drifted, ...] = ()
     heads: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    unmasked: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.paths or self.heads)
@@ -55,7 +57,7 @@ class Surveys:
         for layer in self._views.roots:
             file = self._places.path(layer) / "manifest"
             if layer.host is not None and layer.name not in self._walks and not file.exists():
-                walk = write_manifest(layer.host, file, self._skip(layer.host))
+                walk = write_manifest(layer.host, file, self.skip(layer.host))
                 self._walks[layer.name] = asyncio.create_task(walk, name=f"manifest of {layer.name}")
 
     async def touched(self, layer: Layer) -> list[bytes]:
@@ -87,7 +89,7 @@ class Surveys:
         if self._walks:
             await asyncio.gather(*map(asyncio.shield, self._walks.values()))
 
-    def _skip(self, host: Path) -> tuple[bytes, ...]:
+    def skip(self, host: Path) -> tuple[bytes, ...]:
         """Our own state, where a root holds it."""
         state = self._state.resolve()
         return (os.fsencode(state.relative_to(host)),) if state.is_relative_to(host) else ()
@@ -99,16 +101,20 @@ class Surveys:
         await self.walked()
         paths: list[Drifted] = []
         heads: dict[str, tuple[str, str]] = {}
+        covers = self._places.covers
+        unmasked = await asyncio.to_thread(covers.stale, self._views.roots)
         for layer in self._views.roots:
             file = self._places.path(layer) / "manifest"
             if layer.host is not None and file.exists():
-                found = await find_drift(layer.name, layer.host, file, self._skip(layer.host))
+                found = await find_drift(layer.name, layer.host, file, self.skip(layer.host))
+                unmasked += [f"{layer.host}/{d.path}" for d in found if covers.appeared(layer, d.path)]
+                found = tuple(each for each in found if not covers.names(layer, each.path))
                 paths += await asyncio.to_thread(self._views.not_ours, layer, found) if found else []
         for root in roots:
             now = await asyncio.to_thread(_head_of, root.host)
             if now != root.head:
                 heads[root.name] = (root.head, now)
-        return Drift(paths=tuple(paths), heads=heads)
+        return Drift(paths=tuple(paths), heads=heads, unmasked=tuple(unmasked))
 
 
 def _head_of(host: Path) -> str:

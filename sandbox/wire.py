@@ -23,6 +23,7 @@ ARGUMENTS = 4 << 20
 STREAMS = 1024
 STREAM_ID = 1 << 53
 TEXT = 4096 + 255
+PROXY_PORT = 7151  # of the box's loopback interface: the way out
 
 # The box's variable that lists those which the server is to hand to commands only.
 FOR_COMMANDS = "FUMEHOOD_FOR_COMMANDS"

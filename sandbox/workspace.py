@@ -32,10 +32,12 @@ from sandbox.held import HeldBack
 from sandbox.intents import RESTORE, finish_restore
 from sandbox.keeper import Keeper, KeeperImage
 from sandbox.layers import Layer
-from sandbox.places import Places, is_local
+from sandbox.masks import Masks
+from sandbox.places import Places
 from sandbox.points import images_named_by_others
 from sandbox.pool import Pool
 from sandbox.removal import remove_frozen, remove_layers
+from sandbox.rootless import is_local
 from sandbox.roots import Root
 from sandbox.selection import PlanError, Selection
 from sandbox.skeleton import own_places
@@ -64,13 +66,16 @@ class Workspace:
         keeper: Callable[[], KeeperImage] | None = None,
         held: HeldBack | None = None,
         pool: Pool | None = None,
+        masks: Masks | None = None,
     ) -> None:
         """`state`: the session's own directory (0700). `engine` None will do for what needs none
         (changes, diff, apply, usage, while nothing is out of this user's reach). `owner`: whom
         commands run as. `rung` forces one. `identity`: git name and email for HOME; `home_files`:
         more for it. `keeper`: what its container is made of, called in a thread when first needed. `pool`: of
-        frozen layers, shared by sessions; its own without one.
+        frozen layers, shared by sessions; its own without one. `masks`: what the box must not see or change, taken
+        up by `prepare`; None: as the last time.
         """
+        self.masks = masks
         self.roots = roots
         self._engine = engine
         self._state = state
@@ -96,6 +101,7 @@ class Workspace:
             chown=self._keeper.chown,
             image=self._keeper.image,
             frozen=self.pool.tree,
+            remove=self._keeper.remove,
         )
         self.checkpoints = Checkpoints(self._places, self._keeper, directory=state / "store", pool=self.pool)
         self.system = self.checkpoints.system = System(engine, session=session, state=state)
@@ -118,6 +124,7 @@ class Workspace:
             self.footing.stands = True
             local = is_local(engine)
             self._fresh = self._places.make(local=local, forced=self._forced, began_ns=time.time_ns())
+            self._places.covers.cover(self.layers, self.masks, self._surveys.skip)
             return self._places.mounts(engine, fresh=self._fresh)
 
         mounts = await asyncio.to_thread(make)
@@ -135,6 +142,7 @@ class Workspace:
         def fall() -> tuple[Mount, ...]:
             self._places.unmount(engine)
             self._places.fall()
+            self._places.covers.cover(self.layers, self.masks, self._surveys.skip)
             return self._places.mounts(engine)
 
         mounts = await asyncio.to_thread(fall)
@@ -231,7 +239,8 @@ class Workspace:
         chosen = Selection(paths=pairs or None)
 
         def takes(change: Change) -> bool:
-            return (git or not change.in_git) and chosen.takes(change)
+            masked = self._places.covers.names(self._layer(change.root), change.path)
+            return (git or not change.in_git) and not masked and chosen.takes(change)
 
         for layer in self.layers:
             async with aclosing(_from_thread(self._past.diffs(layer, *points, takes=takes))) as found:
@@ -244,6 +253,9 @@ class Workspace:
 
     def _point(self, name: str) -> str:
         return self.checkpoints.find(name).id if name else NOW
+
+    def _layer(self, name: str) -> Layer:
+        return next(layer for layer in self.layers if layer.name == name)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -258,7 +270,7 @@ class Workspace:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know: why a root is not on the best rung, what could not be copied."""
-        return self._places.notes
+        return self._places.notes + self._places.covers.notes
 
     async def start_manifest(self) -> None:
         """Begin to write down, in the background, what the roots look like. Once, when the session is new."""

@@ -13,7 +13,7 @@ from runner.policy.modes import editable, readable, refused, verdict
 from runner.policy.patterns import CommandPattern
 from runner.policy.places import absolute
 from runner.policy.readonly import reads
-from runner.policy.rules import SHELLS, Rule
+from runner.policy.rules import NETWORK, SHELLS, Rule
 from runner.policy.runs import BROAD, shown
 from runner.policy.shell import parse
 from runner.policy.tree import SAFE_VARIABLES
@@ -40,8 +40,10 @@ class Allowing:
             return None
         if found is None and isinstance(effect, ReadPath | WritePath):
             found = covering(self.index, effect, self.tool)
-        if found is None and isinstance(effect, ConnectHost) and self.tool == "WebFetch":
-            found = min(self.index.on_host(effect.host), key=lambda rule: rule.order, default=None)
+        if found is None and isinstance(effect, ConnectHost) and self.tool in {"WebFetch", NETWORK}:
+            fitting = self.index.covering(effect)
+            fitting += self.index.on_host(effect.host) if self.tool == "WebFetch" else ()
+            found = min(fitting, key=lambda rule: rule.order, default=None)
         return self._use(found)
 
     def _use(self, rule: Rule | None) -> Rule | None:

@@ -31,7 +31,7 @@ _FORM = re.compile(r"(?P<tool>[A-Za-z][\w-]*)(?:\((?P<about>.*)\))?", re.DOTALL)
 _SHELLS = frozenset({"Bash", "Monitor"})
 _READERS = frozenset({"Read", "Grep", "Glob", "LSP"})
 _EDITORS = frozenset({"Edit", "Write", "MultiEdit", "NotebookEdit"})
-_PORTS = {"http": 80, "https": 443}
+_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _PATHS = frozenset({"path", "link", "target", "cwd"})
 _TYPES: dict[str, type[Any]] = {
     kind.__name__: kind for kind in (RunCommand, ReadPath, WritePath, StopTask, ConnectHost, CallServer, UseProvider)
@@ -52,6 +52,11 @@ def call_of(text: str, place: Place) -> tuple[str, tuple[Effect, ...]]:  # noqa:
         return tool, (resolved(WritePath(path=path_of(about or ".", place))),)
     if tool == "WebFetch":
         return tool, (_host(about),) if about else ()
+    if tool == "Network":
+        method, _, url = about.rpartition(" ")
+        made = _host(url)
+        query = url.partition("?")[2].partition("#")[0]
+        return tool, (replace(made, method=method, path=made.path + (f"?{query}" if query else "")),) if about else ()
     if tool == "WebSearch":
         return tool, (UseProvider(tool="web_search"),)
     if tool.startswith("mcp__"):
@@ -72,9 +77,11 @@ def _host(about: str) -> ConnectHost:
     if about.startswith("domain:"):
         return ConnectHost(host=about.removeprefix("domain:"), port=443, scheme="https")
     parts = urlsplit(about if "://" in about else f"https://{about}")
-    return ConnectHost(
-        host=parts.hostname or "", port=parts.port or _PORTS.get(parts.scheme, 0), scheme=parts.scheme, path=parts.path
-    )
+    try:
+        port = parts.port or _PORTS.get(parts.scheme, 0)
+    except ValueError as error:
+        raise UsageError(f"{about!r}: {error}") from error
+    return ConnectHost(host=parts.hostname or "", port=port, scheme=parts.scheme, path=parts.path)
 
 
 def resolved(effect: Effect) -> Effect:

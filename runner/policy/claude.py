@@ -106,6 +106,7 @@ class _Hosts(Shape):
     allowed_domains: list[str] = Field(default=[])
     denied_domains: list[str] = Field(default=[])
     allow_managed_domains_only: bool = False
+    strict_allowlist: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,11 +198,14 @@ def _files(document: Document, idle: list[Where], unheld: list[Where]) -> Iterat
 def _hosts(document: Document, marks: dict[Where, Any], idle: list[Where], unheld: list[Where]) -> dict[str, Any]:
     place: Where = ("sandbox", "network")
     hosts = _part(document, place, _NETWORK, idle, unheld)
-    names = ("allowedDomains", "deniedDomains", "allowManagedDomainsOnly")
+    names = ("allowedDomains", "deniedDomains", "allowManagedDomainsOnly", "strictAllowlist")
     wanted = {key: value for key, value in hosts.items() if key in names}
     _shaped(_Hosts, document, wanted, place)
     for where in [mark for mark in document.marks if mark[:2] == place]:
         marks["network", *where[2:]] = document.marks[where]
+    if (strict := wanted.pop("strictAllowlist", None)) is not None:
+        wanted["strict"] = strict
+        marks["network", "strict"] = document.mark((*place, "strictAllowlist"))
     return wanted
 
 

@@ -11,7 +11,8 @@ from pathlib import PurePosixPath
 
 from runner.effects import Decision, Mode, Place, RuleSource, Source
 from runner.errors import ManagedError, SettingsError, UsageError
-from runner.policy.layers import Entry, Settings, version_of
+from runner.policy.hiding import LOCK, LOGINS, rule_text, variants
+from runner.policy.layers import HOSTS_LOCKED, OUTSIDE, RULES_LOCKED, Entry, Settings, version_of
 from runner.policy.policy import Policy
 from runner.policy.rules import Rule, parse_rule, rule_or_strictest, split_rules
 
@@ -21,7 +22,12 @@ _LISTS = (
     ("permissions.allow", Decision.ALLOW),
 )
 _DOMAINS = (("network.deniedDomains", Decision.DENY), ("network.allowedDomains", Decision.ALLOW))
-CLOSED = ("WebFetch(domain:*)", "WebFetch", "WebSearch")
+_NETWORK = (
+    ("network.deny", Decision.DENY),
+    ("network.ask", Decision.ASK),
+    ("network.allow", Decision.ALLOW),
+)
+CLOSED = ("Network", "WebFetch(domain:*)", "WebFetch", "WebSearch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,28 +75,47 @@ def compose(
         rules += made
         if isinstance(entry.value, dict) and made:
             examples.append((made[0], entry))
-    only_managed = settings.locked("allowManagedPermissionRulesOnly")
-    for decision, texts in flags:
-        if only_managed and decision is Decision.ALLOW and texts:
-            notes.append(
-                f"--allowedTools {' '.join(texts)!r} does not count: managed settings allow managed rules only"
-            )
-            continue
-        source = RuleSource(layer=Source.COMMAND_LINE)
-        for text in split_rules(texts):
-            rules += _variants(parse_rule(text, decision, source, ground.place), text, ground, None)
-    if not only_managed:
-        source = RuleSource(layer=Source.USER, file=approvals_file)
-        for text in approvals:
-            found, _ = rule_or_strictest(text, Decision.ALLOW, source, ground.place)
-            rules += [found] if found is not None else []
+    hidden = settings.all("hidden")
+    for entry in hidden:
+        made, problem = _hidden_rules(entry, ground)
+        rules += made
+        notes += [f"{entry.where}: {problem}; all reading is meant"] if problem else []
+    rules += _of_flags(settings, flags, ground, notes)
+    source = RuleSource(layer=Source.USER, file=approvals_file)
+    for text in approvals:
+        found, _ = rule_or_strictest(text, Decision.ALLOW, source, ground.place)
+        rules += [found] if found is not None and not _locked(settings, text) else []
     policy = Policy(
         mode=mode if mode is not None else settings.start_mode,
         rules=tuple(rules),
         modes=settings.modes,
-        locks=settings.locks,
+        locks=(*settings.locks, *((LOCK,) if any(entry.text == LOGINS for entry in hidden) else ())),
+        hosts_asked=not any(map(settings.locked, ("network.allowManagedDomainsOnly", "network.strict"))),
     )
     return Composed(policy=policy, notes=tuple(notes), examples=tuple(examples))
+
+
+def _of_flags(
+    settings: Settings, flags: tuple[tuple[Decision, tuple[str, ...]], ...], ground: Ground, notes: list[str]
+) -> Iterator[Rule]:
+    """The rules of the command line; a note for each that a lock takes out."""
+    source = RuleSource(layer=Source.COMMAND_LINE)
+    for decision, texts in flags:
+        for text in split_rules(texts):
+            made = parse_rule(text, decision, source, ground.place)
+            if decision is Decision.ALLOW and (why := _locked(settings, text)):
+                notes.append(f"{text} of the command line does not count: {why}")
+            else:
+                yield from _variants(made, text, ground, None)
+
+
+def _locked(settings: Settings, text: str) -> str:
+    """Why an allow rule that is in no settings file does not count, "" where it does."""
+    if settings.locked("allowManagedPermissionRulesOnly"):
+        return RULES_LOCKED
+    if settings.locked("network.allowManagedDomainsOnly") and text.startswith(OUTSIDE):
+        return HOSTS_LOCKED
+    return ""
 
 
 def _texts(settings: Settings) -> Iterator[tuple[Entry, str, Decision]]:
@@ -100,6 +125,9 @@ def _texts(settings: Settings) -> Iterator[tuple[Entry, str, Decision]]:
     for key, decision in _DOMAINS:
         for entry in settings.all(key):
             yield entry, f"WebFetch(domain:{entry.text})", decision
+    for key, decision in _NETWORK:
+        for entry in settings.all(key):
+            yield entry, f"Network({entry.text})", decision
     for entry in settings.all("network.closed"):
         for text in CLOSED:
             yield entry, text, Decision.DENY
@@ -117,6 +145,18 @@ def _rule(entry: Entry, text: str, decision: Decision, ground: Ground) -> tuple[
     if found is None or problem:
         return [found] if found is not None else [], problem
     return _variants(found, text, ground, entry.anchor), ""
+
+
+def _hidden_rules(entry: Entry, ground: Ground) -> tuple[list[Rule], str]:
+    """What an entry of `hidden:` denies. Raises ManagedError as a rule does."""
+    found: list[Rule] = []
+    for text, place, anchor in variants(entry.text, ground.place) if entry.text != LOGINS else ():
+        there = replace(entry, anchor=anchor)
+        made, problem = _rule(there, text, Decision.DENY, replace(ground, place=place))
+        found += [replace(rule, text=rule_text(entry.text)) for rule in made]
+        if problem:
+            return found, problem
+    return found, ""
 
 
 def _variants(rule: Rule, text: str, ground: Ground, anchor: PurePosixPath | None) -> list[Rule]:

@@ -17,8 +17,9 @@ from runner.effects import (
     WritePath,
 )
 from runner.errors import UsageError
+from runner.policy.network import shown
 from runner.policy.policy import Policy
-from runner.policy.rules import Rule, parse_rule
+from runner.policy.rules import NETWORK, Rule, parse_rule
 
 LONGEST = 400
 
@@ -30,6 +31,8 @@ def offer(policy: Policy, tool: str, effects: tuple[Effect, ...], place: Place, 
     if verdict.decision is not Decision.ASK or verdict.source is not Source.MODE:
         return ""
     if "allowManagedPermissionRulesOnly" in policy.locks:
+        return ""
+    if "network.allowManagedDomainsOnly" in policy.locks and tool in {"WebFetch", NETWORK}:
         return ""
     for effect in effects:
         text = _text(tool, effect)
@@ -52,6 +55,8 @@ def _text(tool: str, effect: Effect) -> str:
             return f"Edit(/{path})"
         case ReadPath(path=path) if not _special(str(path)):
             return f"Read(/{path})"
+        case ConnectHost() if tool == NETWORK:
+            return f"Network({shown(effect)})"
         case ConnectHost(host=host):
             return f"WebFetch(domain:{host})"
         case _:

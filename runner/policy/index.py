@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from runner.effects import ConnectHost, Effect, Place, ReadPath, RunCommand, WritePath
+from runner.policy.network import PLAIN, PORTS, NetworkPattern
 from runner.policy.patterns import KEY_WORDS, CommandPattern, HostPattern, PathPattern, folded, keys_of, normal
 from runner.policy.reach import reach_of
 from runner.policy.rules import EDITORS, NAMED, READERS, SHELLS, Kind, Rule
@@ -29,6 +30,7 @@ class RuleIndex:
         self._commands: dict[str, list[Rule]] = defaultdict(list)
         self._paths: dict[Kind, dict[str, list[Rule]]] = {Kind.READ: defaultdict(list), Kind.EDIT: defaultdict(list)}
         self._hosts: dict[str, list[Rule]] = defaultdict(list)
+        self._networks: dict[str, list[Rule]] = defaultdict(list)
         self._fields: dict[str, list[Rule]] = defaultdict(list)
         for rule in rules:
             self._add(rule)
@@ -47,6 +49,8 @@ class RuleIndex:
                 self._paths[rule.kind][key].append(rule)
             case HostPattern(host=host):
                 self._hosts["*" if "*" in host else host].append(rule)
+            case NetworkPattern(key=key):
+                self._networks[key].append(rule)
 
     @cached_property
     def paths(self) -> bool:
@@ -92,6 +96,26 @@ class RuleIndex:
             if isinstance(rule.pattern, HostPattern) and rule.pattern.matches(host):
                 yield rule
 
+    def on_network(self, host: str) -> Iterator[tuple[Rule, NetworkPattern]]:
+        """The network rules whose pattern may match a request to a host, for its patterns to be asked."""
+        for rule in (*self._networks.get(host.lower().rstrip("."), ()), *self._networks.get("*", ())):
+            if isinstance(rule.pattern, NetworkPattern):
+                yield rule, rule.pattern
+
+    def covering(self, effect: ConnectHost) -> list[Rule]:
+        """The rules that a request is known to fit; those on a domain are for the usual ports."""
+        found = [rule for rule, pattern in self.on_network(effect.host) if pattern.covers(effect)]
+        if PORTS.get(effect.scheme) == effect.port and effect.scheme in PLAIN:
+            found += self.on_host(effect.host)
+        return found
+
+    def ranged(self) -> Iterator[NetworkPattern]:
+        """The patterns of network rules that name addresses."""
+        for rules in self._networks.values():
+            for rule in rules:
+                if isinstance(rule.pattern, NetworkPattern) and rule.pattern.ranges:
+                    yield rule.pattern
+
     def on_fields(self, tool: str, sent: Mapping[str, Any]) -> Iterator[Rule]:
         """The rules that compare a field of the input. A field that is not there never matches."""
         server = "__".join(tool.split("__")[:2]) if tool.startswith("mcp__") else tool
@@ -111,6 +135,11 @@ class RuleIndex:
                     found |= dict.fromkeys(self._on_effect(tool, effect))
                 case ConnectHost(host=host):
                     found |= dict.fromkeys(self.on_host(host))
+                    found |= dict.fromkeys(
+                        rule
+                        for rule, pattern in self.on_network(host)
+                        if pattern.concerns(effect) and not pattern.elsewhere
+                    )
         return found
 
     def _on_effect(self, tool: str, effect: ReadPath | WritePath) -> Iterator[Rule]:

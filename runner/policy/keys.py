@@ -48,11 +48,15 @@ STRICTNESS = ("plan", "dontAsk", "default", "acceptEdits", "auto", "bypassPermis
 KEYS = tuple(
     Key(name, how, scope)
     for how, scope, names in (
-        (How.UNION, Scope.TIGHTENS, "permissions.deny permissions.ask deniedModels network.deniedDomains"),
+        (
+            How.UNION,
+            Scope.TIGHTENS,
+            "permissions.deny permissions.ask deniedModels network.deniedDomains network.deny network.ask hidden",
+        ),
         (
             How.UNION,
             Scope.TRUSTED,
-            "permissions.allow permissions.additionalDirectories network.allowedDomains packages",
+            "permissions.allow permissions.additionalDirectories network.allowedDomains network.allow packages",
         ),
         (How.FIRST, Scope.TIGHTENS, "permissions.defaultMode"),
         (
@@ -61,12 +65,12 @@ KEYS = tuple(
             (
                 "permissions.disableBypassPermissionsMode permissions.disableAutoMode "
                 "permissions.denyInsteadOfPrompting permissions.blockReadsOutsideWorkingDirectories "
-                "permissions.blockWritesOutsideWorkingDirectories network.closed"
+                "permissions.blockWritesOutsideWorkingDirectories network.closed network.strict"
             ),
         ),
         (How.FIRST, Scope.TRUSTED, "image system runtime limits.maxTurns limits.maxBudgetUsd limits.maxTokens"),
         (How.FIRST, Scope.TRUSTED, "limits.maxSeconds limits.memory limits.disk limits.cpus limits.pids"),
-        (How.FIRST, Scope.OWN, "model fallbackModel approver"),
+        (How.FIRST, Scope.OWN, "model fallbackModel approver search"),
         (How.COMMON, Scope.OWN, "availableModels allowedHttpHookUrls httpHookAllowedEnvVars"),
         (How.LOCK, Scope.OWN, "disableAllHooks"),
         (

@@ -22,6 +22,7 @@ UNTRUSTED = "counts once the repository is trusted (fumehood trust)"
 RULES_LOCKED = "managed settings allow managed rules only"
 HOSTS_LOCKED = "managed settings allow managed hosts only"
 ABOVE = "counts for sessions that start where it stands"
+OUTSIDE = ("WebFetch", "WebSearch", "Network")  # the tools whose rules let something leave
 OTHER_PLACE = "the other place of managed settings does not allow it"
 
 
@@ -249,9 +250,11 @@ def _lock(entries: dict[str, tuple[Entry, ...]], left: list[LeftOut]) -> None:
     if entries["allowManagedPermissionRulesOnly"]:
         drop("permissions.allow", RULES_LOCKED, lambda _: True)
         drop("network.allowedDomains", RULES_LOCKED, lambda _: True)
+        drop("network.allow", RULES_LOCKED, lambda _: True)
     if entries["network.allowManagedDomainsOnly"]:
         drop("network.allowedDomains", HOSTS_LOCKED, lambda _: True)
-        drop("permissions.allow", HOSTS_LOCKED, lambda entry: entry.text.strip().startswith(("WebFetch", "WebSearch")))
+        drop("network.allow", HOSTS_LOCKED, lambda _: True)
+        drop("permissions.allow", HOSTS_LOCKED, lambda entry: entry.text.strip().startswith(OUTSIDE))
 
 
 def _may(one: Loaded, key: Key) -> bool:

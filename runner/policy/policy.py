@@ -11,6 +11,7 @@ from typing import Any
 
 from runner.effects import (
     AskUser,
+    ConnectHost,
     Decision,
     Effect,
     Mode,
@@ -26,13 +27,19 @@ from runner.errors import UsageError
 from runner.journal import digest
 from runner.policy.allowing import Allowing
 from runner.policy.commands import named
+from runner.policy.hiding import is_hidden
 from runner.policy.index import RuleIndex
 from runner.policy.modes import NOT_ASKED, by_mode, floor
+from runner.policy.network import NetworkPattern, Range, ranges_of
+from runner.policy.patterns import HostPattern
 from runner.policy.places import absolute, critical, protected
 from runner.policy.reach import reach_of
 from runner.policy.rules import Rule, parse_rule, split_rules
 from runner.policy.runs import readings
 
+NO_HOST_ASKED = Verdict(
+    decision=Decision.DENY, source=Source.MODE, reason="no rule allows it, and settings have no host asked about"
+)
 NOTHING_SENT: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -40,13 +47,15 @@ NOTHING_SENT: Mapping[str, Any] = MappingProxyType({})
 class Policy:
     """Frozen. Rules are read deny → ask → allow, the first list with a match decides; then the mode. The order of
     the rules means nothing. Adding a deny or ask rule never loosens a verdict. `modes`: those that locks leave;
-    `locks`: the names of the locks in force, for the digest and for whoever asks.
+    `locks`: the names of the locks in force, for the digest and for whoever asks. `hosts_asked`: whether a host that no
+    rule speaks of may be asked about.
     """
 
     mode: Mode = Mode.DEFAULT
     rules: tuple[Rule, ...] = ()
     modes: frozenset[Mode] = frozenset(Mode)
     locks: tuple[str, ...] = ()
+    hosts_asked: bool = True
 
     def __post_init__(self) -> None:
         """Raises UsageError for a mode that is locked."""
@@ -58,7 +67,8 @@ class Policy:
         """What PolicyLoaded and a SessionSpec name: the digest of mode, rules and locks; their order does not count."""
         rules = sorted([r.decision.name, r.source.layer.value, r.text] for r in self.rules)
         locked = {"modes": sorted(m.value for m in self.modes), "locks": sorted(self.locks)}
-        return digest({"mode": self.mode.value, "rules": rules} | (locked if self.locks else {}))
+        strict = {} if self.hosts_asked else {"hosts_asked": False}
+        return digest({"mode": self.mode.value, "rules": rules} | (locked if self.locks else {}) | strict)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -127,6 +137,27 @@ class Policy:
             verdict = NOT_ASKED if self.mode is Mode.DONT_ASK else _by_rule(matches[0])
         return replace(verdict, matches=tuple(rule.match for rule in matches))
 
+    def reach(self, effect: ConnectHost) -> tuple[tuple[Range, ...], tuple[Range, ...]]:
+        """Of a request that is allowed: the special addresses that rules name for it, and those that rules deny it."""
+        named: list[Range] = []
+        for rule in self._indexes[Decision.ALLOW].covering(effect):
+            if isinstance(rule.pattern, NetworkPattern):
+                named += rule.pattern.ranges
+            elif isinstance(rule.pattern, HostPattern):
+                named += ranges_of(rule.pattern)
+        denying = self._indexes[Decision.DENY].ranged()
+        return tuple(named), tuple(each for pattern in denying if pattern.bars(effect) for each in pattern.ranges)
+
+    def expected(self, host: str, port: int) -> str:
+        """What a tunnel to there is to carry, by what rules allow: tcp, else https, else http, https where none do."""
+        allowed = self._indexes[Decision.ALLOW]
+        for scheme in ("tcp", "https", "http"):
+            if allowed.covering(ConnectHost(host=host, port=port, scheme=scheme, method="CONNECT")):
+                return scheme
+        plain = ConnectHost(host=host, port=port, scheme="http", method="GET", path="/")
+        only_parts = any(pattern.touches(plain) for _, pattern in allowed.on_network(host))
+        return "http" if only_parts else "https"
+
     def _without_rules(self, effects: tuple[Effect, ...], allowing: Allowing, place: Place) -> Verdict:
         """What allow rules and the mode say, and what neither can lift."""
         command = any(isinstance(effect, RunCommand) for effect in effects)
@@ -138,6 +169,8 @@ class Policy:
                 verdicts.append(allowing.command(effect))
             elif not isinstance(effect, AskUser) and (rule := allowing.rule(effect)) is not None:
                 verdicts.append(_by_rule(rule))
+            elif isinstance(effect, ConnectHost) and not self.hosts_asked:
+                verdicts.append(NO_HOST_ASKED)
             else:
                 verdicts.append(by_mode(self.mode, effect, place))
             if effect is not None and (kept := self._kept(effect, place)) is not None:
@@ -156,6 +189,17 @@ class Policy:
 
 
 def _by_rule(rule: Rule) -> Verdict:
+    if is_hidden(rule.text):
+        reason = f"hidden by policy: {rule.text}"
+        source = rule.source
+        return Verdict(
+            decision=rule.decision,
+            source=source.layer,
+            rule=rule.text,
+            file=source.file,
+            line=source.line,
+            reason=reason,
+        )
     word = {Decision.ALLOW: "allowed", Decision.ASK: "to be asked", Decision.DENY: "denied"}[rule.decision]
     return Verdict(
         decision=rule.decision,

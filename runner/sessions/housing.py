@@ -19,9 +19,11 @@ from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import DiskFullError, EngineRefusedError, SandboxError, WorkspaceError
 from sandbox.freezer import Freezer
 from sandbox.keeper import KeeperImage
+from sandbox.masks import NO_MASKS, Masks
 from sandbox.pool import Pool
 from sandbox.roots import Root
 from sandbox.spec import Box, BoxSpec, Limits, Mount, Owner, Rung
+from sandbox.streams import Grant
 from sandbox.system import STATE_LABEL, state_mark
 from sandbox.toolbox import SERVER, TOOLBOX_PYTHON, Toolbox
 from sandbox.workspace import Workspace
@@ -65,7 +67,8 @@ def owner_of(spec: SessionSpec) -> Owner:
 class Housing:
     """One session's box and what it needs. `lay` connects the engine and makes image and toolbox ready
     where they are not; it runs in a thread. `scratch`: a cache for boxes' small files. `record` journals.
-    `home_files`: for the box's HOME, by relative name. Nothing starts before `begin`.
+    `home_files`: for the box's HOME, by relative name. `masks`: what policy keeps from the box by now. `grants`: what
+    each box may open by itself. Nothing starts before `begin`.
     """
 
     def __init__(
@@ -81,8 +84,12 @@ class Housing:
         environment: Mapping[str, str],
         home_files: Mapping[str, bytes] | None = None,
         pool: Pool | None = None,
+        masks: Callable[[], Masks] = lambda: NO_MASKS,
+        grants: Mapping[str, Grant] | None = None,
     ) -> None:
+        self._grants = grants
         self._pool = pool
+        self._masks = masks
         self._home_files = home_files
         self._spec = spec
         self._directory = directory
@@ -99,6 +106,17 @@ class Housing:
         self._ended = False
         self._laid = False
         self.workspace: Workspace | None = None
+
+    @property
+    def laid(self) -> bool:
+        """Whether a box has been started over the layers."""
+        return self._laid
+
+    @property
+    def masked(self) -> Masks:
+        """What the box that was last started does not see, or may not change."""
+        masks = self.workspace.masks if self.workspace is not None else None
+        return NO_MASKS if masks is None else masks
 
     def begin(self) -> None:
         """Start on all of it now, beside whatever else happens."""
@@ -144,6 +162,7 @@ class Housing:
                 home_files=self._home_files,
                 keeper=ground.keeper,
                 pool=self._pool,
+                masks=self._masks(),
             )
             await self.workspace.recover()
         return self.workspace
@@ -186,6 +205,7 @@ class Housing:
         began = time.monotonic()
         ground = await self.ready()
         workspace = await self.layers()
+        workspace.masks = self._masks()
         mounts = await workspace.prepare()
         try:
             box = await self._enter(ground, mounts)
@@ -241,7 +261,7 @@ class Housing:
             locale=self._spec.locale,
             timezone=self._spec.timezone,
         )
-        return await ContainerBox(spec, ground.engine, scratch=self._scratch).__aenter__()
+        return await ContainerBox(spec, ground.engine, scratch=self._scratch, grants=self._grants).__aenter__()
 
     async def _leave(self, reason: str) -> None:
         if self._watch is not None:

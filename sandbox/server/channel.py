@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sandbox.server.commands import Command
+    from sandbox.server.proxy import Connection
 
 HOLD = 0.004  # a "started" waits so long for company: most commands end before
 PIPE_SIZE = 1031  # fcntl F_SETPIPE_SZ
@@ -97,6 +98,7 @@ class Stream:
         self.credit = WINDOW
         self.arguments: list[bytes] = []
         self.command: Command | None = None
+        self.connection: Connection | None = None
         self.request: dict[str, Any] | None = None
         self.received: list[bytes] = []
         self.size = 0
@@ -109,6 +111,14 @@ class Stream:
     def started(self, pid: int) -> None:
         """The command runs."""
         self._channel.control(encode({"t": "started", "s": self.id, "pid": pid}), self.id, hold=True)
+
+    def tell(self, kind: str) -> None:
+        """A small frame without more: end, cancel."""
+        self._channel.control(encode({"t": kind, "s": self.id}), self.id)
+
+    def release(self) -> None:
+        """The other end is done with it."""
+        self._close()
 
     def data(self, channel: int, data: bytes) -> None:
         """Bytes that there is credit for, at most one frame's worth."""
@@ -148,7 +158,7 @@ class Stream:
 
     def _close(self) -> None:
         self.closed = True
-        self.command = None  # which knows us: nobody collects cycles here
+        self.command = self.connection = None  # which know us: nobody collects cycles here
         self._channel.streams.pop(self.id, None)
 
     def consumed(self, count: int) -> None:

@@ -13,6 +13,7 @@ from sandbox.server.channel import Channel, Stream
 from sandbox.server.children import Children
 from sandbox.server.commands import Command
 from sandbox.server.files import RefusedError
+from sandbox.server.proxy import KIND, Proxy
 from sandbox.server.watch import RootWatch
 from sandbox.server.worker import Workers
 from sandbox.wire import ARGUMENTS, STREAMS, WIRE, PathCode, WireError, encode
@@ -45,6 +46,7 @@ class Server:
         self.children = Children(self.loop, settings, forker)
         self.files = files.Files()
         self._root = RootWatch()
+        self._proxy = Proxy(self._channel)
         self.environment = {os.fsencode(k): os.fsencode(v) for k, v in os.environ.items()}
         self.reports = b""
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -112,6 +114,9 @@ class Server:
             if kind != "hello" or header["wire"] != WIRE:
                 raise WireError("no hello")
             self._greeted = True
+            most = header.get("grants", {}).get(KIND, 0)
+            if most:
+                self._proxy.begin(most)
             return
         streams = self._channel.streams
         if kind == "open":
@@ -130,14 +135,22 @@ class Server:
             known.fail(error.code, error.detail)
 
     def _on_stream(self, stream: Stream, kind: str, header: dict[str, Any], payload: bytes) -> None:
-        if kind == "args":
-            self._on_arguments(stream, header, payload)
-        elif kind == "credit":
+        if kind == "credit":
             stream.credit += header["add"]
             if stream.answering:
                 stream.continue_body()
             elif stream.command is not None:
                 stream.command.on_credit()
+            elif stream.connection is not None:
+                stream.connection.arm()
+        elif stream.connection is not None:
+            stream.connection.take(kind, payload)
+        else:
+            self._on_request(stream, kind, header, payload)
+
+    def _on_request(self, stream: Stream, kind: str, header: dict[str, Any], payload: bytes) -> None:
+        if kind == "args":
+            self._on_arguments(stream, header, payload)
         elif stream.command is not None:
             self._to_command(stream.command, kind, header, payload)
         elif kind == "data":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from sandbox.box import ContainerBox
 from sandbox.engine import Engine, ImageInfo
 from sandbox.spec import Box, BoxSpec, Command, Exited, Limits, Mount, Owner, Stdout
+from sandbox.streams import Grant
 from sandbox.toolbox import Toolbox
 
 TMP = PurePosixPath("/tmp")
@@ -24,7 +26,13 @@ class Boxes:
     cache: Path
 
     def box(
-        self, uid: int = 1000, *, mounts: tuple[Mount, ...] = (), limits: Limits | None = None, **options: Any
+        self,
+        uid: int = 1000,
+        *,
+        mounts: tuple[Mount, ...] = (),
+        limits: Limits | None = None,
+        grants: Mapping[str, Grant] | None = None,
+        **options: Any,
     ) -> ContainerBox:
         spec = BoxSpec(
             session=options.pop("session", "c0ffee00-tests"),
@@ -35,7 +43,7 @@ class Boxes:
             limits=limits or Limits(),
             **options,
         )
-        return ContainerBox(spec, self.engine, scratch=self.cache)
+        return ContainerBox(spec, self.engine, scratch=self.cache, grants=grants)
 
 
 async def run(box: Box, script: str, **options: Any) -> tuple[str, Exited]:

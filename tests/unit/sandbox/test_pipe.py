@@ -358,3 +358,61 @@ def test_an_end_that_makes_no_sense_is_refused(result: dict[str, Any]) -> None:
 def test_resolutions_that_make_no_sense_are_refused(body: bytes) -> None:
     with pytest.raises(ProtocolError):
         rows_of(body, 1)
+
+
+async def accepted(pipes: list[Stream]) -> Stream:
+    async with asyncio.timeout(5):
+        while not pipes:  # noqa: ASYNC110 (what is waited for knows nothing of tests)
+            await asyncio.sleep(0)
+    return pipes.pop()
+
+
+async def test_what_the_box_still_says_of_a_stream_that_ended_is_no_harm() -> None:
+    streams: list[Stream] = []
+    async with joined({"tcp": Grant(limit=2, accept=lambda stream, _: streams.append(stream))}) as (pipe, server):
+        await server.send({"t": "open", "s": 2, "k": "tcp"})
+        (await accepted(streams)).tell("done", r={})
+        for kind in ("end", "cancel"):
+            await server.send({"t": kind, "s": 2})
+        await server.send({"t": "data", "s": 2}, b"late")
+        await server.send({"t": "open", "s": 4, "k": "tcp"})
+        assert (await accepted(streams)).id == 4
+        assert pipe.error is None
+
+
+async def test_a_client_that_is_gone_is_told_to_whoever_serves_it() -> None:
+    streams: list[Stream] = []
+    async with joined({"tcp": Grant(limit=2, accept=lambda stream, _: streams.append(stream))}) as (pipe, server):
+        await server.send({"t": "open", "s": 2, "k": "tcp"})
+        stream = await accepted(streams)
+        told: list[bool] = []
+        stream.on_cancel = lambda: told.append(True)
+        await server.send({"t": "cancel", "s": 2})
+        assert (await stream.receive())[0]["t"] == "cancel"
+        assert (told, pipe.error) == ([True], None)
+
+
+async def test_small_pieces_of_the_box_are_joined_while_they_wait() -> None:
+    streams: list[Stream] = []
+    async with joined({"tcp": Grant(limit=2, accept=lambda stream, _: streams.append(stream))}) as (pipe, server):
+        await server.send({"t": "open", "s": 2, "k": "tcp"})
+        stream = await accepted(streams)
+        for number in range(10_000):
+            await server.send({"t": "data", "s": 2}, b"%d" % (number % 10))
+        await server.send({"t": "end", "s": 2})
+        parts: list[bytes] = []
+        while (frame := await stream.receive())[0]["t"] == "data":
+            parts.append(frame[1])
+        assert b"".join(parts) == b"0123456789" * 1000
+        assert len(parts) < 10_000
+        assert pipe.error is None
+
+
+async def test_frames_without_end_are_the_end() -> None:
+    streams: list[Stream] = []
+    async with joined({"tcp": Grant(limit=2, accept=lambda stream, _: streams.append(stream))}) as (pipe, server):
+        await server.send({"t": "open", "s": 2, "k": "tcp"})
+        await accepted(streams)
+        await server.say(b"".join(encode({"t": "end", "s": 2}) for _ in range(1000)))
+        await asyncio.wait_for(pipe.lost.wait(), 5)
+        assert isinstance(pipe.error, ProtocolError)

@@ -1,0 +1,179 @@
+"""What leaves the box by itself: each request of the proxy is judged by the policy in force, asked about where somebody
+can be, recorded, and told when it is over. A yes counts for the host, port and scheme until the turn ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Any
+
+from runner.effects import ConnectHost, Decision, Source, Verdict, effect_to_json
+from runner.events import ApprovalAsked, Egress, Failed, Judged
+from runner.journal import digest
+from runner.policy.grants import offer
+from runner.policy.network import shown
+from runner.policy.rules import NETWORK
+from sandbox.leaving import Outcome, Request, Ruling
+
+if TYPE_CHECKING:
+    from runner.loop.gate import Gate
+
+LONGEST_PATH = 2000
+Key = tuple[str, str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """A request's verdict, and the call that it belongs to, "" where that is not known."""
+
+    verdict: Verdict
+    cause: str
+
+
+class Outward:
+    """A `sandbox.leaving.Judge` over the gate. `turn`: the number of the one that runs."""
+
+    def __init__(self, gate: Gate, *, turn: Callable[[], int]) -> None:
+        self._gate = gate
+        self._turn = turn
+        self._answers: dict[Key, tuple[int, asyncio.Task[Verdict]]] = {}
+
+    async def judge(self, request: Request) -> Ruling:
+        """See Judge."""
+        gate, effect, cause = self._gate, effect_of(request), self._gate.cause
+        policy = gate.policy()
+        verdict = policy.judge((effect,), tool=NETWORK, place=gate.place)
+        if verdict.source is Source.MODE and effect.method in ("", "GET", "CONNECT"):
+            fetching = gate.fetching(effect.host, effect.port, effect.scheme)
+            verdict = _fetched(fetching) if fetching else verdict
+            cause = fetching or cause
+        if verdict.decision is Decision.ASK:
+            verdict = await self._answer(effect, verdict, cause)
+        sent = {"request": str(request)[:LONGEST_PATH]}
+        body = Judged(
+            call=gate.new_id(),
+            tool=NETWORK,
+            digest=digest(sent),
+            effects=[effect_to_json(_short(effect))],
+            verdict=verdict.to_json(),
+        )
+        gate.record(body, cause=cause)
+        named, barred = policy.reach(effect)
+        if verdict.source is Source.USER:
+            named += _literal(request.host)
+        return Ruling(
+            allowed=verdict.decision is Decision.ALLOW,
+            reason=refusal(effect, verdict),
+            named=named,
+            barred=barred,
+            about=Decided(verdict=verdict, cause=cause),
+        )
+
+    def expected(self, host: str, port: int) -> str:
+        """See Judge."""
+        return self._gate.policy().expected(host, port)
+
+    def ended(self, request: Request, ruling: Ruling, outcome: Outcome) -> None:
+        """See Judge."""
+        decided: Decided = ruling.about
+        verdict = decided.verdict
+        if outcome.refusal:
+            verdict = Verdict(decision=Decision.DENY, source=Source.FUMEHOOD, reason=outcome.refusal)
+        body = Egress(
+            host=request.host,
+            port=request.port,
+            scheme=request.scheme,
+            method=request.method,
+            path=request.path[:LONGEST_PATH],
+            verdict=verdict.to_json(),
+            sent=outcome.sent,
+            received=outcome.received,
+            seconds=outcome.seconds,
+            failure=outcome.failure,
+        )
+        self._gate.record(body, cause=decided.cause)
+
+    def fault(self, error: Exception) -> None:
+        """An error of ours ended a connection."""
+        self._gate.record(Failed(error=type(error).__name__, message=f"proxy: {error}", exit_code=1, retrying=True))
+
+    async def _answer(self, effect: ConnectHost, verdict: Verdict, cause: str) -> Verdict:
+        """The user's answer, asked for once for all requests to the same place."""
+        if not self._gate.approver.can_ask:
+            return _denied(verdict, "nobody can be asked in this session")
+        key, turn = (effect.scheme, effect.host, effect.port), self._turn()
+        known = self._answers.get(key)
+        if known is None or known[0] != turn:
+            known = self._answers[key] = (turn, self._gate.spawn(self._ask(effect, verdict, cause)))
+        return await asyncio.shield(known[1])
+
+    async def _ask(self, effect: ConnectHost, verdict: Verdict, cause: str) -> Verdict:
+        gate, policy = self._gate, self._gate.policy()
+        always = "" if gate.remember is None else offer(policy, NETWORK, (effect,), gate.place, verdict)
+        sent: dict[str, Any] = {"to": shown(effect), "request": f"{effect.method} {effect.path}"[:LONGEST_PATH].strip()}
+        asked = ApprovalAsked(
+            call=gate.new_id(),
+            tool=NETWORK,
+            input=sent | {"until": "this turn ends"},
+            reason=verdict.reason,
+            always=always,
+            kept=gate.remember.kept if gate.remember is not None and always else "",
+        )
+        gate.record(asked, cause=cause)
+        if gate.hooks is not None:
+            gate.hooks.notify(f"fumehood needs your permission to reach {effect.host}")
+        given = await gate.approver.ask(asked)
+        gate.record(given, cause=cause)
+        if not given.allowed:
+            return _denied(verdict, given.reason or "the user said no")
+        if given.always and always and gate.remember is not None:
+            gate.remember.keep(always)
+        return Verdict(decision=Decision.ALLOW, source=Source.USER, reason="as the user answered, for this turn")
+
+
+def effect_of(request: Request) -> ConnectHost:
+    """The request as the policy judges it."""
+    return ConnectHost(
+        host=request.host, port=request.port, scheme=request.scheme, method=request.method, path=request.path
+    )
+
+
+def refusal(effect: ConnectHost, verdict: Verdict) -> str:
+    """What the client is told: why not, and the rule that would allow it."""
+    if verdict.decision is Decision.ALLOW:
+        return ""
+    if verdict.rule:
+        where = f" ({verdict.file}:{verdict.line})" if verdict.file else ""
+        return f"{shown(effect)} is denied by rule {verdict.rule}{where}"
+    rule = shown(effect)
+    return (
+        f"no rule allows {rule}; --allow-host {rule} would, or that under network.allow in settings ({verdict.reason})"
+    )
+
+
+def _fetched(call: str) -> Verdict:
+    return Verdict(decision=Decision.ALLOW, source=Source.FUMEHOOD, reason=f"call {call} was allowed to fetch there")
+
+
+def _denied(verdict: Verdict, why: str) -> Verdict:
+    return Verdict(decision=Decision.DENY, source=verdict.source, rule=verdict.rule, reason=f"{verdict.reason}; {why}")
+
+
+def _short(effect: ConnectHost) -> ConnectHost:
+    return ConnectHost(
+        host=effect.host,
+        port=effect.port,
+        scheme=effect.scheme,
+        method=effect.method,
+        path=effect.path[:LONGEST_PATH],
+    )
+
+
+def _literal(host: str) -> tuple[Any, ...]:
+    try:
+        return (ip_network(ip_address(host)),)
+    except ValueError:
+        return ()

@@ -1,0 +1,320 @@
+"""HTTP/1.1 on a connection of the box (RFC 9110, 9112): each request is read whole, judged by itself, and written
+anew to where it goes, so that two readers cannot understand it differently. CONNECT becomes a tunnel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Protocol, TypeAlias
+
+import h11
+
+from sandbox.hosts import HostError, Target, authority_of, target_of
+from sandbox.leaving import GIVEN_UP, Asked, Client, GoneError, RefusedError, Request, Upstream, Way, why_not
+from sandbox.tunnel import Tunnel
+from sandbox.wire import PAYLOAD
+
+HOP = frozenset(
+    b"connection keep-alive proxy-connection proxy-authorization proxy-authenticate te trailer upgrade expect".split()
+)
+KEPT = frozenset({b"host", b"content-length", b"transfer-encoding"})
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+
+class Raw(Protocol):
+    """Headers as h11 has them: pairs with lower-case names, and as they were written."""
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        """Name and value."""
+        ...
+
+    def raw_items(self) -> list[tuple[bytes, bytes]]:
+        """With names as they were written."""
+        ...
+
+
+REASON = 200
+LINGER = 2.0
+
+
+async def converse(way: Way, client: Client, *, within: tuple[str, int] | None = None) -> None:
+    """Requests until the client has enough. `within`: the host and port of the tunnel that they came through, whose
+    requests name no host of their own but in their Host header. Raises GoneError, OSError, TimeoutError.
+    """
+    talk = Talk(way, client, within)
+    try:
+        await talk.run()
+    finally:
+        talk.drop()
+
+
+class Talk:
+    """One connection that speaks HTTP."""
+
+    def __init__(self, way: Way, client: Client, within: tuple[str, int] | None) -> None:
+        self._way = way
+        self._client = client
+        self._within = within
+        self._server = h11.Connection(h11.SERVER, max_incomplete_event_size=way.bounds.head_size)
+        self._upstream: Upstream | None = None
+        self._there: h11.Connection | None = None
+
+    def drop(self) -> None:
+        """Let go of the other end."""
+        if self._upstream is not None:
+            self._upstream.close()
+        self._upstream = self._there = None
+
+    async def run(self) -> None:
+        """Request after request."""
+        while True:
+            self._client.mark()
+            try:
+                async with asyncio.timeout(self._way.bounds.head):
+                    event = await self._next()
+                if not isinstance(event, h11.Request):
+                    return
+                if event.method == b"CONNECT":
+                    await self._connect(event)
+                    return
+                await self._exchange(event)
+            except RefusedError as refused:
+                await self._refuse(refused)
+            except h11.ProtocolError as error:
+                await self._refuse(RefusedError(f"no HTTP that is clear: {error}", status=error.error_status_hint))
+            if self._server.our_state is not h11.DONE or self._server.their_state is not h11.DONE:
+                return
+            self._server.start_next_cycle()
+
+    async def _next(self) -> h11.Event | type[h11.PAUSED]:
+        """The next event from the client."""
+        while (event := self._server.next_event()) is h11.NEED_DATA:
+            self._server.receive_data(await self._client.read())
+        assert not isinstance(event, type) or event is h11.PAUSED
+        return event
+
+    async def _send(self, event: h11.Event) -> None:
+        if data := self._server.send(event):
+            await self._client.write(data)
+
+    async def _refuse(self, refused: RefusedError) -> None:
+        """The answer to what does not leave, and the end of the connection: what the client still sends goes unread."""
+        if self._server.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+            return
+        text = f"fumehood: {' '.join(refused.reason.split())}\n".encode("ascii", "backslashreplace")
+        reason = text.strip()[:REASON] if refused.status == 403 else b""
+        headers = [(b"Content-Type", b"text/plain"), (b"Content-Length", b"%d" % len(text)), (b"Connection", b"close")]
+        with suppress(h11.LocalProtocolError):
+            await self._send(h11.Response(status_code=refused.status, headers=headers, reason=reason))
+            await self._send(h11.Data(data=text))
+            await self._send(h11.EndOfMessage())
+        with suppress(h11.RemoteProtocolError):
+            whole = self._server.their_state is h11.SEND_BODY and isinstance(
+                self._server.next_event(), h11.EndOfMessage
+            )
+            if whole:
+                return
+        if self._server.their_state is h11.SEND_BODY:
+            self._client.end()  # a client that is cut off while it sends would not read the answer
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER):
+                    while await self._client.read():
+                        pass
+
+    # Tunnels
+
+    async def _connect(self, event: h11.Request) -> None:
+        if self._within is not None:
+            raise RefusedError("CONNECT in a tunnel", status=400)
+        try:
+            host, port = authority_of(event.target.decode("ascii"), None)
+        except HostError as error:
+            raise RefusedError(f"CONNECT: {error}", status=400) from error
+        named = _header(event.headers, b"host")
+        try:
+            agrees = named is None or authority_of(named.decode("latin-1"), port) == (host, port)
+        except HostError:
+            agrees = False
+        if not agrees:
+            raise RefusedError(f"CONNECT to {host}:{port} with another host in its Host header", status=400)
+        if not isinstance(await self._next(), h11.EndOfMessage):
+            raise RefusedError("CONNECT with a body", status=400)
+        tunnel = await Tunnel.open(self._way, self._client, converse, host, port)
+        await self._send(h11.Response(status_code=200, headers=[], reason=b"Connection established"))
+        self._client.unread(self._server.trailing_data[0])
+        await tunnel.pass_on()
+
+    # Requests
+
+    async def _exchange(self, event: h11.Request) -> None:
+        target = self._target(event)
+        headers, socket = checked(event)
+        scheme = "ws" if socket else "http"
+        method = event.method.decode("ascii")
+        request = Request(host=target.host, port=target.port, scheme=scheme, method=method, path=target.path)
+        asked = await self._way.ask(self._client, request)
+        end = {"failure": GIVEN_UP}
+        try:
+            upstream, there = await self._reach(asked)
+            headers = [(b"Host", target.authority.encode("ascii")), *headers]
+            sent = h11.Request(method=event.method, target=target.path.encode("ascii"), headers=headers)
+            upstream.writer.write(there.send(sent) or b"")
+            if socket:
+                await self._next()
+                upstream.writer.write(there.send(h11.EndOfMessage()) or b"")
+            await self._pass(upstream, there, socket=socket)
+            end = {}
+        except RefusedError as refused:
+            end = why_not(refused)
+            raise
+        finally:
+            asked.close(**end)
+
+    def _target(self, event: h11.Request) -> Target:
+        """What the request is for. Raises RefusedError."""
+        try:
+            return target_in(event, self._within)
+        except HostError as error:
+            raise RefusedError(str(error), status=400) from error
+
+    async def _reach(self, asked: Asked) -> tuple[Upstream, h11.Connection]:
+        """A connection to there: the one before where it can be used again, and its address is no objection now."""
+        request, upstream, there = asked.request, self._upstream, self._there
+        if upstream is not None and there is not None:
+            usable = (upstream.host, upstream.port) == (request.host, request.port)
+            usable = usable and there.our_state is h11.DONE and there.their_state is h11.DONE
+            usable = usable and not upstream.reader.at_eof() and not asked.ruling.objection(upstream.address)
+            if usable:
+                there.start_next_cycle()
+                return upstream, there
+            self.drop()
+        self._upstream = upstream = await self._way.connect(asked)
+        self._there = there = h11.Connection(h11.CLIENT, max_incomplete_event_size=self._way.bounds.head_size)
+        return upstream, there
+
+    async def _pass(self, upstream: Upstream, there: h11.Connection, *, socket: bool) -> None:
+        """The request's body up, and the answer down, side by side: an answer may come before the end of the body."""
+        up = asyncio.create_task(self._up(upstream, there)) if not socket else None
+        try:
+            switched = await self._down(upstream, there)
+        except h11.ProtocolError as error:
+            raise RefusedError(f"the answer was no HTTP that is clear: {error}", status=502) from error
+        finally:
+            if up is not None:
+                if self._server.their_state is h11.SEND_BODY:
+                    up.cancel()
+                await asyncio.gather(up, return_exceptions=True)
+        if switched:
+            await self._client.write(there.trailing_data[0]) if there.trailing_data[0] else None
+            self._client.unread(self._server.trailing_data[0])
+            await self._way.relay(self._client, upstream)
+            self.drop()
+
+    async def _up(self, upstream: Upstream, there: h11.Connection) -> None:
+        if self._server.they_are_waiting_for_100_continue:
+            await self._send(h11.InformationalResponse(status_code=100, headers=[]))
+        whole = False
+        try:
+            while not whole:
+                async with asyncio.timeout(self._way.bounds.idle):
+                    event = await self._next()
+                    if not isinstance(event, h11.Data | h11.EndOfMessage):
+                        raise GoneError
+                    if isinstance(event, h11.EndOfMessage):
+                        whole, event = True, h11.EndOfMessage()
+                    upstream.writer.write(there.send(event) or b"")
+                    await upstream.writer.drain()
+        finally:
+            if not whole:
+                upstream.close()
+
+    async def _down(self, upstream: Upstream, there: h11.Connection) -> bool:
+        """The answer; True where it switches to another protocol."""
+        while True:
+            event = there.next_event()
+            if event is h11.NEED_DATA:
+                async with asyncio.timeout(self._way.bounds.idle):
+                    there.receive_data(await upstream.reader.read(PAYLOAD))
+                continue
+            match event:
+                case h11.InformationalResponse(status_code=101):
+                    headers = [*_cleaned(event.headers), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+                    await self._send(h11.InformationalResponse(status_code=101, headers=headers))
+                    return True
+                case h11.InformationalResponse():
+                    continue
+                case h11.Response():
+                    await self._send(
+                        h11.Response(
+                            status_code=event.status_code, headers=_cleaned(event.headers), reason=bytes(event.reason)
+                        )
+                    )
+                case h11.Data():
+                    await self._send(h11.Data(data=event.data))
+                case h11.EndOfMessage():
+                    await self._send(h11.EndOfMessage())
+                    return False
+                case _:
+                    raise RefusedError("the answer ended too soon", status=502)
+
+
+def target_in(event: h11.Request, within: tuple[str, int] | None) -> Target:
+    """What a request is for, by its target or the tunnel that it came through; its Host header has to say the same.
+    Raises HostError.
+    """
+    text = event.target.decode("ascii")
+    if within is not None:
+        if not text.startswith("/"):
+            raise HostError("a target that is no path, in a tunnel")
+        host, port = within
+        text = f"http://{f'[{host}]' if ':' in host else host}:{port}{text}"
+    target = target_of(text)
+    if target.scheme != "http":
+        raise HostError(f"a request for {target.scheme}:// that the proxy is to make; CONNECT is for that")
+    named = _header(event.headers, b"host")
+    if named is None and event.http_version != b"1.0":
+        raise HostError("no Host header")
+    if named is not None and authority_of(named.decode("latin-1"), 80) != (target.host, target.port):
+        raise HostError(f"a Host header that is not for {target.authority}")
+    return target
+
+
+def checked(event: h11.Request) -> tuple[Headers, bool]:
+    """The request's headers as they go on, without its Host, and whether it asks for a WebSocket. Raises RefusedError
+    for two ways to tell its length, and TRACE. Other upgrades are not passed on.
+    """
+    names = [name for name, _ in event.headers]
+    if b"content-length" in names and b"transfer-encoding" in names:
+        raise RefusedError("two ways to tell how long the request is", status=400)
+    if names.count(b"transfer-encoding") > 1:
+        raise RefusedError("two ways to tell how long the request is", status=400)
+    if event.http_version not in {b"1.0", b"1.1"}:
+        raise RefusedError("another version of HTTP", status=505)
+    if event.method == b"TRACE":
+        raise RefusedError("TRACE", status=405)
+    upgrade = (_header(event.headers, b"upgrade") or b"").strip().lower()
+    wants = upgrade == b"websocket" and b"upgrade" in _listed(event.headers)
+    headers = [pair for pair in _cleaned(event.headers) if pair[0].lower() != b"host"]
+    if wants:
+        if event.method != b"GET" or b"content-length" in names or b"transfer-encoding" in names:
+            raise RefusedError("a WebSocket that is asked for with a body", status=400)
+        headers += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+    return headers, wants
+
+
+def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+    return next((value for key, value in headers if key == name), None)
+
+
+def _listed(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
+    """What Connection names: fields for the next hop only."""
+    values = [value for key, value in headers if key in {b"connection", b"proxy-connection"}]
+    return {token.strip().lower() for value in values for token in value.split(b",")}
+
+
+def _cleaned(headers: Raw) -> Headers:
+    """Without what is meant for us only; names as they were written."""
+    gone = (HOP | _listed(headers)) - KEPT
+    return [(name, value) for name, value in headers.raw_items() if name.lower() not in gone]

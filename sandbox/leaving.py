@@ -1,0 +1,338 @@
+"""What leaves the box, and the way it takes: each request is decided before its name is resolved, the addresses are
+judged too, and one that was judged is the one connected to. What may leave is decided by a Judge that is injected;
+nothing here knows of policies. What is said on a connection is read in `sandbox.egress` and its siblings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sandbox.errors import SandboxError
+from sandbox.reachable import Address, Network, Resolve, resolve, special
+from sandbox.streams import Stream
+from sandbox.wire import PAYLOAD
+
+FORBIDDEN = 403
+GIVEN_UP = "it was given up"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What wants to leave. `scheme`: http, https (a tunnel that has to be TLS for this host), ws, or tcp (a tunnel
+    that is not looked into). `method` and `path` (with its query) are empty where they cannot be seen.
+    """
+
+    host: str
+    port: int
+    scheme: str
+    method: str = ""
+    path: str = ""
+
+    def __str__(self) -> str:
+        shown = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.method} {self.scheme}://{shown}:{self.port}{self.path}".strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruling:
+    """A Judge's word. `reason` for the client where it is a no, with the rule that would allow it. `named`: ranges
+    of special addresses that the deciding rule names; `barred`: ranges that a rule denies. `about` is the Judge's own.
+    """
+
+    allowed: bool
+    reason: str = ""
+    named: tuple[Network, ...] = ()
+    barred: tuple[Network, ...] = ()
+    about: Any = None
+
+    def objection(self, address: Address) -> str:
+        """Why an address is not connected to, "" where it may be."""
+        if any(address in network for network in self.barred if network.version == address.version):
+            return f"{address} is in a range that a rule denies"
+        what = special(address)
+        if not what:
+            return ""
+        if any(address in network for network in self.named if network.version == address.version):
+            return ""
+        return f"it is {address} ({what}), which no rule that allows it names"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a request ended. `refusal`: why it did not leave although it was allowed to; `failure`: why nothing came of
+    it (nobody answers there, the client went away). Bytes as they went over the connection; seconds without those
+    that the Judge took.
+    """
+
+    refusal: str = ""
+    failure: str = ""
+    sent: int = 0
+    received: int = 0
+    seconds: float = 0.0
+
+
+class Judge(Protocol):
+    """Decides and is told what came of it. `judge` may take as long as a user takes, and never raises."""
+
+    async def judge(self, request: Request) -> Ruling:
+        """The one decision on a request."""
+        ...
+
+    def expected(self, host: str, port: int) -> str:
+        """What a tunnel to there is to carry: tcp where a rule lets bytes pass that are neither TLS nor HTTP, http
+        where rules allow nothing else, else https.
+        """
+        ...
+
+    def ended(self, request: Request, ruling: Ruling, outcome: Outcome) -> None:
+        """Called exactly once for each `judge`: at once for a no, else when it is over."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """In seconds and bytes. `head`: for a request's first lines, and their size; `first`: what a tunnel's client may
+    take to speak; `idle`: without a byte in either direction.
+    """
+
+    connect: float = 20.0
+    head: float = 30.0
+    first: float = 15.0
+    idle: float = 600.0
+    head_size: int = 64 << 10
+
+
+class RefusedError(Exception):
+    """A request that does not leave; the sentence is for the client. `status`: of the HTTP answer."""
+
+    def __init__(self, reason: str, *, status: int = FORBIDDEN) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+
+
+def why_not(refused: RefusedError) -> dict[str, str]:
+    """What an Outcome says of it: a no, or a failure."""
+    return {"refusal" if refused.status == FORBIDDEN else "failure": refused.reason}
+
+
+class GoneError(Exception):
+    """The client of a connection is gone, or the box with it."""
+
+
+class Client:
+    """A connection's end in the box, as bytes."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._back: deque[bytes] = deque()
+        self._ended = False
+        self.sent = 0
+        self.received = 0
+        self._marked = (0, 0)
+
+    def mark(self) -> None:
+        """A request begins here."""
+        self._marked = (self.sent, self.received)
+
+    @property
+    def since(self) -> tuple[int, int]:
+        """Bytes sent and received since then."""
+        return self.sent - self._marked[0], self.received - self._marked[1]
+
+    async def read(self) -> bytes:
+        """The next bytes, b"" at their end. Raises GoneError."""
+        if self._back:
+            data = self._back.popleft()
+            self.sent += len(data)
+            return data
+        while not self._ended:
+            try:
+                header, payload = await self._stream.receive()
+            except SandboxError as error:
+                raise GoneError from error
+            match header["t"]:
+                case "data":
+                    if payload:
+                        self.sent += len(payload)
+                        return payload
+                case "end":
+                    self._ended = True
+                case _:
+                    raise GoneError
+        return b""
+
+    def unread(self, data: bytes) -> None:
+        """Have these bytes come (again) next."""
+        if data:
+            self._back.appendleft(data)
+            self.sent -= len(data)
+
+    async def write(self, data: bytes) -> None:
+        """Send, waiting for credit. Raises GoneError."""
+        try:
+            await self._stream.send(data)
+        except SandboxError as error:
+            raise GoneError from error
+        if self._stream.closed:
+            raise GoneError
+        self.received += len(data)
+
+    def end(self) -> None:
+        """Nothing more is sent."""
+        self._stream.tell("end")
+
+    def close(self) -> None:
+        """The connection is over."""
+        self._stream.ignore()
+        self._stream.tell("done", r={})
+
+
+@dataclass(slots=True, kw_only=True)
+class Upstream:
+    """A connection to where a request goes."""
+
+    address: Address
+    host: str
+    port: int
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def close(self) -> None:
+        """Drop it."""
+        self.writer.close()
+
+
+@dataclass(slots=True, kw_only=True)
+class Asked:
+    """One request between its decision and its end, which `close` tells the Judge, once."""
+
+    judge: Judge
+    request: Request
+    ruling: Ruling
+    client: Client
+    monotonic: Callable[[], float]
+    began: float = 0.0
+    _told: bool = False
+
+    def __post_init__(self) -> None:
+        self.began = self.monotonic()
+
+    def close(self, refusal: str = "", *, failure: str = "") -> None:
+        """It is over."""
+        if self._told:
+            return
+        self._told = True
+        sent, received = self.client.since
+        seconds = round(self.monotonic() - self.began, 6)
+        left = self.ruling.allowed
+        outcome = Outcome(
+            refusal=refusal,
+            failure=failure,
+            sent=sent if left else 0,
+            received=received if left else 0,
+            seconds=seconds if left else 0.0,
+        )
+        self.judge.ended(self.request, self.ruling, outcome)
+
+
+class Way:
+    """How a request gets out: asked, resolved, judged again, connected."""
+
+    def __init__(
+        self,
+        judge: Judge,
+        *,
+        bounds: Bounds | None = None,
+        resolver: Resolve = resolve,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.bounds = bounds or Bounds()
+        self.judge = judge
+        self._resolve = resolver
+        self._monotonic = monotonic
+
+    async def ask(self, client: Client, request: Request) -> Asked:
+        """The decision. Raises RefusedError, after it was told that it is over."""
+        ruling = await self.judge.judge(request)
+        asked = Asked(judge=self.judge, request=request, ruling=ruling, client=client, monotonic=self._monotonic)
+        if not ruling.allowed:
+            asked.close()
+            raise RefusedError(ruling.reason)
+        return asked
+
+    async def connect(self, asked: Asked) -> Upstream:
+        """Resolve, judge the addresses, and connect to one that was judged. Raises RefusedError, after it was told."""
+        request, ruling = asked.request, asked.ruling
+        try:
+            async with asyncio.timeout(self.bounds.connect):
+                addresses = await self._resolve(request.host, request.port)
+                # of several addresses one that is not wanted condemns the name
+                why = next(filter(None, map(ruling.objection, addresses)), "")
+                if not why:
+                    return await _connect(request, addresses)
+            refused = RefusedError(f"{request.host} is not connected to: {why}")
+        except TimeoutError:
+            reason = f"{request.host}:{request.port} did not answer within {self.bounds.connect:g} s"
+            refused = RefusedError(reason, status=502)
+        except (OSError, UnicodeError) as error:
+            refused = RefusedError(f"{request.host}:{request.port} cannot be reached: {error}", status=502)
+        asked.close(**why_not(refused))
+        raise refused
+
+    async def relay(self, client: Client, upstream: Upstream) -> None:
+        """Bytes in both directions until both have ended, or nothing passed for too long. Raises GoneError, OSError."""
+        moved = self._monotonic()
+
+        async def up() -> None:
+            nonlocal moved
+            while data := await client.read():
+                moved = self._monotonic()
+                upstream.writer.write(data)
+                await upstream.writer.drain()
+            with suppress(OSError):
+                upstream.writer.write_eof()
+
+        async def down() -> None:
+            nonlocal moved
+            while data := await upstream.reader.read(PAYLOAD):
+                moved = self._monotonic()
+                await client.write(data)
+            client.end()
+
+        async def watch() -> None:
+            left = self.bounds.idle
+            while left > 0:
+                await asyncio.sleep(left)
+                left = self.bounds.idle - (self._monotonic() - moved)
+
+        idle = asyncio.create_task(watch())
+        both = running = {asyncio.create_task(up()), asyncio.create_task(down())}
+        try:
+            while running and not idle.done():
+                done, _ = await asyncio.wait({*running, idle}, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+                running = running - done
+        finally:
+            for task in (*both, idle):
+                task.cancel()
+            await asyncio.gather(*both, idle, return_exceptions=True)
+
+
+async def _connect(request: Request, addresses: tuple[Address, ...]) -> Upstream:
+    problem: OSError = OSError("the name has no address")
+    for address in addresses:
+        try:
+            reader, writer = await asyncio.open_connection(str(address), request.port, limit=4 * PAYLOAD)
+        except OSError as error:
+            problem = error
+        else:
+            return Upstream(address=address, host=request.host, port=request.port, reader=reader, writer=writer)
+    raise problem

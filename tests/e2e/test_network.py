@@ -1,0 +1,136 @@
+"""A session with network rules, as users have it: everyday tools through the proxy, and `fumehood net`. All servers
+are on the loopback interface of this machine.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Bench, bash
+
+pytestmark = [pytest.mark.box, pytest.mark.network, pytest.mark.timeout(240)]
+
+
+class Site(SimpleHTTPRequestHandler):
+    """Files of a directory, and no word on standard error."""
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the library's)
+        return
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A directory that is served, and where."""
+    directory = tmp_path / "site"
+    directory.mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Site, directory=str(directory)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield directory, f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def git_repository(site: Path) -> None:
+    """A repository that a server of plain files can serve."""
+    work = site.parent / "upstream"
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", str(work)]
+    work.mkdir()
+    (work / "read.me").write_text("from upstream\n")
+    for words in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *words], check=True)
+    subprocess.run(["git", "clone", "-q", "--bare", str(work), str(site / "upstream.git")], check=True)
+    subprocess.run(["git", "-C", str(site / "upstream.git"), "update-server-info"], check=True)
+
+
+def outputs(bench: Bench, session: str) -> list[str]:
+    return [str(r["body"]["content"]) for r in bench.records(session) if r["type"] == "ToolFinished"]
+
+
+def test_by_default_nothing_leaves_and_the_refusal_names_the_rule(repository: Bench, site: tuple[Path, str]) -> None:
+    _, where = site
+    model = repository.script(
+        {"tools": [bash(f"env -u no_proxy -u NO_PROXY curl -sS http://{where}/"), bash("curl -sS https://a.example/")]},
+        {"text": "done"},
+    )
+    repository.run("-p", "go", "--model", model)
+    session = repository.sessions()[0]["session"]
+    first, second = outputs(repository, session)
+    assert f"fumehood: no rule allows http://{where}; --allow-host http://{where} would" in first
+    assert "response 403" in second
+    log = repository.run("net", "log").stdout
+    assert f"deny   GET http://{where}/" in log
+    assert "--allow-host 'https://a.example'" in log
+
+
+def test_everyday_tools_work_where_a_rule_lets_them(repository: Bench, site: tuple[Path, str]) -> None:
+    directory, where = site
+    (directory / "file").write_text("served\n")
+    git_repository(directory)
+    through = "unset no_proxy NO_PROXY; "
+    python = f"import urllib.request as u; print(u.urlopen('http://{where}/file').read())"
+    model = repository.script(
+        {"tools": [bash(f"{through} curl -sS http://{where}/file")]},
+        {"tools": [bash(f"{through} curl -sS --proxy socks5h://127.0.0.1:7151 http://{where}/file")]},
+        {"tools": [bash(f"{through} curl -sS -p http://{where}/file")]},
+        {"tools": [bash(f'{through} python3 -c "{python}"')]},
+        {"tools": [bash(f"{through} git clone -q http://{where}/upstream.git /tmp/clone && cat /tmp/clone/read.me")]},
+        {"tools": [bash(f"{through} curl -sS -X POST http://{where}/file")]},
+        {"text": "done"},
+    )
+    arguments = ("--allow-host", f"GET http://{where}/file", "--allow-host", f"git:fetch http://{where}")
+    repository.run("-p", "go", "--model", model, *arguments, "--allow-host", f"GET http://{where}/upstream.git/*")
+    session = repository.sessions()[0]["session"]
+    *fetched, cloned, posted = outputs(repository, session)
+    assert [one.strip() for one in fetched] == ["served", "served", "served", "b'served\\n'"]
+    assert cloned.strip() == "from upstream"
+    assert "fumehood: no rule allows" in posted
+    rows = json.loads(repository.run("net", "log", "--json").stdout)
+    assert {row["decision"] for row in rows[:-1]} == {"allow"}
+    assert (rows[-1]["decision"], rows[-1]["request"]) == ("deny", f"POST http://{where}/file")
+    assert rows[0]["rule"] == f"Network(GET http://{where}/file)"
+    assert rows[0]["received"] > 7
+    calls = {r["body"]["call"] for r in repository.records(session) if r["type"] == "ToolRequested"}
+    causes = {r["cause"] for r in repository.records(session) if r["type"] == "Egress"}
+    assert causes == calls
+
+
+def test_rules_stay_in_force_when_a_session_goes_on_or_is_forked(repository: Bench, site: tuple[Path, str]) -> None:
+    directory, where = site
+    (directory / "file").write_text("served\n")
+    ask = bash(f"env -u no_proxy -u NO_PROXY curl -sS http://{where}/file; curl -sS http://b.example/")
+    model = repository.script({"tools": [ask]}, {"text": "done"})
+    repository.run("-p", "go", "--model", model, "--allow-host", where)
+    session = repository.sessions()[0]["session"]
+    again = repository.script({"tools": [ask]}, {"text": "done"})
+    repository.run("-p", "go on", "--resume", session, "--model", again)
+    fork = repository.run("fork", session).stdout.split()[-1]
+    third = repository.script({"tools": [ask]}, {"text": "done"})
+    repository.run("-p", "go on", "--resume", fork, "--model", third)
+    for one in (*outputs(repository, session), *outputs(repository, fork)):
+        assert "served" in one
+        assert "no rule allows http://b.example" in one
+
+
+def test_a_url_is_tried_and_explained_without_sending_anything(repository: Bench, tmp_path: Path) -> None:
+    settings = Path(repository.environ["HOME"]) / ".config/fumehood/settings.yaml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("network:\n  allow: [a.example, 'GET http://b.example/x/*']\n  deny: ['*.a.example']\n")
+    assert repository.run("net", "test", "https://a.example/x").stdout.startswith("allow  https://a.example")
+    assert "Network(*.a.example)" in repository.run("net", "test", "https://x.a.example", check=1).stdout
+    assert repository.run("net", "test", "http://b.example/x/y").stdout.startswith("allow")
+    assert repository.run("net", "test", "POST http://b.example/x/y", check=1).stdout.startswith("ask")
+    assert "--allow-host https://b.example would" in repository.run("net", "test", "b.example", check=1).stdout
+    told = repository.run("net", "explain", "https://x.a.example").stdout
+    assert "decides   deny Network(*.a.example)" in told
+    assert "settings.yaml:3" in told
