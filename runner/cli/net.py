@@ -73,7 +73,7 @@ def _row(at: float, body: Egress) -> dict[str, Any]:
         "sent": body.sent,
         "received": body.received,
         "seconds": body.seconds,
-        "failure": body.failure,
+        "failure": verdict.get("failure", ""),
         "would_allow": shown(effect) if by_nobody else "",
     }
 
@@ -102,7 +102,7 @@ def explain_url(url: UrlArgument, mode: ModeOption = "", as_json: AsJson = False
         return
     out(f"request   {shown(effect, path=True)}")
     if effect.scheme in ("https", "wss"):
-        out("seen      host and port; TLS is passed on, so rules that name a method or a path cannot allow it")
+        out("seen      host and port; where rules name a method or a path for them, each request inside of TLS too")
     tell(found)
     out("then      the name is resolved, and a private or otherwise special address needs a rule that names it")
 
