@@ -112,11 +112,11 @@ def _judged(url: str, mode: str) -> tuple[Explanation, ConnectHost]:
     if "://" not in address:
         address = f"https://{address}"
     _, composed, ground = standing_policy(Path.cwd(), environ=os.environ, mode=read_mode(mode) if mode else None)
-    tunnel = not address.startswith(("http://", "ws://"))
-    _, effects = call_of(f"{NETWORK}({'CONNECT' if tunnel else method or 'GET'} {address})", ground.place)
+    _, effects = call_of(f"{NETWORK}({method or 'GET'} {address})", ground.place)
     (effect,) = effects
     if not isinstance(effect, ConnectHost) or not effect.host or not effect.port:
         raise UsageError(f"{url!r} is no URL")
-    if tunnel:
+    tunnel = effect.scheme not in ("http", "ws")
+    if tunnel and composed.policy.expected(effect.host, effect.port) != "inspected":
         effect = ConnectHost(host=effect.host, port=effect.port, scheme=effect.scheme, method="CONNECT")
     return explain(composed.policy, NETWORK, (effect,), ground.place), effect
