@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 PROGRAMS = ("rg", "qpdf")
+PACKAGES = ("PIL", "html2text")
 # What no helper in a box imports: tests, toolkits, editors, installers, documentation.
 LEFT_OUT = re.compile(
     r"(test|tests|idlelib|tkinter|turtledemo|lib2to3|ensurepip|pydoc_data|distutils|__pycache__|config-.*"
@@ -47,8 +48,9 @@ def main(out: Path) -> None:
     binaries += [copy(Path("/usr/bin", program), out / "bin" / program) for program in PROGRAMS]
     library = out / "lib" / version
     binaries += collect_modules(Path(os.__file__).parent, library)
-    # Pillow stands among the standard library, so that it is found without the site module.
-    binaries += collect_modules(Path("/usr/lib/python3/dist-packages/PIL"), library / "PIL")
+    # These stand among the standard library, so that they are found without the site module.
+    for name in PACKAGES:
+        binaries += collect_modules(Path("/usr/lib/python3/dist-packages", name), library / name)
     (library / "sandbox").symlink_to("../../server/sandbox")
     loader = find_loader(binaries[0])
     for name, path in sorted(libraries(loader, binaries).items()):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runner.approval import Approver
     from runner.hooks.kinds import Handler
     from runner.loop.session import Session
+    from runner.mcp.prompt_tool import PromptTool
     from runner.models.base import ModelClient
     from runner.sessions.access import Access
     from runner.sessions.checking import Report
@@ -83,9 +84,11 @@ async def own(
     places: Places = PLACES,
     stored: bool = False,
     hooks: tuple[Handler, ...] = (),
+    prompt_tool: PromptTool | None = None,
 ) -> AsyncIterator[Running]:
     """As `run`, with all that a command line needs of it. `stored`: a session at rest is reached for a command, no
-    model is asked; it is brought under the locks of today instead of refused.
+    model is asked; it is brought under the locks of today instead of refused. `prompt_tool` answers where there is
+    no `approver`.
     """
     environ = dict(os.environ if environ is None else environ)
     store = Store(state_home(environ))
@@ -93,12 +96,14 @@ async def own(
     enforced: Enforced = import_module("runner.sessions.enforced").Enforced.of(
         spec, environ, places=places, stored=stored, functions=hooks
     )
+    if prompt_tool is not None:
+        enforced.place(prompt_tool.server)
     store.directory(spec.session).mkdir(mode=0o700, exist_ok=True)
     with store.lock(spec.session) as lock:
         enforced.begin()
         rig = Rig(enforced, store, lock, progress)
         try:
-            session = await rig.open(model, approver)
+            session = await rig.open(model, approver, prompt_tool)
         except BaseException:
             await rig.close()
             await rig.forget()
@@ -257,7 +262,10 @@ def images(environ: Mapping[str, str]) -> list[ImageInfo]:
 def build_image(
     name: str, *, packages: tuple[str, ...] = (), environ: Mapping[str, str], progress: Notify = silent
 ) -> ImageInfo:
-    """Make an image and the toolbox ready. Blocks, for minutes where they are not there."""
+    """Make an image and the toolbox ready. Blocks, for minutes where they are not there. Raises LockedError for an
+    image that managed settings do not allow, SettingsError.
+    """
+    import_module("runner.sessions.specs").check_image_here(Path.cwd(), name, environ)
     engine = _connect(environ)
     store = Store(state_home(environ))
     store.prepare()

@@ -68,6 +68,13 @@ class ManagedError(SettingsError):
     exit_code = 7
 
 
+class AuditSinkError(FumehoodError):
+    """The audit sink that managed settings require did not acknowledge the journal."""
+
+    exit_code = 10
+    hint = "ask who administrates this machine; nothing is done that the audit sink does not hear of"
+
+
 class LockedError(FumehoodError):
     """Managed settings forbid what was asked for, whichever way it came in."""
 

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from runner.errors import FumehoodError
 from runner.sessions.specs import BOX_HOME, Notify, box_cwd, home_of
 from runner.sessions.store import Lock, Store
 from runner.sessions.timeline import END
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from runner.journal import Journal
     from runner.loop.context import Context
     from runner.loop.session import Session
+    from runner.mcp.prompt_tool import PromptTool
     from runner.models.base import ModelClient
     from runner.sessions.ahead import Ahead
     from runner.sessions.cleaning import Removed
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from runner.sessions.forking import Forker
     from runner.sessions.housing import Ground, Housing
     from runner.sessions.owner import Owner
+    from runner.sessions.sink import Auditing
     from runner.sessions.travel import Travel
     from runner.sessions.wayout import WayOut
     from sandbox.engine import Engine
@@ -67,6 +70,7 @@ class Rig:
             | self._way_out.environment,
             home_files=self._home_files(),
             pool=import_module("sandbox.pool").Pool(store.layers, sessions=store.sessions),
+            masks=lambda: enforced.masks,
             grants=self._way_out.grants,
             welcome=self._way_out.welcome,
         )
@@ -78,12 +82,26 @@ class Rig:
         self._drifted: list[dict[str, str]] = []
         self._going: Travel | None = None
         self._ahead: Ahead | None = None
+        self._small: ModelClient | None = None
+        self._auditing: Auditing | None = None
 
-    async def open(self, model: ModelClient | None, approver: Approver | None) -> Session:
+    async def open(
+        self, model: ModelClient | None, approver: Approver | None, prompt_tool: PromptTool | None = None
+    ) -> Session:
         """The session, taking operations; its box on the way, engine and image known to be there."""
         self.housing.begin()
         await asyncio.to_thread(_import_loop)  # in which the engine answers
-        session = await self._stack.enter_async_context(self._session(model, approver))
+        if self.enforced.sink is not None:
+            self._auditing = import_module("runner.sessions.sink").Auditing.of(
+                self.enforced, directory=self.directory, journal=self.journal, environ=self.environ
+            )
+            await self._auditing.begin()
+        session = await self._stack.enter_async_context(self._session(model, approver or prompt_tool))
+        if prompt_tool is not None:
+            prompt_tool.ground = session.gate
+            self._stack.push_async_callback(prompt_tool.close)
+        if self._auditing is not None:
+            self._tasks.append(asyncio.create_task(self._auditing.go_on(session), name="audit sink"))
         await self._stack.enter_async_context(self._owner(session))
         ground = await self.housing.ready()
         pinned = replace(self.spec, image_digest=ground.image.id, toolbox_digest=ground.toolbox.digest)
@@ -106,6 +124,8 @@ class Rig:
         await self.housing.close()
         for client in self._models:
             await client.close()
+        if self._auditing is not None and (problem := await self._auditing.end()):
+            self._progress(problem)
         self.journal.close()
 
     async def forget(self) -> None:
@@ -151,7 +171,7 @@ class Rig:
             journal=self.journal,
             model=client,
             tools=import_module("runner.tools.registry").select_tools(
-                spec.tools or "default", allowed=spec.allow, disallowed=spec.deny
+                spec.tools or "default", allowed=spec.allow, disallowed=spec.deny, search=self.enforced.search
             ),
             policy=self.enforced.policy,
             look=self.enforced.look,
@@ -165,12 +185,13 @@ class Rig:
             context=self._context(),
             cost_of=import_module("runner.models.prices").cost_of,
             limits=spec.limits,
-            before_turn=self._look_for_drift,
+            before_turn=lambda first: self._before_turn(made, first=first),
             before_write=ahead.before_write,
             between=ahead.between,
             after_turn=ahead.after_turn,
             undo=self._undo,
             resolve_model=self._resolve,
+            small_model=self._small_model,
             max_output_tokens=spec.max_output_tokens,
             thinking_tokens=spec.thinking_tokens,
         )
@@ -231,9 +252,22 @@ class Rig:
         journey = import_module("runner.sessions.travel").Journey(kind="undo", steps=steps)
         return await self._going.go(journey)
 
-    async def _look_for_drift(self) -> None:
-        """Before each turn but the first: what the host changed meanwhile, told once."""
-        drift = await (await self.housing.layers()).drift()
+    async def _before_turn(self, session: Session, *, first: bool) -> None:
+        if self._auditing is not None and (not first or self._auditing.unheard):
+            await self._auditing.acknowledge(session)
+        await self._look_for_drift(session, first=first)
+
+    async def _look_for_drift(self, session: Session, *, first: bool) -> None:
+        """Before each turn: what the host changed meanwhile, told once. Before the first only where a box waits that
+        is to be masked. What is to be masked and is not ends the box: the next one is started over it.
+        """
+        if first and not (self.enforced.masks and self.housing.laid):
+            return
+        workspace = await self.housing.layers()
+        drift = await workspace.drift()
+        if drift.unmasked or self.enforced.masks != self.housing.masked:
+            await self.housing.end("masked")
+            session.gate.box.ended()
         paths = [asdict(path) for path in drift.paths]
         paths += [{"root": root, "path": "HEAD", "kind": "changed"} for root in drift.heads]
         if paths and paths != self._drifted:
@@ -274,6 +308,18 @@ class Rig:
             self.journal.append(events.SessionStarted(spec=self.spec.to_json(), version=VERSION))
         self.journal.append(self.enforced.loaded())
 
+    def _small_model(self) -> ModelClient | None:
+        """What reads pages for the session: haiku, where the session's model is Anthropic's and settings allow it."""
+        provider, sign, _ = self.spec.model.partition(":")
+        if sign and provider != "anthropic":
+            return None
+        if self._small is None:
+            try:
+                self._small = self._resolve("haiku")
+            except FumehoodError:
+                return None
+        return self._small
+
     def _resolve(self, name: str, *fallbacks: str) -> ModelClient:
         self.enforced.check_models(name, *fallbacks)
         client: ModelClient = import_module("runner.models.registry").resolve_model(
@@ -294,6 +340,7 @@ class Rig:
             now=_clock(spec),
             system_prompt=spec.system_prompt,
             append=spec.append_system_prompt,
+            hides=self.enforced.hides,
         )
         return made
 

@@ -6,21 +6,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from sandbox.bases import Bases
+from sandbox.bases import Bases, attributes_digest
 from sandbox.changes import Base
 from sandbox.disk import free_space
 from sandbox.errors import DiskFullError, WorkspaceError
-from sandbox.kept import Kept, pour, set_owner
-from sandbox.manifest import Stamp
-from sandbox.plan import Action, ApplyConflictError, Plan, Remark, Step
+from sandbox.kept import pour, set_owner
+from sandbox.plan import Plan
+from sandbox.reversal import Record, reverse
+from sandbox.selection import Action, Remark, Step
+from sandbox.steps import PERMISSIONS
 from sandbox.store import Store
-from sandbox.transaction import PERMISSIONS, Order, Result, Transaction, fill_kept, nothing, stamp_json
+from sandbox.transaction import Transaction, nothing
+from sandbox.transaction_log import Order, Result, stamp_json
 from sandbox.trees import Entry, LocalTree, Tree
 
 _SPARE = 16 << 20
@@ -50,12 +52,6 @@ class AppliedReport:
     kept: tuple[Remark, ...] = ()
     conflicts: tuple[Remark, ...] = ()
     dry: bool = False
-
-
-class UndoRefusedError(ApplyConflictError):
-    """The host changed since what is to be taken back. Nothing was written."""
-
-    exit_code = 54
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,9 +103,9 @@ class Applies:
         if last is None:
             return ()
         with Store(last, writable=False) as log, self._new() as transaction:
-            record = _Record.read(log)
+            record = Record.read(log)
             try:
-                orders = _reverse(record, log, self._tops)
+                orders = reverse(record, log, self._tops)
                 header = {"kind": "undo", "undoes": last.name}
                 transaction.stage(orders, header)
                 transaction.check()
@@ -145,7 +141,7 @@ class Applies:
                     original = self._directory / str(transaction.header["undoes"])
                     if original.exists():
                         with Store(original, writable=False) as log:
-                            self._end_undo(transaction, _Record.read(log), results, bases)
+                            self._end_undo(transaction, Record.read(log), results, bases)
                     else:
                         transaction.abandon()
                 else:
@@ -154,7 +150,7 @@ class Applies:
         return found
 
     def _end_undo(
-        self, transaction: Transaction, record: _Record, results: Sequence[Result], bases: Mapping[str, Bases]
+        self, transaction: Transaction, record: Record, results: Sequence[Result], bases: Mapping[str, Bases]
     ) -> None:
         transaction.restore_around(record.around, record.around_after)
         marks = {(row["root"], row["path"]): row for row in record.header.get("bases", ())}
@@ -168,14 +164,14 @@ class Applies:
         (self._directory / str(transaction.header["undoes"])).unlink(missing_ok=True)
         transaction.abandon()
 
-    def _pass_on(self, undone: str, record: _Record, results: Sequence[Result]) -> None:
+    def _pass_on(self, undone: str, record: Record, results: Sequence[Result]) -> None:
         """What stands there again is what an earlier apply left, in a new file: so that one can be undone too."""
         now = {(result.root, result.path): result.stamp for result in results}
         for file in self._directory.glob("*.done"):
             if file.name >= undone:
                 continue
             with Store(file, writable=True) as log:
-                for key, stamp in _Record.read(log).results.items():
+                for key, stamp in Record.read(log).results.items():
                     new = now.get(key)
                     if new is not None and stamp is not None and record.expected.get(key) == stamp:
                         log.note({"type": "result", "root": key[0], "path": key[1], "stamp": stamp_json(new)})
@@ -249,6 +245,7 @@ class Apply:
             if step.taken is not None:
                 row["merged"] = self._parts[name].bases.put(step.taken)
                 row["mode"] = step.change.new.mode if step.change.new else 0
+                row["attributes"] = attributes_digest(self._parts[name].upper, step.path)
             rows.append(row)
         return rows
 
@@ -295,103 +292,11 @@ def end_apply(transaction: Transaction, results: Sequence[Result], bases: Mappin
     rows = {(row["root"], row["path"]): row for row in transaction.header.get("bases", ())}
     for result in results:
         row = rows.get((result.root, result.path), {})
-        bases[result.root].applied(result.path, result.stamp, merged=row.get("merged", ""), mode=row.get("mode", 0))
+        merged, mode, attributes = row.get("merged", ""), row.get("mode", 0), row.get("attributes", "")
+        bases[result.root].applied(result.path, result.stamp, merged=merged, mode=mode, attributes=attributes)
     for each in bases.values():
         each.sync()
     transaction.finish(transaction.file.with_suffix(".done"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Record:
-    """A finished apply, read from its log."""
-
-    header: dict[str, Any]
-    steps: list[dict[str, Any]]
-    kept: dict[tuple[str, str], Kept]
-    results: dict[tuple[str, str], Stamp | None]
-    expected: dict[tuple[str, str], Stamp | None]
-    around: list[dict[str, Any]]
-    around_after: list[dict[str, Any]]
-
-    @classmethod
-    def read(cls, log: Store) -> _Record:
-        from_type: dict[str, list[dict[str, Any]]] = {}
-        for body in log.notes():
-            from_type.setdefault(body["type"], []).append(body)
-        return cls(
-            header=from_type["header"][0],
-            steps=from_type.get("step", []),
-            kept={(row["root"], row["path"]): Kept.from_json(row) for row in from_type.get("kept", ())},
-            results={
-                (row["root"], row["path"]): None if row["stamp"] is None else Stamp(**row["stamp"])
-                for row in from_type.get("result", ())
-            },
-            expected={
-                (row["root"], row["path"]): None if row["expect"] is None else Stamp(**row["expect"])
-                for row in reversed(from_type.get("step", []))
-            },
-            around=from_type.get("around", []),
-            around_after=from_type.get("around after", []),
-        )
-
-
-def _reverse(record: _Record, log: Store, tops: Mapping[str, Path]) -> list[Order]:
-    """The orders that bring back what a finished apply replaced. Raises UndoRefusedError."""
-    actions: dict[tuple[str, str], set[str]] = {}
-    for row in record.steps:
-        actions.setdefault((row["root"], row["path"]), set()).add(row["action"])
-    with contextlib.ExitStack() as stack:
-        trees = {name: stack.enter_context(LocalTree(top)) for name, top in tops.items()}
-        _refuse_changed(record, trees)
-    groups: dict[Action, list[Order]] = {action: [] for action in Action}
-    for key in sorted(record.results, key=lambda key: (key[0], os.fsencode(key[1]))):
-        after, before = record.results[key], record.kept.get(key)
-        root, path = key[0], os.fsencode(key[1])
-        made: dict[Action, Order] = {}
-        same = before is not None and after is not None and before.is_directory == stat.S_ISDIR(after.mode)
-        if after is not None and not same:
-            action = Action.RMDIR if stat.S_ISDIR(after.mode) else Action.DELETE
-            made[action] = Order(root=root, path=path, action=action, expect=after)
-        expect = after if same else None
-        if before is None:
-            pass
-        elif actions[key] == {Action.CHMOD.value} or (same and before.is_directory):
-            mode = stat.S_IMODE(before.mode)
-            made[Action.CHMOD] = Order(root=root, path=path, action=Action.CHMOD, expect=after, mode=mode)
-        elif before.is_directory:
-            made[Action.MKDIR] = Order(root=root, path=path, action=Action.MKDIR, expect=None)
-            mode = stat.S_IMODE(before.mode)
-            made[Action.CHMOD] = Order(
-                root=root, path=path, action=Action.CHMOD, expect=None, mode=mode, mtime_ns=before.mtime_ns
-            )
-        elif before.is_link:
-            target = os.fsencode(before.target)
-            made[Action.LINK] = Order(
-                root=root, path=path, action=Action.LINK, expect=expect, target=target, mtime_ns=before.mtime_ns
-            )
-        else:
-            fill = fill_kept(log, before)
-            made[Action.WRITE] = Order(root=root, path=path, action=Action.WRITE, expect=expect, fill=fill)
-        for action, order in made.items():
-            groups[action].append(order)
-    for action in (Action.DELETE, Action.RMDIR, Action.CHMOD):
-        groups[action].reverse()
-    return [order for action in Action for order in groups[action]]
-
-
-def _refuse_changed(record: _Record, trees: Mapping[str, LocalTree]) -> None:
-    moved = []
-    for (root, path), after in sorted(record.results.items(), key=lambda row: row[0]):
-        now = trees[root].stat(os.fsencode(path))
-        same = now.stamp.same(after) if now is not None else after is None
-        if not same:
-            moved.append(Remark(root=root, path=path, why="changed on the host since it was applied"))
-        elif now is not None and now.is_directory and (root, path) not in record.kept:
-            ours = {os.fsencode(name) for place, name in record.results if place == root}
-            if {entry.path for entry in trees[root].scan(now.path)} - ours:
-                moved.append(Remark(root=root, path=path, why="holds something that was made on the host since"))
-    if moved:
-        raise UndoRefusedError(moved, hint="nothing was taken back; put these aside, or change them by hand")
 
 
 def _need_space(part: Part) -> None:
@@ -407,7 +312,7 @@ def _need_space(part: Part) -> None:
 
 def _dress(out: int, step: Step, part: Part) -> None:
     """Owner as the host's file has it (a new file: as the directory that it goes to), attributes of the
-    user namespace, and the mode without its special bits.
+    user namespace (of both sides, where the content is), and the mode without its special bits.
     """
     old, new = step.expect, step.change.new
     assert new is not None
@@ -417,7 +322,11 @@ def _dress(out: int, step: Step, part: Part) -> None:
         with LocalTree(part.top) as host:
             parent = _nearest(host, step.path)
         os.fchown(out, parent.uid, parent.gid)
-    for name, value in part.upper.attributes(step.path).items():
+    attributes = part.upper.attributes(step.path)
+    if step.content is not None and old is not None and old.is_file:
+        with LocalTree(part.top) as host:
+            attributes = host.attributes(step.path) | attributes
+    for name, value in attributes.items():
         if not name.startswith("user.overlay."):
             with contextlib.suppress(OSError):
                 os.setxattr(out, name, value)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from sandbox.addresses import literal
+from sandbox.reachable import literal
 
 LASTS = timedelta(days=1)
 BEFORE = timedelta(minutes=5)  # a client's clock may be a little behind

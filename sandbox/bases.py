@@ -8,12 +8,13 @@ so that a later edit on the host does not lose it.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sandbox.changes import Base, Change
+from sandbox.changes import Base, Change, user_attributes
 from sandbox.errors import StoreError
 from sandbox.manifest import Manifest, Stamp
 from sandbox.store import Store
@@ -34,7 +35,7 @@ class Bases:
         self._began_ns = began_ns
         self._kept: dict[str, tuple[Stamp, str]] = {}
         self._applied: dict[str, Stamp | None] = {}
-        self._taken: dict[str, tuple[int, str]] = {}
+        self._taken: dict[str, tuple[int, str, str]] = {}
         self._first: dict[str, tuple[Stamp, str]] = {}
         for note in store.notes() if store else ():
             if note.get("root") != root:
@@ -163,13 +164,13 @@ class Bases:
         stamp, digest = self._kept[path]
         return {"kept": _json(stamp), "digest": digest}
 
-    def applied(self, path: str, stamp: Stamp | None, *, merged: str = "", mode: int = 0) -> None:
+    def applied(self, path: str, stamp: Stamp | None, *, merged: str = "", mode: int = 0, attributes: str = "") -> None:
         """We wrote this path on the host: it is the base of what comes. `merged`: the digest of the box's
-        content (of this mode) that is in it beside the host's own; that is the base then.
+        content (of this mode, with attributes of this `attributes_digest`) that is in it beside the host's own;
+        that is the base then.
         """
-        self._note_applied(
-            {"path": path, "stamp": None if stamp is None else _json(stamp), "merged": merged, "mode": mode}
-        )
+        now = None if stamp is None else _json(stamp)
+        self._note_applied({"path": path, "stamp": now, "merged": merged, "mode": mode, "attributes": attributes})
 
     def taken_back(self, path: str, stamp: Stamp | None, row: Mapping[str, Any]) -> None:
         """An apply of this path was undone; `row` says what was known of its base before."""
@@ -190,7 +191,8 @@ class Bases:
         taken, new = self._taken.get(change.path), change.new
         if taken is None or new is None or not new.is_file or new.mode != taken[0]:
             return False
-        return _digest(upper, os.fsencode(change.path)) == taken[1]
+        name = os.fsencode(change.path)
+        return taken[2] in ("", attributes_digest(upper, name)) and _digest(upper, name) == taken[1]
 
     def _note_applied(self, body: dict[str, Any]) -> None:
         assert self._store is not None
@@ -204,7 +206,7 @@ class Bases:
         self._kept.pop(path, None)
         self._taken.pop(path, None)
         if note.get("merged"):
-            self._taken[path] = note["mode"], note["merged"]
+            self._taken[path] = note["mode"], note["merged"], note.get("attributes", "")
             self._kept[path] = replace(_NEVER, mode=note["mode"], size=-1), note["merged"]
 
 
@@ -216,6 +218,12 @@ def _digest(tree: Tree, name: bytes) -> str:
     for piece in filled(tree.chunks(name)):
         content.update(piece)
     return content.hexdigest()
+
+
+def attributes_digest(tree: Tree, name: bytes) -> str:
+    """Tells a path's user attributes from others."""
+    own = sorted((key, value.hex()) for key, value in user_attributes(tree, name).items())
+    return hashlib.blake2b(json.dumps(own).encode("ascii"), digest_size=16).hexdigest()
 
 
 def filled(pieces: Iterator[bytes | int]) -> Iterator[bytes]:

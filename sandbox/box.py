@@ -23,10 +23,12 @@ from sandbox.checks import OWN_KERNEL
 from sandbox.containers import SYSTEM_LABEL, ContainerSpec, session_labels
 from sandbox.engine import Engine
 from sandbox.errors import EngineRefusedError, ImageMissingError, ProtocolError, SandboxError
-from sandbox.pipe import Grant, Pipe
+from sandbox.pipe import Pipe
 from sandbox.process import StreamProcess, rows_of
+from sandbox.rootless import as_mapped, is_ours
 from sandbox.seccomp import seccomp_json, supported
 from sandbox.spec import BoxSpec, Command, Content, Mount, Resolution, Stat
+from sandbox.streams import Grant
 from sandbox.toolbox import SERVER, TOOLBOX_ENVIRONMENT, TOOLBOX_PYTHON
 from sandbox.wire import FOR_COMMANDS, PROXY_PORT
 
@@ -94,7 +96,7 @@ class ContainerBox:
         grants: Mapping[str, Grant] | None = None,
         start_timeout: float = 30.0,
     ) -> None:
-        self.spec = spec
+        self.spec = as_mapped(spec) if is_ours(engine) else spec
         self.container = ""
         self.keep_container = False
         self._engine = engine

@@ -11,7 +11,7 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ PIECE = 4 << 20
 KEPT_ATTRIBUTES = ("user.", "system.posix_acl_")
 # The kernel's own notes on a layer, true of this one only.
 DROPPED_ATTRIBUTES = frozenset({f"user.overlay.{name}" for name in ("origin", "impure", "nlink", "uuid")})
+_KIND = 0o170000
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -41,7 +42,7 @@ class Capture:
     """Takes in one layer. `settle`: write each captured file's pages out first, so that a later store
     through a mapping moves its stamp (needed while something else runs in the box). `most`: how many new
     entries and bytes are read, then MuchError; None: all. `store` None: neither contents nor attributes of files
-    are read.
+    are read. `skip`: paths that are passed over with all beneath them; `skipped`: whether any was met.
     """
 
     def __init__(
@@ -53,7 +54,10 @@ class Capture:
         settle: bool = False,
         local: bool = True,
         most: tuple[int, int] | None = None,
+        skip: Callable[[str], bool] | None = None,
     ) -> None:
+        self._skip = skip
+        self.skipped = False
         self._most = most
         self._count = self._bytes = 0
         self._top = top
@@ -101,7 +105,7 @@ class Capture:
             os.close(top)
 
     def _visit(self, directory: int, prefix: str, depth: int) -> None:
-        before, below = self._before, []
+        before, below, met, skip = self._before, [], self._seen.add, self._skip
         with os.scandir(directory) as entries:
             for entry in entries:
                 try:
@@ -110,11 +114,21 @@ class Capture:
                     continue
                 name = entry.name
                 path = prefix + name
-                self._seen.add(path)
+                if skip is not None and skip(path):
+                    self.skipped = True
+                    continue
+                met(path)
                 old = before.get(path)
-                if old is None or old[:5] != _touch(seen):
+                if (  # `_touch`, told without making it: this is what a checkpoint of nothing takes its time for
+                    old is None
+                    or old[3] != seen.st_ctime_ns
+                    or old[2] != seen.st_mtime_ns
+                    or old[1] != seen.st_size
+                    or old[0] != seen.st_ino
+                    or old[4] != seen.st_mode
+                ):
                     self._meet(path, seen, directory, name)
-                if stat.S_ISDIR(seen.st_mode):
+                if seen.st_mode & _KIND == stat.S_IFDIR:
                     below.append(name)
         for name in below:
             path = prefix + name
@@ -221,6 +235,9 @@ class Capture:
                 if entry is None:
                     raise UnsteadyError(path)
                 name = os.fsdecode(entry.path)
+                if self._skip is not None and self._skip(name):
+                    self.skipped = True
+                    continue
                 self._seen.add(name)
                 old = self._before.get(name)
                 if old is None or old[:5] != _stamp(entry):

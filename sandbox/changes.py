@@ -109,11 +109,23 @@ def _gone(lower: Tree, entry: Entry) -> Iterator[Pair]:
 
 
 def listed_pairs(paths: Iterable[bytes], copy: Tree, lower: Tree) -> Iterator[Pair]:
-    """The same for a whole copy, of which `paths` were changed since it was made."""
-    for path in paths:
+    """The same for a whole copy, of which `paths` were changed since it was made. Directories above them that are
+    none beneath are among them, so that there is a place for what they hold.
+    """
+    wanted = set(paths)
+    for path in list(wanted):
+        parent = path.rpartition(b"/")[0] if copy.stat(path) is not None else b""
+        while parent and parent not in wanted and not _is_directory(lower.stat(parent)):
+            wanted.add(parent)
+            parent = parent.rpartition(b"/")[0]
+    for path in sorted(wanted):
         below, above = lower.stat(path), copy.stat(path)
         if below is not None or above is not None:
             yield path, below, above
+
+
+def _is_directory(entry: Entry | None) -> bool:
+    return entry is not None and entry.is_directory
 
 
 def classify(root: str, pair: Pair, upper: Tree, lower: Tree, *, git: bool = False) -> Change | None:
@@ -143,9 +155,9 @@ def _kind(path: bytes, below: Entry | None, above: Entry | None, upper: Tree, lo
 
 def other_attributes(one: Tree, two: Tree, path: bytes) -> bool:
     """Whether a path that both have has other user attributes in each."""
-    return _attributes(one, path) != _attributes(two, path)
+    return user_attributes(one, path) != user_attributes(two, path)
 
 
-def _attributes(tree: Tree, path: bytes) -> dict[str, bytes]:
-    """Without what an overlay writes for itself."""
+def user_attributes(tree: Tree, path: bytes) -> dict[str, bytes]:
+    """The user attributes of a path, without what an overlay writes for itself."""
     return {name: value for name, value in tree.attributes(path).items() if not name.startswith("user.overlay.")}

@@ -214,7 +214,7 @@ class Checkpoints:
         with self._lock:
             try:
                 log = self._open()
-                wanted = log.state(checkpoint)
+                wanted = {name: self._unmasked(name, state) for name, state in log.state(checkpoint).items()}
                 self._taking.load(log)
                 layers = [la for la in self._taking.layers if not same_state(self._taking.state(la), wanted[la.name])]
                 if swap is not None and any(layer.rung is not Rung.OVERLAY for layer in layers):
@@ -349,6 +349,14 @@ class Checkpoints:
         present.owed = {}
         return made
 
+    def _unmasked(self, name: str, state: State) -> State:
+        """A state without what is masked by now: a rule may be newer than a checkpoint."""
+        layer = next((each for each in self._taking.layers if each.name == name), None)
+        skip = self._places.covers.skipping(layer) if layer is not None else None
+        if skip is None:
+            return state
+        return State(((path, row) for path, row in state.items() if not skip(path)), state.lowers)
+
     def _build(self, layer: Layer, state: State, log: Log) -> Stack:
         if layer.remote:
             raise WorkspaceError("going back is not possible yet where the layers are on another machine")
@@ -360,6 +368,7 @@ class Checkpoints:
         work.mkdir()
         now = self._taking.present.states.get(layer.name, State())
         Rebuild(target, log, self._keeper, old=self._places.top(layer), now=now).run(state)
+        self._places.covers.shade(layer, target, (self.pool.tree(each) for each in state.lowers))
         return self._freezing.stack(layer, state.lowers, target, work)
 
 

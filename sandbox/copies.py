@@ -63,6 +63,13 @@ def remove_tree(path: Path) -> tuple[Path, ...]:
         os.close(parent)
 
 
+def remove_beneath(parent: int, name: bytes) -> bool:
+    """Remove one name of an open directory with all it holds, no link followed. False where something stays."""
+    left: list[bytes] = []
+    _remove(parent, name, b"", left, 0)
+    return not left
+
+
 def _remove(parent: int, name: bytes, prefix: bytes, left: list[bytes], depth: int) -> None:
     try:
         seen = os.stat(name, dir_fd=parent, follow_symlinks=False)

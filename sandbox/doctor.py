@@ -6,32 +6,42 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import stat
 import tempfile
-import time
-import uuid
-from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 from sandbox.box import ContainerBox
 from sandbox.checks import OWN_KERNEL, PROBE, Check, Level, check_files, fail, judge_probe, ok, parse_probe, warn
+from sandbox.containers import OWNER_LABEL, owner_dead
 from sandbox.disk import free_space
-from sandbox.engine import Engine, ImageInfo, connect, owner_alive
-from sandbox.errors import EngineRefusedError, SandboxError
+from sandbox.engine import Engine, ImageInfo, connect
+from sandbox.errors import SandboxError, WorkspaceError
 from sandbox.freezer import cannot_hold
-from sandbox.keeper import KeeperImage
+from sandbox.images import ensure_image
 from sandbox.layers import choose_rung
 from sandbox.recipe import load_recipe
-from sandbox.roots import Root
-from sandbox.spec import BoxSpec, Command, Exited, Limits, Mount, Owner, Rung, Stdout
-from sandbox.toolbox import SERVER, TOOLBOX_PYTHON, Toolbox, ensure_toolbox
-from sandbox.workspace import Workspace
+from sandbox.spec import Command, Exited, Limits, Rung, Stdout
+from sandbox.toolbox import Toolbox, ensure_toolbox
+from sandbox.trial import AS_IT_WAS, ROOT, Trial
 
 BOX_SECONDS, REMOTE_BOX_SECONDS = 20.0, 90.0
-ROOT = PurePosixPath("/workspace/doctor")
-OWNER_LABEL = "fumehood.owner"
+
+
+@asynccontextmanager
+async def attackable(environ: Mapping[str, str], *, state: Path) -> AsyncIterator[tuple[Engine, ImageInfo, Toolbox]]:
+    """The engine, the base image and the toolbox, made where they are not there yet. Raises SandboxError."""
+    if (check := check_state(state)).level is Level.FAIL:
+        raise WorkspaceError(check.found, hint=check.advice)
+    engine = await asyncio.to_thread(connect, environ)
+    try:
+        cache = state / "cache"
+        image = await asyncio.to_thread(ensure_image, engine, "base", cache=cache, progress=lambda _line: None)
+        toolbox = await asyncio.to_thread(ensure_toolbox, engine, base=image, cache=cache, progress=lambda _line: None)
+        yield engine, image, toolbox
+    finally:
+        await asyncio.to_thread(engine.close)
 
 
 async def examine(environ: Mapping[str, str], *, state: Path, cwd: Path, runtime: str = "") -> tuple[Check, ...]:
@@ -109,9 +119,12 @@ def _about_engine(engine: Engine, runtime: str) -> list[Check]:
     if cannot_hold(engine):
         found = "rootless with cgroup v1: no limits, and background commands move on while a checkpoint is taken"
         checks.append(warn("cgroup", found, "boot with cgroup v2, or use the system's engine"))
+    if info.storage == "vfs":
+        advice = 'driver = "overlay" below [storage] in ~/.config/containers/storage.conf, then `podman system reset`'
+        checks.append(warn("storage", "vfs: every start of a box copies the whole image", advice))
     if not info.seccomp:
         checks.append(warn("seccomp", "the engine filters no system calls", "use an engine built with seccomp"))
-    dead = [each for each in engine.containers.list() if not owner_alive(each.labels.get(OWNER_LABEL, ""))]
+    dead = [each for each in engine.containers.list() if owner_dead(each.labels.get(OWNER_LABEL, ""))]
     if dead:
         checks.append(warn("leftovers", f"{len(dead)} containers of sessions that died", "fumehood clean"))
     return checks
@@ -145,82 +158,26 @@ async def check_box(
     engine: Engine, image: ImageInfo, toolbox: Toolbox, *, state: Path, runtime: str = ""
 ) -> list[Check]:
     """Start a box over a small directory, look at its walls from inside, change a file, and end it."""
-    session = str(uuid.uuid4())
-    place = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="doctor-", dir=state))
-    host = place / "root"
-    host.mkdir()
-    (host / "file").write_text("as it was\n")
-    owner = Owner(uid=os.geteuid(), gid=os.getegid())
-    roots = (Root(host=host, at=ROOT, name="doctor"),)
-    (place / "session").mkdir()
-
-    def keeper() -> KeeperImage:
-        script = f"{SERVER}/sandbox/server/keeper.py"
-        return KeeperImage(image=image.id, command=(*TOOLBOX_PYTHON, script), mounts=(toolbox.mount,))
-
-    workspace = Workspace(engine, session=session, state=place / "session", roots=roots, owner=owner, keeper=keeper)
     seconds = BOX_SECONDS if engine.info.local else REMOTE_BOX_SECONDS
+    limits = Limits()
+    trial = Trial(engine, image, toolbox, state=state, runtime=runtime, limits=limits)
     try:
-        async with asyncio.timeout(seconds):
-            return await _try_box(engine, image, toolbox, workspace, session=session, owner=owner, runtime=runtime)
+        async with asyncio.timeout(seconds), trial:
+            seen = parse_probe(await _output(trial.box))
+            await trial.end()
+            changed = await trial.workspace.changes()
+            untouched = trial.file.read_text() == AS_IT_WAS
+            rungs = ", ".join(sorted(set(trial.workspace.rungs.values())))
     except TimeoutError:
         return [fail("box", f"did not answer in {seconds:.0f} s")]
     except SandboxError as error:
         return [fail("box", str(error), error.hint)]
-    finally:
-        with suppress(SandboxError, OSError):
-            await workspace.discard()
-        await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
-
-
-async def _try_box(
-    engine: Engine,
-    image: ImageInfo,
-    toolbox: Toolbox,
-    workspace: Workspace,
-    *,
-    session: str,
-    owner: Owner,
-    runtime: str,
-) -> list[Check]:
-    limits = Limits()
-    began = time.monotonic()
-    refused = ""
-    mounts = await workspace.prepare()
-
-    def box_over(mounts: tuple[Mount, ...]) -> ContainerBox:
-        spec = BoxSpec(
-            session=session,
-            image=image.id,
-            owner=owner,
-            cwd=ROOT,
-            mounts=(*mounts, toolbox.mount),
-            limits=limits,
-            runtime=runtime,
-        )
-        return ContainerBox(spec, engine)
-
-    box = box_over(mounts)
-    try:
-        await box.__aenter__()
-    except EngineRefusedError as error:
-        refused = str(error)
-        box = box_over(await workspace.fall())
-        await box.__aenter__()
-    try:
-        seconds = time.monotonic() - began
-        seen = parse_probe(await _output(box))
-        fallbacks = tuple(box.used_fallbacks)
-    finally:
-        await box.__aexit__(None, None, None)
-    checks = [ok("box", f"answers after {seconds:.2f} s, {', '.join(sorted(set(workspace.rungs.values())))}")]
-    if refused:
-        checks.append(warn("overlay", f"the engine refused it: {refused}", "copies are used instead"))
-    changed = await workspace.changes()
-    untouched = (workspace.roots[0].host / "file").read_text() == "as it was\n"
+    checks = [ok("box", f"answers after {trial.seconds:.2f} s, {rungs}")]
+    if trial.refused:
+        checks.append(warn("overlay", f"the engine refused it: {trial.refused}", "copies are used instead"))
     return [
         *checks,
-        *judge_probe(seen, fallbacks, limits, runtime),
+        *judge_probe(seen, tuple(trial.box.used_fallbacks), limits, runtime),
         check_files(seen, len(changed), untouched=untouched),
     ]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sandbox.exchange import converse
 from sandbox.leaving import Client, GoneError, Way
-from sandbox.pipe import Stream
+from sandbox.streams import Stream
 from sandbox.tunnel import socks
 
 SOCKS = b"\x05"

@@ -286,7 +286,7 @@ class Engine:
             api=self.api,
             endpoint=self.endpoint,
             local=self.on_this_machine and "desktop" not in system.lower(),
-            rootless="name=rootless" in options,
+            rootless="name=rootless" in options or info.get("Rootless") is True,  # Podman says it apart
             userns_remap="name=userns" in options,
             runtimes=tuple(sorted(info.get("Runtimes") or {})),
             default_runtime=info.get("DefaultRuntime") or "",

@@ -20,7 +20,7 @@ from sandbox.errors import WorkspaceError
 from sandbox.freezing import Freezing
 from sandbox.intents import TRASH
 from sandbox.keeper import Keeper
-from sandbox.layers import Layer, LayerTable
+from sandbox.layers import REMADE, Layer, LayerTable
 from sandbox.places import Places
 from sandbox.points import INHERITED, Log
 from sandbox.pool import Pool
@@ -56,7 +56,11 @@ class Forks:
         with self._pool.shared():
             states, planted = log.state(checkpoint), dict[str, str]()
             for layer in table.layers:
+                skip = self._places.covers.skipping(layer)
                 state = states[layer.name]
+                if skip is not None:
+                    state = State(((path, row) for path, row in state.items() if not skip(path)), state.lowers)
+                    states[layer.name] = state
                 if layer.rung is Rung.OVERLAY and _is_large(state, most):
                     planted[layer.name] = name = self._freezing.plant(state, log)
                     lowers = (name, *self._freezing.room(layer, state.lowers, log))
@@ -98,6 +102,8 @@ class Forks:
         for name in _CARRIED:
             with suppress(FileNotFoundError):
                 _share(origin / name, place / name)
+        if layer.rung is not Rung.OVERLAY:  # by stamp, no file of a copy that was made again is what it was
+            (place / REMADE).touch()
         now = Capture(top, None, self._keeper).run(State()).rows
         place.rename(directory / "layers" / layer.name)
         known = ((path, row, state[path]) for path, row in now.items())

@@ -19,7 +19,7 @@ from sandbox.capture import Capture
 from sandbox.errors import StoreError, WorkspaceError
 from sandbox.intents import FREEZE, RESTORE, Intent, discard, finish
 from sandbox.keeper import Keeper
-from sandbox.layers import Layer, overlay_options
+from sandbox.layers import Layer, beneath, overlay_options
 from sandbox.places import Places
 from sandbox.points import Log
 from sandbox.pool import Pool
@@ -117,7 +117,10 @@ class Freezing:
         """
         top = self._places.top(layer)
         known = State(state, state.lowers)
-        delta = Capture(top, None, self._keeper, local=not layer.remote).run(known)
+        capture = Capture(top, None, self._keeper, local=not layer.remote, skip=self._places.covers.skipping(layer))
+        delta = capture.run(known)
+        if capture.skipped:
+            raise SwapError("what is hidden by policy was written to, and is not to be kept")
         for path in delta.gone:
             known.pop(path, None)
         known.update(delta.rows)
@@ -143,7 +146,7 @@ class Freezing:
         for tree in trees:
             if not tree.is_dir():
                 raise StoreError(f"the frozen layer {tree.parent.name} is missing")
-        return Stack(lowers=(*trees, self._places.path(layer) / "lower"), upper=upper, work=work)
+        return Stack(lowers=(*trees, *beneath(self._places.path(layer))), upper=upper, work=work)
 
     def _begin(self, rows: State) -> str:
         name = self._pool.begin(rows)

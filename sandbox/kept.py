@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +110,16 @@ def dress(out: int, kept: Kept) -> None:
             os.setxattr(out, name, bytes.fromhex(value))
     os.fchmod(out, stat.S_IMODE(kept.mode))
     os.utime(out, ns=(kept.mtime_ns, kept.mtime_ns))
+
+
+def fill_kept(log: Store, kept: Kept) -> Callable[[int], None]:
+    """What makes a kept file again."""
+
+    def fill(out: int) -> None:
+        pour(out, contents(log, kept))
+        dress(out, kept)
+
+    return fill
 
 
 def set_owner(out: int, uid: int, gid: int) -> None:

@@ -3,7 +3,7 @@
 On the overlay rung a layer is `lower` (a link to the root, or a skeleton of ours), frozen layers of the
 pool (`sandbox.pool`), `upper` (what changed since) and `work` (the kernel's). On the copy rungs it is
 `copy`, the whole tree. The link keeps odd characters and long paths out of the option string, which
-holds one page and is cut silently.
+holds one page and is cut silently. `mask` (`sandbox.covers`) hides places of the root: it lies next above `lower`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sandbox.spec import Owner, Rung
 
 LAYERS_VERSION = 2  # 1 knew no frozen layers
 MOST_LOWERS = 20
+MASK = "mask"
 _OPTIONS_LENGTH = 4000
 _OVERLAY_MAGIC = 0x794C7630
 FICLONE = 0x40049409
@@ -172,14 +173,24 @@ def can_reflink(source: Path, target: Path) -> bool:
     return True
 
 
+def beneath(directory: Path) -> tuple[Path, ...]:
+    """What lies beneath all that was written in the layer in `directory`: what masks the root, if anything does, and
+    the root.
+    """
+    mask = directory / MASK
+    return (*((mask,) if mask.is_dir() else ()), directory / "lower")
+
+
 def overlay_options(directory: Path, lowers: Iterable[Path] = ()) -> dict[str, str]:
     """The local volume driver's options for the layer in `directory`, over frozen directories, the topmost first.
     Raises WorkspaceError where they are more than the kernel takes.
     """
-    lowers = (*lowers, directory / "lower")
+    lowers = tuple(lowers)
     upper, work = directory / "upper", directory / "work"
-    options = f"lowerdir={':'.join(map(str, lowers))},upperdir={upper},workdir={work},{_OPTIONS}"
-    if len(lowers) > MOST_LOWERS + 1 or len(os.fsencode(options)) > _OPTIONS_LENGTH:
+    options = (
+        f"lowerdir={':'.join(map(str, (*lowers, *beneath(directory))))},upperdir={upper},workdir={work},{_OPTIONS}"
+    )
+    if len(lowers) > MOST_LOWERS or len(os.fsencode(options)) > _OPTIONS_LENGTH:
         raise WorkspaceError(f"too many frozen layers in {directory}")
     return {"type": "overlay", "device": "overlay", "o": options}
 

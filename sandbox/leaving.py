@@ -14,9 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sandbox.addresses import Address, Network, Resolve, resolve, special
 from sandbox.errors import SandboxError
-from sandbox.pipe import Stream
+from sandbox.reachable import Address, Network, Resolve, resolve, special
+from sandbox.streams import Stream
 from sandbox.wire import PAYLOAD
 
 FORBIDDEN = 403

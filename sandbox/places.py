@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from sandbox.containers import SESSION_LABEL
 from sandbox.copies import copy_tree, remove_tree
-from sandbox.engine import ConflictError, Engine, session_labels
+from sandbox.covers import Covers
+from sandbox.engine import ConflictError, Engine, NotFoundError, session_labels
 from sandbox.errors import DiskFullError, StoreError, WorkspaceError
 from sandbox.gitlinks import box_links
 from sandbox.keeper import LAYERS, KeeperImage
@@ -23,6 +25,10 @@ from sandbox.spec import Mount, Owner, Rung
 
 REMOVAL_SECONDS = 10.0
 Chown = Callable[[Path, Owner], None]
+
+
+def nothing_more(_path: Path) -> None:
+    """Where nobody can take away what this process may not."""
 
 
 class Places:
@@ -39,9 +45,11 @@ class Places:
         chown: Chown,
         image: Callable[[], KeeperImage],
         frozen: Callable[[str], Path] | None = None,
+        remove: Callable[[Path], None] = nothing_more,
     ) -> None:
         """`chown` gives a directory to another user where this process may not. `image`: for the container
-        that fills volumes on another machine. `frozen`: where a frozen layer lies.
+        that fills volumes on another machine. `frozen`: where a frozen layer lies. `remove`: takes away what
+        this process may not.
         """
         self._frozen = frozen
         self._image = image
@@ -53,6 +61,7 @@ class Places:
         self._chown = chown
         self.table = LayerTable.read(directory / "layers.json")
         self.problems: tuple[str, ...] = ()
+        self.covers = Covers(self, remove)
 
     def make(self, *, local: bool, forced: Rung | None, began_ns: int) -> bool:
         """Make the layers that are not there yet. True when the session is new."""
@@ -137,16 +146,24 @@ class Places:
     def mounts(self, engine: Engine, *, fresh: bool = False) -> tuple[Mount, ...]:
         """Define the engine's volumes anew and return what to mount. `fresh`: there can be none yet."""
         assert self.table is not None
-        return tuple(self._mount(engine, layer, fresh=fresh) for layer in self.table.layers)
+        places = [self._mount(engine, layer, fresh=fresh) for layer in self.table.layers]
+        return (*places, *(mount for layer in self.table.layers for mount in self.covers.mounts(layer)))
 
     def unmount(self, engine: Engine) -> None:
         """Remove the engine's volumes; they are definitions only (a remote one holds the layer: it stays).
         Those of a container that is kept stay with it.
         """
-        for layer in self.table.layers if self.table else ():
-            if layer.rung is Rung.OVERLAY:
-                with suppress(ConflictError):
-                    engine.volumes.remove(self.volume(layer), patience=REMOVAL_SECONDS)
+        names = [self.volume(layer) for layer in self.table.layers if layer.rung is Rung.OVERLAY] if self.table else []
+        used = [name for name in names if not _removed(engine, name)]
+        if used and not self._is_kept(engine):
+            until = time.monotonic() + REMOVAL_SECONDS
+            for name in used:
+                _removed(engine, name, patience=until - time.monotonic())
+
+    def _is_kept(self, engine: Engine) -> bool:
+        """Whether a container of the session's stays: it does not go by itself, and nobody waits for it to."""
+        found = engine.containers.list(f"{SESSION_LABEL}={self.session}")
+        return any(not _goes_by_itself(engine, container.id) for container in found)
 
     def remove_remote(self, engine: Engine) -> None:
         """Remove the volumes that hold layers on another machine."""
@@ -193,6 +210,7 @@ class Places:
             session=self.session,
             owner=self._owner if layer.host is None else None,
             skip=inside if inside.is_relative_to(source) else None,
+            masked=self.covers.contents(layer) if layer.host is not None else {},
         )
         (self.path(layer) / "filled").touch()
 
@@ -292,6 +310,32 @@ class Places:
             LayerTable(session=self.session, began_ns=began_ns, owner=self._owner, layers=tuple(layers), frozen=kept)
         )
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why a root is not on the best rung, and what could not be copied."""
+        reasons = tuple(
+            f"{layer.host}: {layer.rung} instead of overlay: {layer.reason}"
+            for layer in (self.table.layers if self.table else ())
+            if layer.reason and layer.host is not None
+        )
+        return reasons + self.problems
+
     def _write(self, table: LayerTable) -> None:
         table.write(self.directory / "layers.json")
         self.table = table
+
+
+def _removed(engine: Engine, volume: str, *, patience: float = 0.0) -> bool:
+    """Whether a volume is gone now; False where something uses it."""
+    try:
+        engine.volumes.remove(volume, patience=patience)
+    except ConflictError:
+        return False
+    return True
+
+
+def _goes_by_itself(engine: Engine, container: str) -> bool:
+    try:
+        return bool(engine.containers.inspect(container)["HostConfig"].get("AutoRemove"))
+    except NotFoundError:
+        return True

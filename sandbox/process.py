@@ -8,8 +8,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from sandbox.errors import ProtocolError
-from sandbox.pipe import Pipe, Stream, refusal
+from sandbox.pipe import Pipe, refusal
 from sandbox.spec import Command, Exited, Output, Pty, Stderr, Stdout
+from sandbox.streams import Stream
 from sandbox.wire import KILLED, STDERR, PathCode
 
 

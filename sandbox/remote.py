@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 from sandbox.containers import ContainerSpec, session_labels
 from sandbox.engine import Engine
@@ -19,6 +20,7 @@ from sandbox.spec import Mount, Owner
 _PLACE = PurePosixPath("/layer")
 _CHUNK = 1 << 20
 FILL_SECONDS = 3600
+NOTHING_MASKED: Mapping[str, bytes | None] = MappingProxyType({})
 
 
 def fill_volume(
@@ -30,8 +32,10 @@ def fill_volume(
     session: str,
     owner: Owner | None,
     skip: Path | None,
+    masked: Mapping[str, bytes | None] = NOTHING_MASKED,
 ) -> tuple[str, ...]:
-    """Make a volume with a copy of `source`, owners kept (or all `owner`'s). Returns a line for each thing
+    """Make a volume with a copy of `source`, owners kept (or all `owner`'s). `masked`: by path, what goes in the place
+    of a file (None: nothing is to be seen of it, or of a directory). Returns a line for each thing
     that could not be copied. Attributes do not go along. Raises what an engine raises.
     """
     engine.volumes.remove(volume)
@@ -50,26 +54,36 @@ def fill_volume(
     try:
         if running:
             engine.containers.start(container)
-        engine.containers.put_archive(container, "/", tar_pieces(source, failures, owner=owner, skip=skip))
+        engine.containers.put_archive(
+            container, "/", tar_pieces(source, failures, owner=owner, skip=skip, masked=masked)
+        )
     finally:
         engine.containers.remove(container)
     return tuple(failures)
 
 
-def tar_pieces(source: Path, failures: list[str], *, owner: Owner | None, skip: Path | None) -> Iterator[bytes]:
+def tar_pieces(
+    source: Path,
+    failures: list[str],
+    *,
+    owner: Owner | None,
+    skip: Path | None,
+    masked: Mapping[str, bytes | None] = NOTHING_MASKED,
+) -> Iterator[bytes]:
     """A tar of `source`, named `layer`, and all beneath it, piece by piece. No link is followed. An engine
-    would leave the owner and mode of a directory called "." as they are.
+    would leave the owner and mode of a directory called "." as they are. `masked` as in `fill_volume`.
     """
-    for path in _walk(source, skip):
-        name = str(PurePosixPath(_PLACE.name) / path.relative_to(source))
+    for path in _walk(source, skip, masked):
+        inner = str(path.relative_to(source))
+        name = str(PurePosixPath(_PLACE.name) / inner)
         try:
-            yield from _entry(path, name, owner)
+            yield from _placeholder(path, name, masked[inner]) if inner in masked else _entry(path, name, owner)
         except OSError as error:
             failures.append(f"{name}: {error.strerror}")
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
-def _walk(top: Path, skip: Path | None) -> Iterator[Path]:
+def _walk(top: Path, skip: Path | None, masked: Mapping[str, bytes | None]) -> Iterator[Path]:
     yield top
     left = [top]
     while left:
@@ -83,8 +97,24 @@ def _walk(top: Path, skip: Path | None) -> Iterator[Path]:
             path = directory / entry.name
             if path != skip:
                 yield path
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir(follow_symlinks=False) and not (masked and str(path.relative_to(top)) in masked):
                     left.append(path)
+
+
+def _placeholder(path: Path, name: str, data: bytes | None) -> Iterator[bytes]:
+    """What goes in the place of a masked path."""
+    seen = path.lstat()
+    info = tarfile.TarInfo(name)
+    info.mtime = int(seen.st_mtime)
+    if stat.S_ISDIR(seen.st_mode):
+        info.type, info.mode = tarfile.DIRTYPE, 0o555
+    elif data is None:
+        info.mode = 0
+    else:
+        info.mode, info.size, info.uid, info.gid = stat.S_IMODE(seen.st_mode), len(data), seen.st_uid, seen.st_gid
+    yield info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    if data:
+        yield data + bytes(-len(data) % tarfile.BLOCKSIZE)
 
 
 def _entry(path: Path, name: str, owner: Owner | None) -> Iterator[bytes]:

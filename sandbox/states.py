@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from sandbox.errors import StoreError
+from sandbox.kinds import Kinded
 
 STATE_VERSION = 2  # 1 knew no frozen layers
 OPAQUE = "user.overlay.opaque"
@@ -29,12 +30,7 @@ class Frozen(NamedTuple):
 Payload: TypeAlias = "str | list[list[Any]] | Frozen | None"
 
 
-class Row(NamedTuple):
-    """One path of a layer. `payload`: of a file its content, of a link its text. `attributes`: the
-    user namespace's and ACLs, values in hex; those of files in frozen layers lie there. Rows of one
-    inode with several links are one file.
-    """
-
+class _Fields(NamedTuple):
     inode: int
     size: int
     mtime_ns: int
@@ -47,25 +43,14 @@ class Row(NamedTuple):
     payload: Payload
     attributes: dict[str, str]
 
-    @property
-    def is_directory(self) -> bool:
-        """A directory."""
-        return stat.S_ISDIR(self.mode)
 
-    @property
-    def is_file(self) -> bool:
-        """A regular file."""
-        return stat.S_ISREG(self.mode)
+class Row(_Fields, Kinded):
+    """One path of a layer. `payload`: of a file its content, of a link its text. `attributes`: the
+    user namespace's and ACLs, values in hex; those of files in frozen layers lie there. Rows of one
+    inode with several links are one file.
+    """
 
-    @property
-    def is_link(self) -> bool:
-        """A symbolic link."""
-        return stat.S_ISLNK(self.mode)
-
-    @property
-    def is_whiteout(self) -> bool:
-        """A name that was removed from what lies beneath."""
-        return stat.S_ISCHR(self.mode) and self.device == 0
+    __slots__ = ()
 
     def same(self, other: Row | None) -> bool:
         """Whether both make the same path again. Inode and ctime cannot be made, and which names are one file is

@@ -154,6 +154,7 @@ class Taking:
             settle=settle,
             local=not layer.remote,
             most=most,
+            skip=self._places.covers.skipping(layer),
         )
         delta = capture.run(state)
         self.present.owed.setdefault(layer.name, State()).update(capture.owed)

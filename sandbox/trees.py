@@ -16,13 +16,14 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from sandbox import confined
+from sandbox.kinds import Kinded
 from sandbox.manifest import Stamp
 
 CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(Kinded):
     """An lstat. `path` is relative to the tree's top."""
 
     path: bytes
@@ -56,26 +57,6 @@ class Entry:
     def stamp(self) -> Stamp:
         """What a manifest keeps of it."""
         return Stamp(mode=self.mode, size=self.size, mtime_ns=self.mtime_ns, ctime_ns=self.ctime_ns, inode=self.inode)
-
-    @property
-    def is_directory(self) -> bool:
-        """A directory."""
-        return stat.S_ISDIR(self.mode)
-
-    @property
-    def is_file(self) -> bool:
-        """A regular file."""
-        return stat.S_ISREG(self.mode)
-
-    @property
-    def is_link(self) -> bool:
-        """A symbolic link."""
-        return stat.S_ISLNK(self.mode)
-
-    @property
-    def is_whiteout(self) -> bool:
-        """What an overlay leaves where a name of the lower directory was removed."""
-        return stat.S_ISCHR(self.mode) and self.device == 0
 
 
 class Tree(Protocol):

@@ -10,11 +10,11 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
-from sandbox.addresses import literal
 from sandbox.hello import HelloError, HelloReader
 from sandbox.hosts import HostError, host_of
 from sandbox.leaving import GIVEN_UP, Asked, Client, GoneError, RefusedError, Request, Upstream, Way
 from sandbox.opened import OpenedClient
+from sandbox.reachable import literal
 
 SOCKS = 5
 CONNECT = 1

@@ -25,7 +25,8 @@ from sandbox.keeper import Keeper, KeptTree
 from sandbox.layers import REMADE, Layer
 from sandbox.manifest import Drifted, Manifest
 from sandbox.places import Places
-from sandbox.plan import ApplyConflictError, Plan, PlanError, Selection, leaves, make_plan
+from sandbox.plan import Plan, leaves, make_plan
+from sandbox.selection import ApplyConflictError, PlanError, Selection
 from sandbox.spec import Rung
 from sandbox.stacks import StackTree
 from sandbox.store import Store
@@ -87,15 +88,22 @@ class Views:
             view = self._open(layer, stack)
             overlay = layer.rung is Rung.OVERLAY
             pairs = overlay_pairs(view.upper, view.lower) if overlay else listed_pairs(touched, view.upper, view.lower)
-            git = is_git_dir(view.host)
+            git, skip = is_git_dir(view.host), self._places.covers.skipping(layer)
             found = [
                 view.bases.judge(change)
                 for pair in pairs
-                if not _is_planted(layer, pair, view.upper)
+                if not (_is_planted(layer, pair, view.upper) or (skip is not None and skip(os.fsdecode(pair[0]))))
                 and (change := classify(layer.name, pair, view.upper, view.lower, git=git)) is not None
                 and not view.bases.is_taken(change, view.upper)
             ]
+        found = found if skip is None else [c for c in found if not self._holds_masked(layer, c)]
         return sorted(found, key=lambda change: os.fsencode(change.path))
+
+    def _holds_masked(self, layer: Layer, change: Change) -> bool:
+        """Whether a directory of the host that is to go holds what is masked: it stays, and so does all of that."""
+        old, new = change.old, change.new
+        gone = old is not None and old.is_directory and not (new is not None and new.is_directory)
+        return gone and self._places.covers.holds(layer, change.path)
 
     def note_remote(self, layer: Layer, file: Path) -> None:
         """Write the manifest of a copy that only the keeper can read."""

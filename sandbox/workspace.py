@@ -7,14 +7,13 @@ trees in processes of their own.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
 
+from sandbox.addresses import find_layer, find_root
 from sandbox.apply import Applied, AppliedReport, Recovered
 from sandbox.bases import filled
 from sandbox.changes import Change
@@ -25,40 +24,29 @@ from sandbox.copies import remove_tree
 from sandbox.diff import FileDiff
 from sandbox.disk import usage_of
 from sandbox.engine import Engine, ImageInfo
-from sandbox.errors import StoreError, WorkspaceError
+from sandbox.errors import WorkspaceError
 from sandbox.footing import Footing, Restored
 from sandbox.freezer import Freezer
-from sandbox.gitdir import find_top, read_head
 from sandbox.gitrefs import RefMove
 from sandbox.held import HeldBack
 from sandbox.intents import RESTORE, finish_restore
 from sandbox.keeper import Keeper, KeeperImage
 from sandbox.layers import Layer
-from sandbox.manifest import Drifted, find_drift, find_touched, write_manifest
+from sandbox.masks import Masks
 from sandbox.places import Places
-from sandbox.plan import PlanError, Selection
 from sandbox.points import images_named_by_others
 from sandbox.pool import Pool
-from sandbox.roots import Root, to_host
+from sandbox.removal import remove_frozen, remove_layers
+from sandbox.rootless import is_local
+from sandbox.roots import Root
+from sandbox.selection import PlanError, Selection
 from sandbox.skeleton import own_places
 from sandbox.spec import Mount, Owner, Rung
+from sandbox.surveys import Drift, Surveys
 from sandbox.system import System
 from sandbox.views import Views
 
-_UNREADABLE = b"U"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drift:
-    """What the host changed since the session began. `paths` are sorted and not capped; `heads`:
-    root name → HEAD's id then and now, where it moved.
-    """
-
-    paths: tuple[Drifted, ...] = ()
-    heads: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return bool(self.paths or self.heads)
+_Item = TypeVar("_Item")
 
 
 class Workspace:
@@ -78,19 +66,21 @@ class Workspace:
         keeper: Callable[[], KeeperImage] | None = None,
         held: HeldBack | None = None,
         pool: Pool | None = None,
+        masks: Masks | None = None,
     ) -> None:
         """`state`: the session's own directory (0700). `engine` None will do for what needs none
         (changes, diff, apply, usage, while nothing is out of this user's reach). `owner`: whom
         commands run as. `rung` forces one. `identity`: git name and email for HOME; `home_files`:
         more for it. `keeper`: what its container is made of, called in a thread when first needed. `pool`: of
-        frozen layers, shared by sessions; its own without one.
+        frozen layers, shared by sessions; its own without one. `masks`: what the box must not see or change, taken
+        up by `prepare`; None: as the last time.
         """
+        self.masks = masks
         self.roots = roots
         self._engine = engine
         self._state = state
         self._forced = rung
         self._fresh = False
-        self._walks: dict[str, asyncio.Task[None]] = {}
         layers = state / "layers"
         self.pool = pool or Pool(state / "store" / "frozen")
         self._keeper = Keeper(
@@ -111,11 +101,13 @@ class Workspace:
             chown=self._keeper.chown,
             image=self._keeper.image,
             frozen=self.pool.tree,
+            remove=self._keeper.remove,
         )
         self.checkpoints = Checkpoints(self._places, self._keeper, directory=state / "store", pool=self.pool)
         self.system = self.checkpoints.system = System(engine, session=session, state=state)
         self.footing = Footing(self._places, self.checkpoints)
         self._views = Views(self._places, self._keeper, store=state / "store" / "log", held=held or HeldBack.load())
+        self._surveys = Surveys(self._places, self._views, state=state)
         self._packing = Background(self.checkpoints.pack)
         self._past = Past(self.checkpoints, written=self._views.written, beneath=self._views.beneath)
 
@@ -130,12 +122,13 @@ class Workspace:
             self.finish_restore()
             self.system.rescue(lambda: self.checkpoints.present)
             self.footing.stands = True
-            local = engine.on_this_machine and not (_is_private(engine.endpoint) and engine.info.rootless)
+            local = is_local(engine)
             self._fresh = self._places.make(local=local, forced=self._forced, began_ns=time.time_ns())
+            self._places.covers.cover(self.layers, self.masks, self._surveys.skip)
             return self._places.mounts(engine, fresh=self._fresh)
 
         mounts = await asyncio.to_thread(make)
-        await self._note_copies()
+        await self._surveys.note_copies(self.layers)
         return mounts
 
     async def fall(self) -> tuple[Mount, ...]:
@@ -149,10 +142,11 @@ class Workspace:
         def fall() -> tuple[Mount, ...]:
             self._places.unmount(engine)
             self._places.fall()
+            self._places.covers.cover(self.layers, self.masks, self._surveys.skip)
             return self._places.mounts(engine)
 
         mounts = await asyncio.to_thread(fall)
-        await self._note_copies()
+        await self._surveys.note_copies(self.layers)
         return mounts
 
     def finish_restore(self) -> None:
@@ -184,7 +178,7 @@ class Workspace:
         """Fill the empty state directories of new sessions (id, directory) with what this one was at a checkpoint. The
         names of the layers that had to be copied once for it. Raises WorkspaceError, DiskFullError, StoreError.
         """
-        await self._walked()
+        await self._surveys.walked()
         return await asyncio.shield(asyncio.to_thread(self.checkpoints.fork, checkpoint, targets))
 
     @property
@@ -228,7 +222,7 @@ class Workspace:
         host has it now. Raises WorkspaceError. Blocks.
         """
         name = self.checkpoints.find(checkpoint).id
-        found = self._past.file(*self._place(path), name)
+        found = self._past.file(*find_layer(self.layers, path), name)
         if found is None:
             raise WorkspaceError(f"{path} was no file at {checkpoint}")
         return filled(found)
@@ -241,18 +235,17 @@ class Workspace:
         the host. Raises WorkspaceError, StoreError.
         """
         points = [await asyncio.to_thread(self._point, name) for name in (old, new)]
-        chosen = Selection(paths=tuple((layer.name, path) for layer, path in map(self._place, paths)) or None)
+        pairs = tuple((layer.name, path) for layer, path in (find_layer(self.layers, each) for each in paths))
+        chosen = Selection(paths=pairs or None)
 
         def takes(change: Change) -> bool:
-            return (git or not change.in_git) and chosen.takes(change)
+            masked = self._places.covers.names(self._layer(change.root), change.path)
+            return (git or not change.in_git) and not masked and chosen.takes(change)
 
         for layer in self.layers:
-            found = self._past.diffs(layer, *points, takes=takes)
-            try:
-                while (item := await asyncio.to_thread(next, found, None)) is not None:
+            async with aclosing(_from_thread(self._past.diffs(layer, *points, takes=takes))) as found:
+                async for item in found:
                     yield item
-            finally:
-                found.close()
 
     def named(self, item: FileDiff) -> FileDiff:
         """One of `compare` with its paths as the texts have them."""
@@ -261,14 +254,8 @@ class Workspace:
     def _point(self, name: str) -> str:
         return self.checkpoints.find(name).id if name else NOW
 
-    def _place(self, path: str) -> tuple[Layer, str]:
-        """The layer that holds a path, and the path beneath it."""
-        for layer in self.layers:
-            for top in (PurePosixPath(layer.host) if layer.host else None, layer.at):
-                if top is not None and PurePosixPath(path).is_relative_to(top):
-                    inner = str(PurePosixPath(path).relative_to(top))
-                    return layer, "" if inner == "." else inner
-        raise WorkspaceError(f"{path} lies in no writable place of the box")
+    def _layer(self, name: str) -> Layer:
+        return next(layer for layer in self.layers if layer.name == name)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -283,30 +270,22 @@ class Workspace:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know: why a root is not on the best rung, what could not be copied."""
-        reasons = tuple(
-            f"{layer.host}: {layer.rung} instead of overlay: {layer.reason}"
-            for layer in self.layers
-            if layer.reason and layer.host is not None
-        )
-        return reasons + self._places.problems
+        return self._places.notes + self._places.covers.notes
 
     async def start_manifest(self) -> None:
         """Begin to write down, in the background, what the roots look like. Once, when the session is new."""
-        for layer in self.layers:
-            file = self._places.path(layer) / "manifest"
-            if self._fresh and layer.host is not None and layer.name not in self._walks and not file.exists():
-                walk = write_manifest(layer.host, file, self._skip(layer.host))
-                self._walks[layer.name] = asyncio.create_task(walk, name=f"manifest of {layer.name}")
+        if self._fresh:
+            await self._surveys.start()
 
     async def changes(self, *, root: str | None = None) -> tuple[Change, ...]:
         """All that the session changed, per root sorted by path, git directories included, with what
         is known of each base. Renames are pairs of deleted and added. Raises WorkspaceError.
         """
-        await self._walked()
+        await self._surveys.walked()
         found: list[Change] = []
         for layer in self._views.roots:
             if root in (None, layer.name):
-                touched = [] if layer.rung is Rung.OVERLAY else await self._touched(layer)
+                touched = [] if layer.rung is Rung.OVERLAY else await self._surveys.touched(layer)
                 found += await asyncio.to_thread(self._views.changes, layer, touched)
         return tuple(found)
 
@@ -327,14 +306,10 @@ class Workspace:
         changes = [c for c in await self.changes() if (git or not c.in_git) and selection.takes(c)]
         for layer in self._views.roots:
             mine = [change for change in changes if change.root == layer.name]
-            if not mine:
-                continue
-            found = self._views.diffs(layer, mine)
-            try:
-                while (item := await asyncio.to_thread(next, found, None)) is not None:
-                    yield item
-            finally:
-                found.close()
+            if mine:
+                async with aclosing(_from_thread(self._views.diffs(layer, mine))) as found:
+                    async for item in found:
+                        yield item
 
     async def diff(self, paths: Iterable[tuple[str, str]] | None = None) -> AsyncIterator[bytes]:
         """The text of `diffs`, file by file: what `git apply` takes."""
@@ -351,12 +326,10 @@ class Workspace:
             raise PlanError("a patch is for one directory", hint="name paths of one")
         for layer in self._views.roots:
             mine = [change for change in changes if change.root == layer.name]
-            found = self._views.patch(layer, mine, selection)
-            try:
-                while mine and (piece := await asyncio.to_thread(next, found, None)) is not None:
-                    yield piece
-            finally:
-                found.close()
+            if mine:
+                async with aclosing(_from_thread(self._views.patch(layer, mine, selection))) as found:
+                    async for piece in found:
+                        yield piece
 
     async def commits(self) -> tuple[RefMove, ...]:
         """The refs that were moved in the box: never applied as files, taken over as commits."""
@@ -392,25 +365,11 @@ class Workspace:
         """(root, path) of paths as a user names them: relative to `cwd`, absolute on the host or in the
         box. They need not exist. Raises WorkspaceError for what lies in no root.
         """
-        return tuple(self._locate(path, cwd) for path in paths)
+        return tuple(find_root(self.roots, path, cwd=cwd) for path in paths)
 
     async def drift(self) -> Drift:
-        """What the host changed since the session began: a walk of every root, in a process of its
-        own. Raises WorkspaceError.
-        """
-        await self._walked()
-        paths: list[Drifted] = []
-        heads: dict[str, tuple[str, str]] = {}
-        for layer in self._views.roots:
-            file = self._places.path(layer) / "manifest"
-            if layer.host is not None and file.exists():
-                found = await find_drift(layer.name, layer.host, file, self._skip(layer.host))
-                paths += await asyncio.to_thread(self._views.not_ours, layer, found) if found else []
-        for root in self.roots:
-            now = await asyncio.to_thread(_head_of, root.host)
-            if now != root.head:
-                heads[root.name] = (root.head, now)
-        return Drift(paths=tuple(paths), heads=heads)
+        """What the host changed since the session began: a walk of every root. Raises WorkspaceError."""
+        return await self._surveys.drift(self.roots)
 
     async def usage(self) -> int:
         """Bytes on disk of layers and store, and of the frozen layers that it stands on."""
@@ -424,10 +383,7 @@ class Workspace:
 
     async def release(self) -> None:
         """Remove the keeper and the engine's volumes, after the box has gone. The layers stay."""
-        for task in self._walks.values():
-            task.cancel()
-        await asyncio.gather(*self._walks.values(), return_exceptions=True)
-        self._walks.clear()
+        await self._surveys.close()
         await asyncio.to_thread(self._packing.stop)
         await self.footing.close()
         await asyncio.to_thread(self.checkpoints.close)
@@ -444,8 +400,8 @@ class Workspace:
         if self._engine is not None:
             await asyncio.to_thread(self._places.remove_remote, self._engine)
         try:
-            await asyncio.to_thread(self._remove_layers)
-            await asyncio.to_thread(self._remove_frozen)
+            await asyncio.to_thread(remove_layers, self._places.directory, self._keeper)
+            await asyncio.to_thread(remove_frozen, self.pool, self._keeper)
             await asyncio.to_thread(remove_tree, self._state / "store")
         finally:
             await asyncio.to_thread(self._keeper.close)
@@ -454,79 +410,16 @@ class Workspace:
     def _remote_mounts(self) -> tuple[Mount, ...]:
         return self._places.remote_mounts()
 
-    def _remove_layers(self) -> None:
-        for path in remove_tree(self._places.directory):
-            self._keeper.remove(path)
-        left = remove_tree(self._places.directory)
-        if left:
-            raise WorkspaceError(f"{left[0]} cannot be removed")
-
-    def _remove_frozen(self) -> None:
-        """Frozen layers that nobody needs any more; what cannot be told or removed now is `gc`'s."""
-        with suppress(StoreError):
-            for path in self.pool.sweep()[1]:
-                self._keeper.remove(path)
-            self.pool.sweep()
-
-    def _locate(self, path: str, cwd: Path) -> tuple[str, str]:
-        host = Path(os.path.normpath(cwd.resolve() / path))
-        for root in self.roots:
-            if host.is_relative_to(root.host):
-                return root.name, str(host.relative_to(root.host))
-        found = to_host(self.roots, PurePosixPath(os.path.normpath(path)))
-        if found is None:
-            raise WorkspaceError(f"{path} lies in no root of this session")
-        return found[0].name, found[1]
-
-    async def _touched(self, layer: Layer) -> list[bytes]:
-        """The paths of a whole copy that were changed since it was made."""
-        if layer.remote:
-            return sorted(await asyncio.to_thread(self._views.touched_beneath, layer, [b""]))
-        top, file = self._places.top(layer), self._places.path(layer) / "copy.manifest"
-        found = await find_touched(top, file)
-        paths = {path for letter, path in found if letter != _UNREADABLE and path != b"."}
-        closed = [path for letter, path in found if letter == _UNREADABLE]
-        paths = await asyncio.to_thread(self._views.without_remade, layer, paths)
-        if closed:
-            paths |= await asyncio.to_thread(self._views.touched_beneath, layer, closed)
-        return sorted(paths)
-
-    async def _note_copies(self) -> None:
-        """Write down what each whole copy held at first: the session's changes show against it."""
-        for layer in self.layers:
-            place = self._places.path(layer)
-            if layer.rung is Rung.OVERLAY or (place / "copy.manifest").exists():
-                continue
-            if not layer.remote:
-                await write_manifest(place / "copy", place / "copy.manifest")
-            elif layer.host is not None:
-                await asyncio.to_thread(self._views.note_remote, layer, place / "copy.manifest")
-
-    async def _walked(self) -> None:
-        """Wait for manifests that are being written."""
-        if self._walks:
-            await asyncio.gather(*map(asyncio.shield, self._walks.values()))
-
-    def _skip(self, host: Path) -> tuple[bytes, ...]:
-        """Our own state, where a root holds it."""
-        state = self._state.resolve()
-        return (os.fsencode(state.relative_to(host)),) if state.is_relative_to(host) else ()
-
     def _need_engine(self) -> Engine:
         if self._engine is None:
             raise WorkspaceError("this needs a container engine")
         return self._engine
 
 
-def _head_of(host: Path) -> str:
-    dirs = find_top(host)
-    return read_head(dirs) if dirs and dirs.top == host else ""
-
-
-def _is_private(endpoint: str) -> bool:
-    """Whether an endpoint may be a user's own engine: only then is it worth asking."""
+async def _from_thread(found: Generator[_Item, None, None]) -> AsyncGenerator[_Item, None]:
+    """What a generator that blocks gives, each item made in a thread; closed with this one."""
     try:
-        owned = Path(endpoint.removeprefix("unix://")).stat().st_uid != 0
-    except OSError:
-        owned = False
-    return owned or "/run/user/" in endpoint or "/home/" in endpoint
+        while (item := await asyncio.to_thread(next, found, None)) is not None:
+            yield item
+    finally:
+        found.close()

@@ -6,6 +6,7 @@ FUMEHOOD_NO_SKIP=1 (`make test`, CI) such a skip is a failure.
 from __future__ import annotations
 
 import os
+import shutil
 import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -15,16 +16,19 @@ import pytest
 from hypothesis import settings
 
 from sandbox.build import throw_away
-from sandbox.containers import ContainerSpec
+from sandbox.containers import ContainerSpec, session_labels
 from sandbox.engine import Engine, ImageInfo, connect
 from sandbox.errors import SandboxError
 from sandbox.images import ensure_image
 from sandbox.toolbox import Toolbox, ensure_toolbox
+from tests.support.prepare import cache_directory
 
 # What CI says of a commit it says again; elsewhere each run looks for something new.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+PROGRAMS = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
 def _say(line: str) -> None:
@@ -43,9 +47,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def image_cache() -> Path:
-    """Shared by all runs of this user: images and packages are large, and named by their digests."""
-    named = os.environ.get("FUMEHOOD_TEST_CACHE")
-    return Path(named) if named else Path.home() / ".cache/fumehood-tests"
+    return cache_directory()
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +73,9 @@ def toolbox(engine: Engine, busybox_image: ImageInfo, image_cache: Path) -> Iter
     from an earlier run may be hours old.
     """
     toolbox = ensure_toolbox(engine, base=busybox_image, cache=image_cache, progress=_say)
-    spec = ContainerSpec(image=busybox_image.id, command=("/bin/true",), labels={}, mounts=(toolbox.mount,))
+    spec = ContainerSpec(
+        image=busybox_image.id, command=("/bin/true",), labels=session_labels("tests"), mounts=(toolbox.mount,)
+    )
     with throw_away(engine, spec):
         yield toolbox
 
@@ -88,7 +92,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A third of the slow tests is the sample, always the same, told by their names; none of `torture`. What only root
-    may do is of the first of the two runs.
+    may do is of the first of the two runs; what needs a program that is not installed (CI installs them) is left out.
     """
     choice = config.getoption("--slow")
     every = choice == "all" or "slow" in config.getoption("markexpr")
@@ -96,6 +100,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item
         for item in items
         if (item.get_closest_marker("root") and os.geteuid() != 0)
+        or not all(shutil.which(mark.args[0], path=PROGRAMS) for mark in item.iter_markers("program"))
         or (
             item.get_closest_marker("slow")
             and not every

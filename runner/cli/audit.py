@@ -25,6 +25,7 @@ from runner.errors import JournalError, UsageError
 from runner.journal import Journal
 from runner.sessions.anchors import ANCHORS_NAME, Audit, examine, keep_anchor, make_anchor
 from runner.sessions.auditing import Entry, join, parts
+from runner.sessions.ledger import MAX_REQUEST, answer
 from runner.sessions.store import Store, state_home
 from runner.sessions.telemetry import otlp_line
 from runner.ui.safe import visible
@@ -38,7 +39,11 @@ SessionArgument: TypeAlias = Annotated[
 AsJson: TypeAlias = Annotated[bool, Option("--json", help="One JSON object.")]
 PublicKeys: TypeAlias = Annotated[
     Path | None,
-    Option("--public-key", metavar="FILE", help="minisign's or ours; default: the keys pinned on this machine."),
+    Option(
+        "--public-key",
+        metavar="FILE",
+        help="minisign's or ours; default: the keys pinned on this machine, and the required sink's.",
+    ),
 ]
 Copies: TypeAlias = Annotated[
     list[Path], Option("--anchors", metavar="FILE", help="Anchors kept elsewhere count too; repeatable.")
@@ -92,6 +97,23 @@ def anchor(
     file = to or directory / ANCHORS_NAME
     keep_anchor(made, file)
     _out(f"{directory.name[:8]}  {made.statement.records} records anchored in {file}")
+
+
+@app.command()
+def acknowledge(
+    key: Annotated[
+        Path, Option("--key", metavar="FILE", help="A secret key: minisign's, or of policy sign --new-key.")
+    ],
+    ledger: Annotated[Path, Option("--ledger", metavar="FILE", help="What was acknowledged is appended there.")],
+) -> None:
+    """Be an audit sink: read one request on standard input, keep it, and write the signature.
+
+    For `requiredAuditSink: {command: [...]}` of managed settings, on a machine that the user does not write to (over
+    ssh, say). What contradicts an earlier request of the same session is refused. The ledger is a file of anchors:
+    fumehood audit verify --anchors LEDGER.
+    """
+    made = answer(sys.stdin.buffer.read(MAX_REQUEST + 1), ledger, policy_files.secret_key(key))
+    sys.stdout.write(json.dumps({"signature": made.signature}) + "\n")
 
 
 @app.command()
@@ -158,6 +180,8 @@ def _directory(session: str | None) -> Path:
 
 def _examine(directory: Path, public_key: Path | None, anchors: list[Path]) -> Audit:
     keys = policy_files.public_keys(public_key)
+    if public_key is None:
+        keys += policy_files.sink_keys(os.environ)
     if anchors and not keys:
         raise UsageError("name the key that the anchors are by: --public-key")
     for file in anchors:

@@ -24,8 +24,9 @@ from runner.sessions.store import state_home
 from runner.ui.diff import wants_colour
 from runner.ui.safe import encodable, visible
 from runner.ui.words import plural
+from sandbox.attack import KINDS, Attacked, attack
 from sandbox.checks import Check, Level, fail, ok, warn
-from sandbox.doctor import examine
+from sandbox.doctor import attackable, examine
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 EXIT_UNFIT = 1
@@ -38,8 +39,14 @@ _COLOURS = {Level.OK: "32", Level.WARN: "33", Level.FAIL: "31"}
 def doctor(
     as_json: Annotated[bool, Option("--json", help="One JSON object.")] = False,
     runtime: Annotated[str, Option("--runtime", metavar="NAME", help="Try the box with this OCI runtime.")] = "",
+    attacks: Annotated[bool, Option("--attack", help="Try to get out of a throw-away box instead.")] = False,
 ) -> None:
-    """Try what a session needs; ends with 1 when something fails."""
+    """Try what a session needs; ends with 1 when something fails, with --attack when something gets through."""
+    if attacks:
+        found = asyncio.run(_attack(os.environ, runtime))
+        lines = [json.dumps(asdict(found))] if as_json else attack_report(found)
+        sys.stdout.write(encodable("".join(line + "\n" for line in lines), sys.stdout.encoding or "ascii"))
+        raise typer.Exit(EXIT_UNFIT if found.won else 0)
     boundary = asyncio.run(examine(os.environ, state=state_home(os.environ), cwd=Path.cwd(), runtime=runtime))
     ours = (check_key(os.environ), check_terminal(os.environ, sys.stdout), *check_settings(os.environ, Path.cwd()))
     checks = (*boundary, *ours)
@@ -50,6 +57,26 @@ def doctor(
         text = "".join(line + "\n" for line in report(checks, colour=colour))
         sys.stdout.write(encodable(text, sys.stdout.encoding or "ascii"))
     raise typer.Exit(0 if is_fit(checks) else EXIT_UNFIT)
+
+
+async def _attack(environ: Mapping[str, str], runtime: str) -> Attacked:
+    state = state_home(environ)
+    async with attackable(environ, state=state) as (engine, image, toolbox):
+        return await attack(engine, image, toolbox, state=state, runtime=runtime)
+
+
+def attack_report(found: Attacked) -> list[str]:
+    """What was tried and what got through, as lines."""
+    rungs = ", ".join(found.rungs)
+    lines = [f"a throw-away box of {found.engine}, runtime {found.runtime}, {rungs}; commands as uid {found.uid}", ""]
+    for kind, count in found.tried.items():
+        through = [name for name in found.won if found.kinds[name] == kind]
+        lines.append(f"{'THROUGH' if through else 'blocked'}  {kind:12} {plural(count, 'attempt')}: {KINDS[kind]}")
+        lines += [f"         {visible(name, lines=False)}: {visible(found.won[name], lines=False)}" for name in through]
+    lines += [f"fallback {visible(each, lines=False)}" for each in found.fallbacks]
+    count = sum(found.tried.values())
+    what = f"{len(found.won)} of {count} attempts got through" if found.won else f"all {count} attempts were blocked"
+    return [*lines, "", f"{what}, in {found.seconds:.1f} s"]
 
 
 def is_fit(checks: Sequence[Check]) -> bool:

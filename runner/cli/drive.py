@@ -30,6 +30,7 @@ from sandbox.errors import SandboxError
 
 if TYPE_CHECKING:
     from runner.loop.session import Session
+    from runner.mcp.prompt_tool import PromptTool
     from runner.serve.output import Output
     from runner.ui.summary import ChangeCount
     from runner.ui.view import ViewState
@@ -104,7 +105,7 @@ async def _drive(start: Start, text: str, look: Look, signals: Signals) -> int:
             import_module("runner.cli.trust").ask_before_run(Path.cwd(), os.environ, sources)
         spec = make_spec(start)
         try:
-            return await _run(spec, text, look, signals)
+            return await _run(spec, text, look, signals, _prompt_tool(start))
         except (FumehoodError, SandboxError, ExceptionGroup) as error:
             known = find_known(error)
             if known is None or not look.headless or look.format == "text":
@@ -113,11 +114,22 @@ async def _drive(start: Start, text: str, look: Look, signals: Signals) -> int:
             return int(_output(spec, (), look).abort(str(known), known.exit_code))
 
 
-async def _run(spec: SessionSpec, text: str, look: Look, signals: Signals) -> int:
+def _prompt_tool(start: Start) -> PromptTool | None:
+    """Who is asked in place of the user, where the command line says so. Raises UsageError."""
+    if start.prompt_tool is None:
+        return None
+    made: PromptTool = import_module("runner.mcp.prompt_tool").prompt_tool(
+        start.prompt_tool, start.mcp_config, os.environ, Path.cwd()
+    )
+    return made
+
+
+async def _run(spec: SessionSpec, text: str, look: Look, signals: Signals, prompt_tool: PromptTool | None) -> int:
     async with runner_app.own(
         spec,
         environ=os.environ,
         approver=ClientApprover() if look.asks else None,
+        prompt_tool=prompt_tool,
         progress=silent if look.quiet else say,
     ) as running:
         session = signals.session = running.session

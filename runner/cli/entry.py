@@ -25,6 +25,7 @@ COMMANDS = {
     "keep": "runner.cli.keep",
     "sessions": "runner.cli.sessions",
     "shell": "runner.cli.shell",
+    "port": "runner.cli.port",
     "doctor": "runner.cli.doctor",
     "images": "runner.cli.images",
     "clean": "runner.cli.clean",

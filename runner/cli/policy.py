@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import typer
@@ -16,14 +16,17 @@ from typer import Argument, Option
 
 from runner.cli import policy_files
 from runner.cli.entry import say
-from runner.effects import Decision, Mode
+from runner.effects import Mode
 from runner.errors import SettingsError, UsageError
 from runner.policy.calls import call_of
-from runner.policy.explain import Explanation, decides, explain, judge_past, strength
+from runner.policy.compose import Ground
+from runner.policy.explain import BOUNDARY, Explanation, decides, explain, judge_past
+from runner.policy.hiding import LOGINS
 from runner.policy.keys import KEYS, How
 from runner.policy.layers import Settings
 from runner.policy.trust import Grants
 from runner.sessions.enforced import configured
+from runner.sessions.masking import strengths
 from runner.sessions.past import calls_of
 from runner.sessions.specs import standing_policy
 from runner.sessions.store import Store, state_home
@@ -53,7 +56,7 @@ def out_json(value: Any) -> None:
 @app.command()
 def show(as_json: AsJson = False) -> None:
     """Every setting in force here, with the source it comes from; then what does not count, and why."""
-    chain, composed, _ = standing_policy(Path.cwd(), environ=os.environ)
+    chain, composed, ground = standing_policy(Path.cwd(), environ=os.environ)
     settings, mode = chain.settings, composed.policy.mode.value
     if as_json:
         out_json(_shown(settings, mode, composed.policy.digest, chain.notes))
@@ -62,10 +65,16 @@ def show(as_json: AsJson = False) -> None:
     out(f"policy digest  {composed.policy.digest}")
     for name, value, where in _rows(settings):
         out(f"{name:14} {value}  ({where})")
+    held = strengths(composed.policy, _hosts(ground))
+    lines = {}
     for rule in composed.policy.rules:
-        kind = f", {strength(rule)}" if rule.decision is not Decision.ALLOW else ""
+        kind = f", {held[rule]}" if rule in held else ""
         where = f"{rule.source.file}:{rule.source.line}" if rule.source.file else "command line"
-        out(f"{rule.decision.name.lower():14} {rule.text}  ({rule.source.layer.value}, {where}{kind})")
+        about = f"{rule.decision.name.lower():14} {rule.text}  ({rule.source.layer.value}, {where}"
+        if about not in lines or BOUNDARY in kind:
+            lines[about] = kind
+    for about, kind in lines.items():
+        out(f"{about}{kind})")
     hooks = configured(settings)
     for hook in hooks.handlers if hooks is not None else ():
         where = f"{hook.source.file}:{hook.source.line}"
@@ -77,6 +86,13 @@ def show(as_json: AsJson = False) -> None:
         out("no settings files; see fumehood policy init")
 
 
+def _hosts(ground: Ground) -> dict[PurePosixPath, Path]:
+    """The roots by their places in the box; none where the home directory would have to be walked."""
+    moved = {at: host for host, at in ground.moved}
+    hosts = {root: Path(moved.get(root, root)) for root in ground.place.roots}
+    return {at: host for at, host in hosts.items() if ground.home is None or not ground.home.is_relative_to(host)}
+
+
 def _rows(settings: Settings) -> list[tuple[str, str, str]]:
     rows = []
     for key in KEYS:
@@ -85,6 +101,8 @@ def _rows(settings: Settings) -> list[tuple[str, str, str]]:
             continue
         counted = entries if key.how in (How.UNION, How.COMMON) else entries[:1]
         for entry in counted:
+            if key.name == "hidden" and entry.text != LOGINS:
+                continue  # shown as a rule
             value = entry.text if isinstance(entry.value, str | dict) else json.dumps(entry.value)
             rows.append((key.name, value, f"{entry.source.layer.value}, {entry.where}"))
     for name, entry in settings.env.items():

@@ -7,8 +7,9 @@ from __future__ import annotations
 import getpass
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -20,9 +21,11 @@ from runner.policy.cases import Failure, Tried, failures, try_cases
 from runner.policy.compose import Composed, Ground, compose
 from runner.policy.documents import Document, parse, read_file
 from runner.policy.layers import Loaded, Settings, join, mode_of
-from runner.policy.managed import KEYS_FILE, PLACES, SIGNATURE, expiry
+from runner.policy.managed import KEYS_FILE, PLACES, SIGNATURE, expiry, read_managed
 from runner.policy.policy import Policy
+from runner.policy.trust import read_serials
 from runner.sessions.enforced import configured
+from runner.sessions.store import state_home
 
 PRESETS = Path(__file__).resolve().parents[2] / "policies"
 HERE = Place(cwd=PurePosixPath("/work"), home=PurePosixPath("/home/box"), roots=(PurePosixPath("/work"),))
@@ -173,6 +176,16 @@ def public_keys(file: Path | None) -> tuple[signing.PublicKey, ...]:
         return signing.public_keys((data or b"").decode())
     except ValueError as error:
         raise UsageError(f"{file or pinned}: {error}") from error
+
+
+def sink_keys(environ: Mapping[str, str]) -> tuple[signing.PublicKey, ...]:
+    """The key of the audit sink that managed settings require here. None where they cannot be relied on."""
+    try:
+        managed = read_managed(PLACES, now=datetime.now(UTC), seen=read_serials(state_home(environ)))
+        wanted = [one.document.value.get("requiredAuditSink") for one in managed.loaded]
+        return tuple(key for sink in wanted if sink for key in signing.public_keys(sink["publicKey"]))
+    except (SettingsError, signing.SignatureError):
+        return ()
 
 
 def verify(file: Path, key: Path | None) -> str:

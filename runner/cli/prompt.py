@@ -40,6 +40,7 @@ commands (only as the first word; -- makes them a prompt):
   discard [SESSION]          drop the session with its changes
   sessions                   list sessions
   shell [SESSION]            a terminal in the box
+  port PORT [SESSION]        a server in the box, in your browser
   doctor                     what works on this machine, and what does not
   images list|build          the images that boxes are made from
   clean                      remove what dead sessions left running
@@ -119,7 +120,9 @@ def _add_permissions(group: argparse._ArgumentGroup) -> None:
     add("--tools", action="append", metavar="NAMES", help="offer only these tools")
     add("--settings", metavar="FILE|JSON", help="further settings, above those of files")
     add("--setting-sources", metavar="NAMES", help="of user, project, local: whose settings count")
-    add("--permission-prompt-tool", dest="prompt_tool", metavar="TOOL", help="not there yet: it needs MCP")
+    add("--permission-prompt-tool", dest="prompt_tool", metavar="TOOL", help="with -p: mcp__SERVER__TOOL that is asked")
+    add("--mcp-config", action="append", default=[], metavar="FILE|JSON", help="where that server is described")
+    add("--strict-mcp-config", action="store_true", help="no other servers; there are none")
 
 
 def _add_box(group: argparse._ArgumentGroup) -> None:
@@ -143,10 +146,8 @@ def _start(given: argparse.Namespace) -> Start:
         raise UsageError("--continue, --resume and --session-id exclude each other")
     if (given.latest or given.resume is not None) and given.add_dir:
         raise UsageError("--add-dir belongs to a new session; one that goes on keeps its directories")
-    if given.prompt_tool is not None:
-        raise UsageError(
-            "--permission-prompt-tool needs MCP servers, which are not built yet; see `approver` in settings"
-        )
+    if given.mcp_config and given.prompt_tool is None:
+        raise UsageError("--mcp-config serves --permission-prompt-tool only: MCP servers as tools are not built yet")
     mode = Mode.BYPASS if given.bypass else Mode(given.permission_mode) if given.permission_mode else None
     fields = _named(
         model=given.model,
@@ -178,6 +179,8 @@ def _start(given: argparse.Namespace) -> Start:
         resume=given.resume,
         latest=given.latest,
         really=given.really,
+        prompt_tool=given.prompt_tool,
+        mcp_config=tuple(given.mcp_config),
     )
 
 

@@ -13,7 +13,8 @@ from typing import Any
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """`fields`, `turn` and `box`: what was named of SessionSpec, TurnLimits and BoxLimits. One at most of
-    `session` (a new one's id), `resume` (an id's prefix) and `latest` is set.
+    `session` (a new one's id), `resume` (an id's prefix) and `latest` is set. `prompt_tool`: who answers in place of
+    the user, of a server that `mcp_config` describes.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -24,6 +25,8 @@ class Start:
     resume: str | None = None
     latest: bool = False
     really: bool = False
+    prompt_tool: str | None = None
+    mcp_config: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

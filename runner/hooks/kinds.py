@@ -38,6 +38,7 @@ def _absent(names: str, why: str) -> dict[str, Kind]:
 EVENTS: dict[str, Kind] = {
     "PreToolUse": Kind(matches="tool_name", blocks=True),
     "PermissionRequest": Kind(matches="tool_name"),
+    "PermissionDenied": Kind(matches="tool_name"),
     "PostToolUse": Kind(matches="tool_name", blocks=True),
     "PostToolUseFailure": Kind(matches="tool_name", blocks=True),
     "PostToolBatch": Kind(blocks=True),
@@ -52,7 +53,6 @@ EVENTS: dict[str, Kind] = {
     **_absent("UserPromptExpansion", "there are no custom commands"),
     **_absent("Elicitation ElicitationResult", "there are no MCP servers"),
     **_absent("WorktreeCreate WorktreeRemove", "sessions make no worktrees"),
-    **_absent("PermissionDenied", "the classifier of mode auto does not tell hooks yet"),
     **_absent("Setup InstructionsLoaded MessageDisplay PreModelSwitch PostModelSwitch", "it is not fired here"),
     **_absent("ConfigChange CwdChanged DirectoryAdded FileChanged", "it is not fired here"),
 }

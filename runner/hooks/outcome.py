@@ -93,6 +93,11 @@ class Outcome:
         return next((result.refusal for result in reversed(self.results) if result.refusal), "")
 
     @property
+    def retry(self) -> bool:
+        """Whether one says that the model may try again."""
+        return any(result.said.retry for result in self.results)
+
+    @property
     def contexts(self) -> tuple[str, ...]:
         """What the model is told."""
         return tuple(result.said.context for result in self.results if result.said.context)

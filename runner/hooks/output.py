@@ -32,7 +32,7 @@ DEFERRED = "a hook deferred this call, and deferring is not known here"
 class Said:
     """One hook's word. `failed`: why it counts as a failure. `decision`: on a call (PreToolUse), `answer`: to a
     question (PermissionRequest); `blocks`: whatever the event lets it stop, with the reason. `stop`: everything
-    ends, with the reason.
+    ends, with the reason. `retry`: the model may try again what the classifier denied.
     """
 
     failed: str = ""
@@ -45,6 +45,7 @@ class Said:
     message: str = ""
     stop: str | None = None
     interrupt: bool = False
+    retry: bool = False
 
 
 def read(event: str, ran: Ran) -> Said:
@@ -90,7 +91,7 @@ def _body(ran: Ran) -> tuple[Mapping[str, Any] | None, str]:
     return found, ""
 
 
-def _understood(event: str, body: Mapping[str, Any]) -> tuple[Said, str]:  # noqa: PLR0911 (field by field)
+def _understood(event: str, body: Mapping[str, Any]) -> tuple[Said, str]:  # noqa: C901, PLR0911 (field by field)
     """What the object says, or what is wrong with it."""
     specific = body.get("hookSpecificOutput", {})
     if not isinstance(specific, Mapping):
@@ -116,6 +117,8 @@ def _understood(event: str, body: Mapping[str, Any]) -> tuple[Said, str]:  # noq
         return _on_call(said, word, specific)
     if event == "PermissionRequest":
         return _answered(said, specific.get("decision"))
+    if event == "PermissionDenied":
+        return _denied(said, specific.get("retry", body.get("retry", False)))
     return replace(said, blocks=word == "block" and EVENTS[event].blocks), ""
 
 
@@ -131,6 +134,10 @@ def _on_call(said: Said, word: str | None, specific: Mapping[str, Any]) -> tuple
         reason = DEFERRED
     made = None if decision is None else _DECISIONS[decision]
     return replace(said, decision=made, blocks=made is Decision.DENY, input=replaced, reason=reason), ""
+
+
+def _denied(said: Said, again: Any) -> tuple[Said, str]:
+    return (replace(said, retry=again), "") if isinstance(again, bool) else (Said(), "retry is no truth value")
 
 
 def _answered(said: Said, decision: Any) -> tuple[Said, str]:

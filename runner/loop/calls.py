@@ -28,7 +28,7 @@ class Call:
     replied: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-def validated(call: Call, tool: Tool[Any] | None) -> Call:
+def with_arguments(call: Call, tool: Tool[Any] | None) -> Call:
     """The call with its arguments parsed, or with the reason why it cannot run."""
     if tool is None:
         return replace(call, tool=None, error=f"No such tool available: {call.name}")

@@ -14,7 +14,7 @@ from string import Template
 from typing import Any
 
 from runner.loop.history import reminder
-from runner.loop.instructions import read_instructions
+from runner.loop.instructions import read_instructions, shown
 
 _PROMPTS = Path(__file__).with_name("prompts")
 
@@ -28,6 +28,7 @@ def prompt_text(name: str) -> str:
 class Context:
     """`home`: the user's on the host; `root` and `at`: the session's first root on the host and in the
     box; `roots`, `cwd`, `box_home`: as the box sees them. `system_prompt` replaces ours, `append` follows it.
+    `hides`: whether policy hides a path of the box.
     """
 
     home: Path
@@ -40,6 +41,7 @@ class Context:
     system_prompt: str = ""
     append: str = ""
     instructions: bool = True
+    hides: Callable[[PurePosixPath], bool] = shown
 
     def system(self) -> tuple[str, ...]:
         """The system prompt's parts, the stable one first."""
@@ -57,7 +59,7 @@ class Context:
         )
         blocks = [reminder(text)]
         if self.instructions:
-            found = read_instructions(home=self.home, root=self.root, at=self.at, cwd=self.cwd)
+            found = read_instructions(home=self.home, root=self.root, at=self.at, cwd=self.cwd, hides=self.hides)
             if found:
                 parts = [
                     f'<instructions path="{one.path}" from="{one.origin}">\n{_quoted(one.text)}\n</instructions>'

@@ -13,7 +13,7 @@ from runner.journal import digest
 
 if TYPE_CHECKING:
     from runner.hooks.kinds import Wanted
-    from runner.loop.orchestrate import Gate
+    from runner.loop.gate import Gate
     from sandbox.spec import Command, Process
 
 TOOL = "Hook"

@@ -37,6 +37,10 @@ class History:
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
+        self.begin(events)
+
+    def begin(self, events: Iterable[Event] = ()) -> None:
+        """Forget everything and take in these."""
         self.messages: list[dict[str, Any]] = []
         self._pending: list[Block] = []
         self._calls: list[str] = []

@@ -21,7 +21,7 @@ from sandbox.errors import PathError
 if TYPE_CHECKING:
     from runner.hooks.outcome import Outcome
     from runner.hooks.run import Hooks
-    from runner.loop.orchestrate import Gate
+    from runner.loop.gate import Gate
 
 PATHS = ("file_path", "notebook_path", "path")
 LIFTED = 8  # how often in a row the end of a turn may be put off
@@ -78,6 +78,17 @@ class Hooked:
         if answer.allowed and answer.input is None and any(isinstance(effect, AskUser) for effect in effects):
             return None
         return ApprovalGiven(call=call.id, allowed=answer.allowed, by="hook", reason=answer.reason, input=answer.input)
+
+    async def denied(self, call: Call, reason: str) -> None:
+        """The classifier of mode auto said no to a call. That stands, whatever hooks say: at most the model is told
+        that it may try again, and what it tries is decided anew.
+        """
+        if not self._hooks.any("PermissionDenied"):
+            return
+        outcome = await self._fire("PermissionDenied", self._told(call) | {"reason": reason}, call)
+        self._take("PermissionDenied", outcome)
+        if outcome.retry:
+            self.notes.append(reminder(f"PermissionDenied hook: you may try {call.name} again."))
 
     async def around(self, call: Call, running: Awaitable[ToolResult]) -> ToolResult:
         """Await a call that runs, and tell the hooks what came of it."""

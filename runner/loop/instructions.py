@@ -36,16 +36,33 @@ class Instruction:
 Read = Callable[[str], str | None]
 
 
-def read_instructions(*, home: Path, root: Path, at: PurePosixPath, cwd: PurePosixPath) -> tuple[Instruction, ...]:
+def shown(_path: PurePosixPath) -> bool:
+    """Nothing is hidden."""
+    return False
+
+
+def read_instructions(
+    *,
+    home: Path,
+    root: Path,
+    at: PurePosixPath,
+    cwd: PurePosixPath,
+    hides: Callable[[PurePosixPath], bool] = shown,
+) -> tuple[Instruction, ...]:
     """The user's `~/.claude/CLAUDE.md`, then the project's from the root (`root` on the host, `at` in the
     box) down to `cwd` (in the box): CLAUDE.md, .claude/CLAUDE.md, CLAUDE.local.md of each directory;
-    AGENTS.md where the project has none of these. Imports follow the file that names them. Never raises
+    AGENTS.md where the project has none of these. Imports follow the file that names them. What policy `hides` (a
+    path in the box) is not read. Never raises
     for a file that cannot be read; what is over the limits is cut, and says so.
     """
     found: list[Instruction] = []
     user = _Reader(origin="user", read=lambda path: _read_home(home, path), show=lambda path: f"~/{path}")
     found += user.load(".claude/CLAUDE.md")
-    project = _Reader(origin="project", read=lambda path: _read_root(root, path), show=lambda path: str(at / path))
+    project = _Reader(
+        origin="project",
+        read=lambda path: None if hides(at / path) else _read_root(root, path),
+        show=lambda path: str(at / path),
+    )
     directories = list(_downwards(at, cwd))
     for directory in directories:
         for name in ("CLAUDE.md", ".claude/CLAUDE.md", "CLAUDE.local.md"):

@@ -63,11 +63,15 @@ class Modes:
         change = self._look(self.policy.mode, model) if self._look is not None else None
         if change is None:
             return
+        self.enforce(change)
+        if change.problem is not None:
+            raise change.problem
+
+    def enforce(self, change: Change) -> None:
+        """Another policy from the next decision on, told once."""
         if change.policy.digest != self.policy.digest or change.problem is None:
             self._record(change.event)
         self.policy = change.policy
-        if change.problem is not None:
-            raise change.problem
 
     @property
     def kept(self) -> str:

@@ -1,154 +1,48 @@
-"""The one gate: every call passes validate → resolve → judge → record → ask → run here, and nowhere else.
-
-It is the only caller of a tool's `run` and the only one that gives a Box to anybody. It runs no
-input without a Judged of its digest. Reads go side by side, writes in order.
+"""The calls of a reply: taken in as the stream completes them, reads side by side, writes in order, each with
+exactly one end. Whether a call runs at all, the gate decides (`runner.loop.gate`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from runner.approval import Approver
-from runner.effects import (
-    AskUser,
-    Decision,
-    Effect,
-    Place,
-    ReadPath,
-    RunCommand,
-    Source,
-    Verdict,
-    WritePath,
-    effect_to_json,
-    is_write,
-)
-from runner.events import (
-    ApprovalAsked,
-    ApprovalGiven,
-    Body,
-    Event,
-    Failed,
-    Judged,
-    Resolved,
-    TaskUpdated,
-    ToolChunk,
-    ToolFinished,
-    ToolRequested,
-)
-from runner.journal import digest
-from runner.loop.boxes import LOST, BoxHandle
-from runner.loop.calls import Call, validated
-from runner.loop.modes import Modes
-from runner.loop.own import OwnCommands
+from runner.effects import Effect, is_write
+from runner.events import Failed, ToolChunk, ToolFinished, ToolRequested
+from runner.loop.boxes import LOST
+from runner.loop.calls import Call
+from runner.loop.gate import Gate
 from runner.loop.shown import Shown, plain
-from runner.policy.grants import offer
-from runner.policy.policy import Policy
-from runner.tools.base import Planning, Tool, ToolContext, ToolResult, ToolState, tool_error
+from runner.tools.base import ToolResult, tool_error
 from sandbox.errors import PathError, SandboxError
-from sandbox.spec import Box, Process, Resolution
-
-if TYPE_CHECKING:
-    from runner.loop.hooked import Hooked
 
 SIDE_BY_SIDE = 10
-BY_HOOK = "hook"
 INTERRUPTED = "This call was interrupted, by the user or by a limit. What it had done until then may be done."
 INTERRUPTED_OUTPUT = 10_000
 REFUSED = "The model's provider ended this reply as a refusal; the call was not run."
 
 
-class Recorder(Protocol):
-    """Journals a body and shows it."""
-
-    def __call__(self, body: Body, *, cause: str = "", id: str = "", agent: str = "main") -> Event:  # noqa: A002 (the record's own word)
-        """The event as written."""
-        ...
-
-
-Classify = Callable[[Call, Verdict], Awaitable[Verdict]]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """A call as it is decided: its effects, resolved, where it is made, and the verdict."""
+class Calls:
+    """`live` shows a chunk of output of (call, number) while it runs."""
 
-    effects: tuple[Effect, ...]
-    place: Place
-    box: Box | None
-    verdict: Verdict
-
-
-@dataclass(slots=True, kw_only=True)
-class Gate(OwnCommands):
-    """`policy` gives the policy in force. `before_write` is awaited before a call that may change the box
-    (checkpoints). `hooks` may replace an input and tighten the verdict. `classify` answers an ask of mode auto, and
-    `allowed_by_user` is told of each yes. `failure` is set when calls
-    cannot go on at all (no box): the turn ends with it.
-    """
-
-    record: Recorder
+    gate: Gate
     live: Callable[[ToolChunk, str, int], None]
-    new_id: Callable[[], str]
-    tools: Mapping[str, Tool[Any]]
-    policy: Callable[[], Policy]
-    approver: Approver
-    box: BoxHandle
-    state: ToolState
-    home: PurePosixPath
-    roots: tuple[PurePosixPath, ...]
-    spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
-    before_write: Callable[[str], Awaitable[None]] | None = None
-    hooks: Hooked | None = None
-    remember: Modes | None = None
-    classify: Classify | None = None
-    allowed_by_user: Callable[[], None] | None = None
-    planning: Planning | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
-    monotonic: Callable[[], float] = time.monotonic
-    failure: SandboxError | None = None
-    _judged: set[tuple[str, str]] = field(default_factory=set)
-    _running: list[str] = field(default_factory=list)
-    _saved: set[str] = field(default_factory=set)
-    _saving: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def place(self) -> Place:
-        """Where a call is made now."""
-        return Place(cwd=self.state.cwd, home=self.home, roots=self.roots)
-
-    @property
-    def cause(self) -> str:
-        """The call that what happens in the box now is of: the only one that runs, "" where that is not clear."""
-        return self._running[0] if len(self._running) == 1 else ""
-
-    def renew(self) -> None:
-        """A new turn: what failed in the one before is tried again."""
-        self.failure = None
-        self._saved.clear()
-        self.box.renew()
-        if self.hooks is not None:
-            self.hooks.renew()
 
     def request(self, block: Mapping[str, Any], invalid: str | None = None) -> Call:
         """Take in a tool_use block as the stream completed it: validated and recorded, not yet run."""
         given = block.get("input")
         name, sent = str(block.get("name", "")), given if isinstance(given, dict) else {}
-        call = self._validated(Call(id=str(block.get("id", "")), name=name, input=sent))
+        call = self.gate.validated(Call(id=str(block.get("id", "")), name=name, input=sent))
         raw = ""
         if invalid is not None:
             raw, call.error = invalid, "The input of this call was not valid JSON. Send it again as a JSON object."
         elif not isinstance(given, dict):
             raw, call.error = repr(given)[:2000], "The input of a call must be a JSON object."
-        self.record(ToolRequested(call=call.id, name=name, input=sent, error=call.error, raw=raw), cause=call.id)
+        self.gate.record(ToolRequested(call=call.id, name=name, input=sent, error=call.error, raw=raw), cause=call.id)
         return call
-
-    def _validated(self, call: Call) -> Call:
-        return validated(call, None if self.policy().hides(call.name) else self.tools.get(call.name))
 
     def begin(self, calls: Sequence[Call]) -> None:
         """Start the last call of a reply that still streams when it, like all before it, only reads. Its end is
@@ -169,7 +63,7 @@ class Gate(OwnCommands):
         for call in calls:
             call.replied.set()
         try:
-            while waiting and self.failure is None:
+            while waiting and self.gate.failure is None:
                 group = [waiting.pop(0)]
                 if not self._writes(group[0]):
                     while waiting and len(group) < SIDE_BY_SIDE and not self._writes(waiting[0]):
@@ -180,7 +74,7 @@ class Gate(OwnCommands):
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from group
         finally:
-            await self.abandon(calls, INTERRUPTED if self.failure is None else f"Not run: {self.failure}")
+            await self.abandon(calls, INTERRUPTED if self.gate.failure is None else f"Not run: {self.gate.failure}")
 
     async def _join(self, call: Call) -> None:
         await (call.task or self._one(call))
@@ -197,21 +91,21 @@ class Gate(OwnCommands):
             await asyncio.gather(*running, return_exceptions=True)
         for call in calls:
             if not call.done:
-                self._finish(call, tool_error(why), self.monotonic())
+                self._finish(call, tool_error(why), self.gate.monotonic())
 
     def _effects(self, call: Call) -> tuple[Effect, ...]:
         if call.tool is None or call.args is None:
             return ()
-        return call.tool.effects(call.args, self.place)
+        return call.tool.effects(call.args, self.gate.place)
 
     def _writes(self, call: Call) -> bool:
         return any(is_write(effect) for effect in self._effects(call))
 
     async def _one(self, call: Call) -> None:
-        started = self.monotonic()
-        shown = Shown(call=call.id, id=self.new_id(), live=self.live, record=self.record)
+        started = self.gate.monotonic()
+        shown = Shown(call=call.id, id=self.gate.new_id(), live=self.live, record=self.gate.record)
         try:
-            result = await self._pass(call, shown)
+            result = await self.gate.admit(call, shown)
         except asyncio.CancelledError:
             shown.finish()
             until = shown.text[-INTERRUPTED_OUTPUT:]
@@ -224,7 +118,7 @@ class Gate(OwnCommands):
         except SandboxError as error:
             result = self._without_box(error)
         except Exception as error:  # noqa: BLE001 (a fault of ours must not leave a call open)
-            self.record(
+            self.gate.record(
                 Failed(error=type(error).__name__, message=f"{call.name}: {error}", exit_code=1, retrying=True),
                 cause=call.id,
             )
@@ -236,9 +130,9 @@ class Gate(OwnCommands):
 
     def _finish(self, call: Call, result: ToolResult, started: float) -> None:
         call.done = True
-        if self.hooks is not None:
-            self.hooks.finished(call.id, result)
-        self.record(
+        if self.gate.hooks is not None:
+            self.gate.hooks.finished(call.id, result)
+        self.gate.record(
             ToolFinished(
                 call=call.id,
                 name=call.name,
@@ -246,256 +140,15 @@ class Gate(OwnCommands):
                 result=result.for_user or None,
                 is_error=result.is_error,
                 truncated=result.truncated,
-                seconds=round(self.monotonic() - started, 6),
+                seconds=round(self.gate.monotonic() - started, 6),
             ),
             cause=call.id,
         )
 
     def _without_box(self, error: SandboxError) -> ToolResult:
         text = ". ".join(part.rstrip(".") for part in (str(error), error.hint) if part) + "."
-        if self.failure is not None:
+        if self.gate.failure is not None:
             return tool_error(f"The box cannot be used: {text}")
-        self.record(Failed(error=type(error).__name__, message=text, exit_code=error.exit_code, retrying=True))
+        self.gate.record(Failed(error=type(error).__name__, message=text, exit_code=error.exit_code, retrying=True))
         again = " The next call gets a new one: files are kept, processes are gone." if isinstance(error, LOST) else ""
         return tool_error(f"{text}{again}")
-
-    async def _pass(self, call: Call, shown: Shown) -> ToolResult:
-        """The gate itself, step by step."""
-        hooked: Verdict | None = None
-        if not call.error and self.hooks is not None:
-            replaced, hooked = await self.hooks.before(call)
-            call = self._validated(replace(call, input=replaced))
-        if call.error or call.tool is None or call.args is None:
-            return tool_error(call.error or f"No such tool available: {call.name}")
-        case = await self._look(call)
-        if isinstance(case, str):
-            return tool_error(case)
-        verdict = case.verdict if hooked is None else tightened(case.verdict, hooked)
-        if verdict.classify and self.classify is not None:
-            verdict = await self.classify(call, verdict)
-        refusal, given = await self._decide(call, case.effects, verdict)
-        if not refusal and given is not None and given.input is not None:
-            call = self._validated(replace(call, input=given.input))
-            case = call.error or await self._look(call)
-            if isinstance(case, str):
-                return tool_error(case)
-            refusal = self._answered(call, case, given)
-        if refusal:
-            return tool_error(refusal)
-        if any(is_write(effect) for effect in case.effects):
-            await self._save(call.id)
-        running = self._run(call, case, shown, answers_of(given))
-        return await (running if self.hooks is None else self.hooks.around(call, running))
-
-    async def _save(self, call: str) -> None:
-        """Keep a state to go back to before this call, or a hook of it, changes something."""
-        if self.before_write is not None:
-            async with self._saving:
-                await self.before_write(call)
-        self._saved.add(call)
-
-    async def _look(self, call: Call) -> Case | str:
-        """What the call would do, as it resolves in the box, and the verdict; or why it cannot be done at all."""
-        assert call.tool is not None
-        policy, place = self.policy(), self.place
-        effects = policy.expand(call.tool.effects(call.args, place), place)
-        box = await self._box() if any(not isinstance(effect, AskUser) for effect in effects) else None
-        if box is not None:
-            effects, problem = await self._resolve(call.id, box, effects)
-            if problem:
-                return problem
-        verdict = policy.judge(effects, tool=call.name, place=place, sent=call.input)
-        return Case(effects=effects, place=place, box=box, verdict=verdict)
-
-    def _answered(self, call: Call, case: Case, given: ApprovalGiven) -> str:
-        """Judge again what the user, or a hook, put in place of the call's own input; "" when nothing denies it.
-        A hook has answered for the mode only.
-        """
-        verdict, by_hook = case.verdict, given.by == BY_HOOK
-        if by_hook and verdict.decision is Decision.ASK and verdict.source is not Source.MODE:
-            verdict = replace(verdict, decision=Decision.DENY, reason=f"{verdict.reason}; no hook answers that")
-        if verdict.decision is not Decision.DENY:
-            source = Source.HOOK if by_hook else Source.USER
-            verdict = Verdict(decision=Decision.ALLOW, source=source, reason=f"as the {source.value} answered")
-        self._record_judged(call.id, call.name, call.input, case.effects, verdict)
-        if verdict.decision is Decision.DENY:
-            return f"Permission to use {call.name} was denied: {verdict.reason}"
-        self._judged.add((call.id, digest(call.input)))
-        return ""
-
-    async def _box(self) -> Box:
-        try:
-            return await self.box.get()
-        except SandboxError as error:
-            self.failure = self.failure or error
-            raise
-
-    async def _resolve(self, call: str, box: Box, effects: tuple[Effect, ...]) -> tuple[tuple[Effect, ...], str]:
-        """Give every path effect its link and target, by one request; or the reason why one has none."""
-        paths = tuple(dict.fromkeys(e.path for e in effects if isinstance(e, ReadPath | WritePath)))
-        if not paths:
-            return effects, ""
-        found: dict[PurePosixPath, Resolution] = {r.path: r for r in await self._guard(box, box.resolve(paths))}
-        self.record(
-            Resolved(
-                call=call,
-                paths=[
-                    {"path": str(r.path), "link": str(r.link), "target": str(r.target), "exists": r.kind != ""}
-                    | ({"error": r.error} if r.error else {})
-                    for r in found.values()
-                ],
-            ),
-            cause=call,
-        )
-        # What a command names and cannot be resolved, the command cannot open either.
-        command = any(isinstance(effect, RunCommand) for effect in effects)
-        failed = next((r for r in found.values() if r.error and not command), None)
-        if failed is not None:
-            return effects, f"{failed.path} cannot be resolved: {failed.error}"
-        return tuple(
-            replace(e, link=found[e.path].link, target=found[e.path].target)
-            if isinstance(e, ReadPath | WritePath) and not found[e.path].error
-            else e
-            for e in effects
-        ), ""
-
-    async def _guard(self, box: Box, work: Awaitable[Any]) -> Any:
-        """Await something of the box; when the box is lost, arrange for another or give the turn up."""
-        try:
-            return await work
-        except PathError:
-            raise
-        except SandboxError as error:
-            if not self.box.lost(box, error):
-                self.failure = self.failure or error
-            raise
-
-    async def _decide(
-        self, call: Call, effects: tuple[Effect, ...], verdict: Verdict
-    ) -> tuple[str, ApprovalGiven | None]:
-        """Record the verdict and, where it is ask, the answer. "" when the call may run, else why not; the answer."""
-        given: ApprovalGiven | None = None
-        self._record_judged(call.id, call.name, call.input, effects, verdict)
-        if verdict.decision is Decision.DENY:
-            return f"Permission to use {call.name} was denied: {verdict.reason}", None
-        if verdict.decision is Decision.ASK:
-            given = await self.hooks.asked(call, effects, verdict) if self.hooks is not None else None
-            if given is None:
-                given = await self._ask(call, effects, verdict)
-            else:
-                self.record(given, cause=call.id)
-            if not given.allowed:
-                why = f"{verdict.reason}; {given.reason}" if given.reason else verdict.reason
-                return f"Permission to use {call.name} was not given: {why}", given
-        self._judged.add((call.id, digest(call.input)))
-        return "", given
-
-    async def _ask(self, call: Call, effects: tuple[Effect, ...], verdict: Verdict) -> ApprovalGiven:
-        """The user's answer, recorded, and kept where it is for always."""
-        always = self._offer(call.name, effects, verdict)
-        asked = ApprovalAsked(
-            call=call.id,
-            tool=call.name,
-            input=call.input,
-            reason=verdict.reason,
-            always=always,
-            kept=self.remember.kept if self.remember is not None and always else "",
-        )
-        if self.approver.can_ask:
-            self.record(asked, cause=call.id)
-            if self.hooks is not None:
-                self.hooks.notify(f"fumehood needs your permission to use {call.name}")
-        given = await self.approver.ask(asked)
-        self.record(given, cause=call.id)
-        if given.allowed and self.allowed_by_user is not None:
-            self.allowed_by_user()
-        if given.allowed and given.always and always and self.remember is not None:
-            self.remember.keep(always)
-        return given
-
-    def _offer(self, tool: str, effects: tuple[Effect, ...], verdict: Verdict) -> str:
-        if self.remember is None or not self.approver.can_ask:
-            return ""
-        return offer(self.policy(), tool, effects, self.place, verdict)
-
-    def _record_judged(
-        self, call: str, tool: str, sent: dict[str, Any], effects: tuple[Effect, ...], verdict: Verdict
-    ) -> None:
-        body = Judged(
-            call=call,
-            tool=tool,
-            digest=digest(sent),
-            effects=[effect_to_json(effect) for effect in effects],
-            verdict=verdict.to_json(),
-        )
-        self.record(body, cause=call)
-
-    async def _run(self, call: Call, case: Case, shown: Shown, answers: Mapping[str, str]) -> ToolResult:
-        assert call.tool is not None
-        assert call.args is not None
-        key = (call.id, digest(call.input))
-        if key not in self._judged:
-            raise RuntimeError(f"call {call.id} has no Judged for this input")
-        self._judged.discard(key)
-        box, effects = case.box, case.effects
-        targets = {e.path: e.target or e.path for e in effects if isinstance(e, ReadPath | WritePath)}
-        context = ToolContext(
-            call=call.id,
-            box=box if box is not None else _NO_BOX,
-            place=case.place,
-            state=self.state,
-            targets=targets,
-            show=shown.add,
-            record=lambda body: self._record_task(body, call.id),
-            spawn_task=self.spawn,
-            environment=self.environment,
-            planning=self.planning,
-            answers=answers,
-        )
-        work = call.tool.run(call.args, context)
-        self._running.append(call.id)
-        try:
-            result: ToolResult = await (work if box is None else self._guard(box, work))
-        finally:
-            self._running.remove(call.id)
-        return result
-
-    async def for_hook(self, call: str, work: Callable[[Box], Awaitable[Process]]) -> Process:
-        """Let the door of hooks start one that it admitted. A state to go back to is kept first."""
-        box = await self._box()
-        if call not in self._saved:
-            await self._save(call)
-        process: Process = await self._guard(box, work(box))
-        return process
-
-    def _record_task(self, body: TaskUpdated, call: str) -> None:
-        self.record(body, cause=call)
-
-
-def tightened(verdict: Verdict, hooked: Verdict) -> Verdict:
-    """With what hooks make of the call. Of two asks the hooks' counts where the other is the mode's."""
-    if verdict.decision is hooked.decision and verdict.source is Source.MODE:
-        return replace(hooked, matches=verdict.matches)
-    found = max(verdict, hooked, key=strictness)
-    return replace(found, matches=verdict.matches)
-
-
-def strictness(verdict: Verdict) -> tuple[Decision, bool]:
-    """The strictest verdict is the greatest; an ask that only the user answers is stricter than one of mode auto."""
-    return verdict.decision, not verdict.classify
-
-
-def answers_of(given: ApprovalGiven | None) -> Mapping[str, str]:
-    """What the user said to the questions of a call."""
-    answers = given.input.get("answers") if given is not None and given.input is not None else None
-    return {str(key): str(value) for key, value in answers.items()} if isinstance(answers, dict) else {}
-
-
-class _NoBox:
-    """Stands where a call without effects would find its box: it declared that it needs none."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise RuntimeError(f"a call without effects asked for the box ({name})")
-
-
-_NO_BOX: Any = _NoBox()

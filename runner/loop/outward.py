@@ -19,7 +19,7 @@ from runner.policy.rules import NETWORK
 from sandbox.leaving import Outcome, Request, Ruling
 
 if TYPE_CHECKING:
-    from runner.loop.orchestrate import Gate
+    from runner.loop.gate import Gate
 
 LONGEST_PATH = 2000
 Key = tuple[str, str, int]
@@ -46,6 +46,10 @@ class Outward:
         gate, effect, cause = self._gate, effect_of(request), self._gate.cause
         policy = gate.policy()
         verdict = policy.judge((effect,), tool=NETWORK, place=gate.place)
+        if verdict.source is Source.MODE and effect.method in ("", "GET", "CONNECT"):
+            fetching = gate.fetching(effect.host, effect.port, effect.scheme)
+            verdict = _fetched(fetching) if fetching else verdict
+            cause = fetching or cause
         if verdict.decision is Decision.ASK:
             verdict = await self._answer(effect, verdict, cause)
         sent = {"request": str(request)[:LONGEST_PATH]}
@@ -155,6 +159,10 @@ def refusal(effect: ConnectHost, verdict: Verdict) -> str:
     return (
         f"no rule allows {rule}; --allow-host {rule} would, or that under network.allow in settings ({verdict.reason})"
     )
+
+
+def _fetched(call: str) -> Verdict:
+    return Verdict(decision=Decision.ALLOW, source=Source.FUMEHOOD, reason=f"call {call} was allowed to fetch there")
 
 
 def _denied(verdict: Verdict, why: str) -> Verdict:

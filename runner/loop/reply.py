@@ -13,8 +13,9 @@ from runner.events import Event, Failed, Live, ModelAsked, ModelReplied, TextDel
 from runner.journal import digest
 from runner.loop.calls import Call
 from runner.loop.context import prompt_text
+from runner.loop.gate import Recorder
 from runner.loop.history import History, RequestFrame, request_json
-from runner.loop.orchestrate import Gate, Recorder
+from runner.loop.orchestrate import Calls
 from runner.models.base import (
     BlockDone,
     Delta,
@@ -74,7 +75,7 @@ class Asker:
         *,
         record: Recorder,
         show: Show,
-        gate: Gate,
+        calls: Calls,
         cost_of: CostOf,
         system: tuple[str, ...],
         tools: tuple[ToolSpec, ...],
@@ -84,7 +85,7 @@ class Asker:
     ) -> None:
         self._record = record
         self._show = show
-        self._gate = gate
+        self._calls = calls
         self._cost_of = cost_of
         self._system = system
         self._tools = tools
@@ -133,14 +134,16 @@ class Asker:
             await self._break(so_far)
             raise
 
-    async def aside(self, model: Model, prompt: str) -> str:
-        """The text of a reply to a prompt of its own, outside the conversation: recorded as agent `hook`'s."""
+    async def aside(self, model: Model, prompt: str, *, agent: str = ASIDE_AGENT, tokens: int = ASIDE_TOKENS) -> str:
+        """The text of a reply to a prompt of its own, outside the conversation: recorded as that agent's, whose prompt
+        is its system's.
+        """
         request = Request(
             model=model.name,
-            system=(prompt_text("hook"),),
+            system=(prompt_text(agent),),
             messages=({"role": "user", "content": [{"type": "text", "text": prompt}]},),
             tools=(),
-            max_output_tokens=ASIDE_TOKENS,
+            max_output_tokens=tokens,
         )
         whole = request_json(request)
         system = digest({"system": whole["system"], "tools": whole["tools"]})
@@ -148,7 +151,7 @@ class Asker:
             ModelAsked(
                 model=request.model, digest=digest(whole), parameters=_parameters(request), messages=1, system=system
             ),
-            agent=ASIDE_AGENT,
+            agent=agent,
         )
         so_far = self._begin(request)
         async with aclosing(cast("Any", model.stream(request))) as deltas:
@@ -163,12 +166,12 @@ class Asker:
                         so_far = self._begin(request)
                     case Finished():
                         usage = so_far.usage | delta.usage
-                        self._replied(so_far, so_far.blocks, usage, delta.stop_reason, partial=False, agent=ASIDE_AGENT)
+                        self._replied(so_far, so_far.blocks, usage, delta.stop_reason, partial=False, agent=agent)
                         break
         return "".join(str(block.get("text", "")) for block in so_far.blocks if block.get("type") == "text")
 
     def _begin(self, request: Request) -> _Partial:
-        return _Partial(id=self._gate.new_id(), model=request.model, began=self._monotonic())
+        return _Partial(id=self._calls.gate.new_id(), model=request.model, began=self._monotonic())
 
     def _take(self, delta: Delta, so_far: _Partial) -> None:
         match delta:
@@ -186,8 +189,8 @@ class Asker:
                 so_far.open_text.clear()
                 so_far.open_thinking.clear()
                 if delta.block.get("type") == "tool_use":
-                    so_far.calls.append(self._gate.request(delta.block, delta.invalid))
-                    self._gate.begin(so_far.calls)
+                    so_far.calls.append(self._calls.request(delta.block, delta.invalid))
+                    self._calls.begin(so_far.calls)
             case _:
                 pass
 
@@ -210,7 +213,7 @@ class Asker:
             if so_far.open_text:
                 blocks.append({"type": "text", "text": "".join(so_far.open_text)})
             self._replied(so_far, blocks, so_far.usage, None, partial=True)
-        await self._gate.abandon(so_far.calls, BROKEN)
+        await self._calls.abandon(so_far.calls, BROKEN)
 
     def _replied(
         self,

@@ -11,8 +11,8 @@ from runner.events import (
     TurnStarted,
 )
 from runner.journal import Journal
+from runner.loop.gate import Recorder
 from runner.loop.history import History
-from runner.loop.orchestrate import Recorder
 from runner.loop.usage import Usage
 from runner.tools.base import ToolState, tool_error
 

@@ -9,27 +9,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self, assert_never
 
 from runner.approval import Approver
 from runner.effects import Mode
-from runner.errors import JournalError, UsageError
+from runner.errors import UsageError
 from runner.events import (
     Body,
     Event,
     HeadMoved,
     ModelReplied,
-    PromptGiven,
     TaskUpdated,
     TurnEnded,
-    TurnStarted,
 )
 from runner.journal import Journal
 from runner.loop.boxes import BoxHandle
 from runner.loop.classifier import CLASSIFIER, Classifier
 from runner.loop.context import Context
 from runner.loop.feed import Feed
+from runner.loop.gate import Gate
 from runner.loop.gitstate import GitState
 from runner.loop.history import History
 from runner.loop.hooked import hooked
@@ -45,10 +44,10 @@ from runner.loop.operations import (
     Undo,
     given_by_client,
 )
-from runner.loop.orchestrate import REFUSED, Gate
+from runner.loop.orchestrate import Calls
 from runner.loop.reply import Asker, CostOf
 from runner.loop.restore import restore
-from runner.loop.turn import Turn, ending, failed
+from runner.loop.rounds import Rounds
 from runner.loop.usage import Usage
 from runner.models.base import Model
 from runner.policy.policy import Policy
@@ -61,6 +60,7 @@ if TYPE_CHECKING:
     from runner.hooks.run import Hooks
 
 MAX_OUTPUT_TOKENS = 32_000
+READER, READER_TOKENS = "reader", 4000
 _NO_TASK: asyncio.Task[None] | None = None
 
 
@@ -68,7 +68,7 @@ class Session:
     """An async context manager; leaving it closes the session. `box` is awaited at the first need and must
     give the same box each time; `restart_box` gives a new one over the same layers. `between` hears that
     calls have ended and the model is asked next. `resolve_model`
-    serves SetModel. Whoever made journal, models and boxes closes them.
+    serves SetModel, `small_model` what needs no large one. Whoever made journal, models and boxes closes them.
     """
 
     def __init__(
@@ -85,8 +85,9 @@ class Session:
         limits: TurnLimits | None = None,
         restart_box: Callable[[], Awaitable[Box]] | None = None,
         resolve_model: Callable[[str], Model] | None = None,
+        small_model: Callable[[], Model | None] | None = None,
         before_write: Callable[[str], Awaitable[None]] | None = None,
-        before_turn: Callable[[], Awaitable[None]] | None = None,
+        before_turn: Callable[[bool], Awaitable[None]] | None = None,
         after_turn: Callable[[], Awaitable[None]] | None = None,
         between: Callable[[], None] | None = None,
         undo: Callable[[int], Awaitable[object]] | None = None,
@@ -101,24 +102,19 @@ class Session:
         self.journal = journal
         self.usage = Usage()
         self._model, self._resolve_model = model, resolve_model
-        self._modes = Modes(policy, self.record, look=look, remember=remember)
-        self._approver, self._before_turn = approver, before_turn
-        self._after_turn, self._between, self._undo = after_turn, between, undo
-        self._still = asyncio.Lock()
-        self._context, self._monotonic = context, monotonic
-        self._limits = limits if limits is not None else TurnLimits()
+        self._modes = modes = Modes(policy, self.record, look=look, remember=remember)
+        self._approver, self._undo = approver, undo
         self._feed, self._history = Feed(journal, lambda: self._number), History()
-        self._turn: Turn | None = None
         self._number = self._given = journal.last_turn
         self._prompts: asyncio.Queue[tuple[int, Prompt]] = asyncio.Queue()
         self._running, self._working, self._closing = _NO_TASK, _NO_TASK, _NO_TASK
+        self._still = asyncio.Lock()
         self._background: set[asyncio.Task[Any]] = set()
         self.gate = Gate(
             record=self.record,
-            live=self._feed.show,
             new_id=journal.ids,
             tools={tool.name: tool for tool in tools},
-            policy=lambda: self._modes.policy,
+            policy=lambda: modes.policy,
             approver=approver,
             box=BoxHandle(box, restart_box, self.record),
             state=ToolState(cwd=context.cwd),
@@ -126,10 +122,10 @@ class Session:
             roots=context.roots,
             spawn=self._spawn,
             before_write=before_write,
-            remember=self._modes if remember is not None else None,
+            remember=modes if remember is not None else None,
             environment=environment or {},
             monotonic=monotonic,
-            planning=self._modes,
+            planning=modes,
         )
         classifier = Classifier(
             model=lambda: self._model,
@@ -139,11 +135,13 @@ class Session:
         )
         self.gate.classify, self.gate.allowed_by_user = classifier, classifier.forget
         self._git = GitState(self.gate.helper)
+        self.gate.consult, self._small = self._consult, small_model
         self.gate.hooks = self._hooks = hooked(hooks, self.gate, mode=lambda: self.mode.value, ask=self._ask_for_hook)
+        calls = Calls(gate=self.gate, live=self._feed.show)
         self._asker = Asker(
             record=self.record,
             show=self._feed.show,
-            gate=self.gate,
+            calls=calls,
             cost_of=cost_of,
             system=context.system(),
             tools=tuple(
@@ -151,6 +149,24 @@ class Session:
             ),
             max_output_tokens=max_output_tokens or MAX_OUTPUT_TOKENS,
             thinking_tokens=thinking_tokens,
+            monotonic=monotonic,
+        )
+        self._rounds = Rounds(
+            record=self.record,
+            gate=self.gate,
+            calls=calls,
+            asker=self._asker,
+            model=lambda: self._model,
+            history=self._history,
+            usage=self.usage,
+            modes=modes,
+            context=context,
+            git=self._git,
+            hooks=self._hooks,
+            limits=limits if limits is not None else TurnLimits(),
+            before_turn=before_turn,
+            after_turn=after_turn,
+            between=between,
             monotonic=monotonic,
         )
 
@@ -179,6 +195,10 @@ class Session:
         """The name of the model that the next request goes to."""
         return self._model.name
 
+    def enforce(self, change: Change) -> None:
+        """Another policy, from the next call on."""
+        self._modes.enforce(change)
+
     def record(self, body: Body, *, cause: str = "", id: str = "", agent: str = "main") -> Event:  # noqa: A002 (the record's own word)
         """Journal something that happened in this session, and show it. Raises JournalError."""
         return self.journal.append(body, agent=agent, turn=self._number, cause=cause, id=id)
@@ -195,12 +215,13 @@ class Session:
             self._history.fold(event)
         if isinstance(event.body, ModelReplied):
             self.usage.add(event.body)
-            if self._turn is not None:
-                self._turn.add(event.body, says=event.agent == "main")
+            if self._rounds.turn is not None:
+                self._rounds.turn.add(event.body, says=event.agent == "main")
 
     def _turn_back(self) -> None:
         """Take up the branch that history goes on from now. What was read must be read again."""
-        self._history, state = History(), self.gate.state
+        self._history.begin()
+        state = self.gate.state
         if self._hooks is not None:
             self._hooks.notes.clear()
         state.todos = []
@@ -307,7 +328,7 @@ class Session:
                 number, prompt = await self._prompts.get()
                 async with self._still:
                     self._number = number
-                    self._running = asyncio.create_task(self._run_turn(prompt))
+                    self._running = asyncio.create_task(self._rounds.run(prompt, number))
                     await asyncio.wait({self._running})
                     finished, self._running = self._running, None
                 finished.result()
@@ -315,100 +336,12 @@ class Session:
         finally:
             self._feed.close()
 
-    async def _run_turn(self, prompt: Prompt) -> None:
-        self._turn = turn = Turn(number=self._number, began=self._monotonic())
-        self.gate.renew()
-        try:
-            async with asyncio.timeout(self._limits.max_seconds) as deadline:
-                turn.result = await self._open(prompt)
-                reason = "hook" if turn.result else await self._rounds(turn)
-        except asyncio.CancelledError:
-            reason = "interrupted"
-        except JournalError:
-            raise
-        except Exception as error:  # noqa: BLE001 (whatever it is, the turn ends well-formed and the user is told)
-            reason = "max_time" if isinstance(error, TimeoutError) and deadline.expired() else "failed"
-            if reason == "failed":
-                self.record(failed(error))
-                if self._hooks is not None:
-                    await self._hooks.failed(type(error).__name__, str(error))
-        self._turn = None
-        await self._rest()
-        self.record(self.usage.report())
-        self.record(turn.end(reason, self._monotonic()))
-
-    async def _rest(self) -> None:
-        """What belongs to the end of a turn (a checkpoint); an interrupt comes too late for it."""
-        if self._after_turn is not None:
-            ending = asyncio.ensure_future(self._after_turn())
-            while not ending.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait({ending})
-            if error := ending.exception():
-                self.record(failed(error))
-
-    async def _open(self, prompt: Prompt) -> str:
-        """Record the prompt, the very first one after what the model should know about the place. Why it is not
-        taken, "" where it is: then the model never sees it.
-        """
-        context: list[dict[str, Any]] = []
-        refused = ""
-        try:
-            self._modes.look(self._model.name)
-            if self._history.empty:
-                context = self._context.opening(self._model.name)
-                await self._git.begin(box_ready=self.gate.box.ready)
-                context += self._git.news()
-            elif self._before_turn is not None:
-                await self._before_turn()
-            if self._hooks is not None:
-                resumed = not self._history.empty or self._number > 1
-                told, refused = await self._hooks.prompt(prompt.said, resumed=resumed, model=self._model.name)
-                context += told
-        finally:  # interrupted here or not, the user's words are kept
-            if refused:
-                self._git.cancel()
-            else:
-                self.record(PromptGiven(content=prompt.content, context=context))
-            self.record(TurnStarted(number=self._number))
-        return refused
+    async def _consult(self, prompt: str) -> str:
+        """A small model's answer about what a tool found; the session's own model's where there is no smaller one."""
+        small = self._small() if self._small is not None else None
+        return await self._asker.aside(small or self._model, prompt, agent=READER, tokens=READER_TOKENS)
 
     async def _ask_for_hook(self, prompt: str, name: str) -> str:
         """The model's answer to a hook's question: no tools, nothing of the conversation."""
         model = self._model if not name or self._resolve_model is None else self._resolve_model(name)
         return await self._asker.aside(model, prompt)
-
-    async def _rounds(self, turn: Turn) -> str:
-        """Ask, run what is asked for, ask again: the reason why the agent rests."""
-        while (limit := turn.limit(self._limits, self._monotonic(), self._model.name)) is None:
-            self._tell_news()
-            began = self._monotonic()
-            turn.rounds += 1
-            try:
-                reply, calls = await self._asker.ask(self._model, self._history)
-            finally:
-                turn.api_seconds += self._monotonic() - began
-            if reply.stop_reason == "refusal":
-                await self.gate.abandon(calls, REFUSED)
-            elif calls:
-                await self.gate.run(calls)
-                if self.gate.failure is not None:
-                    raise self.gate.failure
-                if self._between is not None:
-                    self._between()
-                if self._hooks is not None and (stopped := await self._hooks.batch(calls)):
-                    turn.result = stopped
-                    return "hook"
-                continue
-            if reply.stop_reason != "pause_turn":
-                reason = ending(reply)
-                if reason != "completed" or self._hooks is None or not await self._hooks.goes_on(turn.result):
-                    return reason
-        return limit
-
-    def _tell_news(self) -> None:
-        """What came up meanwhile, for the next request."""
-        if news := self._git.news():
-            self.record(PromptGiven(content=[], context=news, source="fumehood"))
-        if self._hooks is not None and (news := self._hooks.news()):
-            self.record(PromptGiven(content=[], context=news, source="hook"))

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 
 from runner.effects import Decision, Mode, Place, RuleSource, Source
 from runner.errors import ManagedError, SettingsError, UsageError
+from runner.policy.hiding import LOCK, LOGINS, rule_text, variants
 from runner.policy.layers import HOSTS_LOCKED, OUTSIDE, RULES_LOCKED, Entry, Settings, version_of
 from runner.policy.policy import Policy
 from runner.policy.rules import Rule, parse_rule, rule_or_strictest, split_rules
@@ -74,6 +75,11 @@ def compose(
         rules += made
         if isinstance(entry.value, dict) and made:
             examples.append((made[0], entry))
+    hidden = settings.all("hidden")
+    for entry in hidden:
+        made, problem = _hidden_rules(entry, ground)
+        rules += made
+        notes += [f"{entry.where}: {problem}; all reading is meant"] if problem else []
     rules += _of_flags(settings, flags, ground, notes)
     source = RuleSource(layer=Source.USER, file=approvals_file)
     for text in approvals:
@@ -83,7 +89,7 @@ def compose(
         mode=mode if mode is not None else settings.start_mode,
         rules=tuple(rules),
         modes=settings.modes,
-        locks=settings.locks,
+        locks=(*settings.locks, *((LOCK,) if any(entry.text == LOGINS for entry in hidden) else ())),
         hosts_asked=not any(map(settings.locked, ("network.allowManagedDomainsOnly", "network.strict"))),
     )
     return Composed(policy=policy, notes=tuple(notes), examples=tuple(examples))
@@ -139,6 +145,18 @@ def _rule(entry: Entry, text: str, decision: Decision, ground: Ground) -> tuple[
     if found is None or problem:
         return [found] if found is not None else [], problem
     return _variants(found, text, ground, entry.anchor), ""
+
+
+def _hidden_rules(entry: Entry, ground: Ground) -> tuple[list[Rule], str]:
+    """What an entry of `hidden:` denies. Raises ManagedError as a rule does."""
+    found: list[Rule] = []
+    for text, place, anchor in variants(entry.text, ground.place) if entry.text != LOGINS else ():
+        there = replace(entry, anchor=anchor)
+        made, problem = _rule(there, text, Decision.DENY, replace(ground, place=place))
+        found += [replace(rule, text=rule_text(entry.text)) for rule in made]
+        if problem:
+            return found, problem
+    return found, ""
 
 
 def _variants(rule: Rule, text: str, ground: Ground, anchor: PurePosixPath | None) -> list[Rule]:

@@ -15,7 +15,7 @@ from runner.policy.layers import strictness
 from runner.policy.policy import Policy
 from runner.policy.rules import Kind, Rule
 
-BOUNDARY, ADVISORY = "boundary", "advisory for the shell"
+BOUNDARY, ADVISORY, NEXT_TURN = "boundary", "advisory for the shell", "boundary from the next turn"
 
 
 HOOK = "Hook"

@@ -51,7 +51,7 @@ KEYS = tuple(
         (
             How.UNION,
             Scope.TIGHTENS,
-            "permissions.deny permissions.ask deniedModels network.deniedDomains network.deny network.ask",
+            "permissions.deny permissions.ask deniedModels network.deniedDomains network.deny network.ask hidden",
         ),
         (
             How.UNION,
@@ -70,7 +70,7 @@ KEYS = tuple(
         ),
         (How.FIRST, Scope.TRUSTED, "image system runtime limits.maxTurns limits.maxBudgetUsd limits.maxTokens"),
         (How.FIRST, Scope.TRUSTED, "limits.maxSeconds limits.memory limits.disk limits.cpus limits.pids"),
-        (How.FIRST, Scope.OWN, "model fallbackModel approver"),
+        (How.FIRST, Scope.OWN, "model fallbackModel approver search"),
         (How.COMMON, Scope.OWN, "availableModels allowedHttpHookUrls httpHookAllowedEnvVars"),
         (How.LOCK, Scope.OWN, "disableAllHooks"),
         (

@@ -93,7 +93,6 @@ def _read(places: Places, now: datetime, seen: Mapping[str, int]) -> Managed:
     serials = {one.file: one.document.value["serial"] for one in loaded if "serial" in one.document.value}
     for one in loaded:
         _check_age(one.document, now, seen.get(one.file, -1))
-        _check_held(one.document)
     return Managed(loaded=tuple(loaded), serials=serials, stamp=mark)
 
 
@@ -194,9 +193,3 @@ def expiry(document: Document) -> datetime:
     except ValueError as error:
         raise document.error(f"expires: {text!r} is no ISO date or time", ("expires",)) from error
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-
-
-def _check_held(document: Document) -> None:
-    """What this program does not do yet must not be believed to be done."""
-    if document.value.get("requiredAuditSink"):
-        raise document.error("requiredAuditSink: no audit sink is served by this version", ("requiredAuditSink",))

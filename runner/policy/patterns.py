@@ -18,6 +18,7 @@ from runner.errors import UsageError
 
 MOST_DEEP = 3
 KEY_WORDS = 3
+_REPEATED = re.compile(r"/(?:\.?/)+")
 _SPECIAL = re.compile(r"[*?\[\\]")
 
 
@@ -76,7 +77,8 @@ def command_pattern(pattern: str) -> CommandPattern:
     text = text[:-2].rstrip() if boundary else text
     if not text or "\0" in text:
         raise UsageError(f"command pattern {pattern!r} is empty")
-    return CommandPattern(tuple(re.split(r"\*+", text)), boundary)
+    pieces = re.split(r"\*+", text) if "**" in text else text.split("*")
+    return CommandPattern(tuple(pieces), boundary)
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ class PathPattern:
     @cached_property
     def regex(self) -> re.Pattern[str]:
         """Compiled when first needed: of thousands of rules few ever are."""
+        return re.compile(self.source, re.DOTALL)
+
+    @property
+    def source(self) -> str:
+        """The text of the regular expression."""
         start = re.escape(self.base.rstrip("/")) + "/" + ("(?:.*/)?" if self.deep else "")
         body = ""
         for number, segment in enumerate(self.segments, start=1):
@@ -105,7 +112,17 @@ class PathPattern:
                 body += ".*" if last else "(?:.*/)?"
             else:
                 body += _segment(segment) + ("" if last else "/")
-        return re.compile(start + body + r"(?:/.*)?\Z", re.DOTALL)
+        return start + body + r"(?:/.*)?\Z"
+
+    def may_lie_in(self, directory: str) -> bool:
+        """Whether it may match something in a directory, or all of it; False only where it surely does not."""
+        place = (folded(directory) if self.fold else directory).rstrip("/") + "/"
+        head = self.base.rstrip("/") + "/"
+        for segment in () if self.deep else self.segments:
+            if _SPECIAL.search(segment):
+                break
+            head += segment + "/"
+        return head.startswith(place) or place.startswith(head)
 
     @property
     def key(self) -> str:
@@ -141,7 +158,7 @@ def path_pattern(pattern: str, place: Place, *, anywhere: bool, anchor: PurePosi
         rest = pattern[2:]
     else:
         anchored = False
-    rest = re.sub(r"/(?:\.?/)+", "/", rest).strip("/")
+    rest = (_REPEATED.sub("/", rest) if "//" in rest or "/./" in rest else rest).strip("/")
     segments = rest.split("/")
     if not rest or pattern.startswith("!") or ".." in segments or "\0" in rest or segments.count("**") > MOST_DEEP:
         raise UsageError(f"path pattern {pattern!r}: empty, negated, with `..` or with more than {MOST_DEEP} `**`")

@@ -27,6 +27,7 @@ from runner.errors import UsageError
 from runner.journal import digest
 from runner.policy.allowing import Allowing
 from runner.policy.commands import named
+from runner.policy.hiding import is_hidden
 from runner.policy.index import RuleIndex
 from runner.policy.modes import NOT_ASKED, by_mode, floor
 from runner.policy.network import NetworkPattern, Range, ranges_of
@@ -207,6 +208,17 @@ class Policy:
 
 
 def _by_rule(rule: Rule) -> Verdict:
+    if is_hidden(rule.text):
+        reason = f"hidden by policy: {rule.text}"
+        source = rule.source
+        return Verdict(
+            decision=rule.decision,
+            source=source.layer,
+            rule=rule.text,
+            file=source.file,
+            line=source.line,
+            reason=reason,
+        )
     word = {Decision.ALLOW: "allowed", Decision.ASK: "to be asked", Decision.DENY: "denied"}[rule.decision]
     return Verdict(
         decision=rule.decision,

@@ -52,6 +52,7 @@ _FIELDS = {
     "TaskStop": "task_id",
 }
 _LAYERS = tuple(Source)
+_ALLOW = Decision.ALLOW
 
 
 class Kind(StrEnum):
@@ -64,6 +65,11 @@ class Kind(StrEnum):
     DOMAIN = "domain"
     NETWORK = "network"
     FIELD = "field"
+
+
+# Looked up once: of an enumeration's class each look costs as much as a pattern.
+_USE, _COMMAND, _READ, _EDIT, _DOMAIN, _NETWORK, _FIELD_KIND = Kind
+_FIELD_FORM = re.compile(r"(\w+)\s*:\s*(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,35 +142,37 @@ def parse_rule(
     if specifier is not None and not specifier.strip():
         raise UsageError(f"permission rule {text!r}: the specifier is empty")
     if specifier is None or specifier.strip() == "*":
-        return Rule(text=text, decision=decision, source=source, tool=tool, kind=Kind.USE)
+        return Rule(text=text, decision=decision, source=source, tool=tool, kind=_USE)
     made = {"text": text, "decision": decision, "source": source, "tool": tool}
     return _specified(made, specifier.strip(), place, anchor)
 
 
 def _specified(made: dict[str, Any], specifier: str, place: Place, anchor: PurePosixPath | None) -> Rule:
-    text, tool, allows = made["text"], made["tool"], made["decision"] is Decision.ALLOW
+    text, tool, allows = made["text"], made["tool"], made["decision"] is _ALLOW
     if field_value := _field(tool, specifier):
         if allows:
             raise UsageError(f"permission rule {text!r}: a field of the input can be denied or asked for, not allowed")
         name, value = field_value
-        return Rule(**made, kind=Kind.FIELD, name=name, pattern=CommandPattern(tuple(value.split("*")), boundary=False))
+        return Rule(
+            **made, kind=_FIELD_KIND, name=name, pattern=CommandPattern(tuple(value.split("*")), boundary=False)
+        )
     if tool in SHELLS:
-        return Rule(**made, kind=Kind.COMMAND, pattern=command_pattern(specifier))
+        return Rule(**made, kind=_COMMAND, pattern=command_pattern(specifier))
     if tool in READERS or tool in EDITORS:
-        kind = Kind.READ if tool in READERS else Kind.EDIT
+        kind = _READ if tool in READERS else _EDIT
         return Rule(**made, kind=kind, pattern=path_pattern(specifier, place, anywhere=not allows, anchor=anchor))
     if tool == "WebFetch" and specifier.startswith("domain:"):
-        return Rule(**made, kind=Kind.DOMAIN, pattern=host_pattern(specifier.removeprefix("domain:")))
+        return Rule(**made, kind=_DOMAIN, pattern=host_pattern(specifier.removeprefix("domain:")))
     if tool == NETWORK:
-        return Rule(**made, kind=Kind.NETWORK, pattern=network_pattern(specifier))
+        return Rule(**made, kind=_NETWORK, pattern=network_pattern(specifier))
     if tool in NAMED:
-        return Rule(**made, kind=Kind.FIELD, name=NAMED[tool][0], pattern=command_pattern(specifier))
+        return Rule(**made, kind=_FIELD_KIND, name=NAMED[tool][0], pattern=command_pattern(specifier))
     raise UsageError(f"permission rule {text!r}: {tool} takes no such specifier")
 
 
 def _field(tool: str, specifier: str) -> tuple[str, str] | None:
     """`name:value`, where the tool has such a field."""
-    found = re.fullmatch(r"(\w+)\s*:\s*(.*)", specifier, re.DOTALL)
+    found = _FIELD_FORM.fullmatch(specifier) if ":" in specifier else None
     if found is None or not found[2]:
         return None
     if tool.startswith("mcp__") or found[1] in _FIELDS.get(tool, "").split():

@@ -6,10 +6,11 @@ Imported where there is such a file only: pydantic takes its time. What the keys
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 from runner.policy.documents import Document, Where
@@ -17,6 +18,7 @@ from runner.policy.documents import Document, Where
 PACKAGE = r"^[a-z0-9][a-z0-9+.-]*$"
 SIZE = r"^\d+(\.\d+)?\s*[kKmMgGtT]?([iI]?[bB])?$"
 VERSION = r"^\d+(\.\d+){0,3}$"
+PUBLIC_KEY = r"^[A-Za-z0-9+/]{56}$"
 NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 ModeName = Literal["default", "manual", "acceptEdits", "plan", "auto", "dontAsk", "bypassPermissions"]
@@ -103,6 +105,12 @@ def _remote(url: str) -> str:
     return url
 
 
+def _service(url: str) -> str:
+    if not re.match(r"https?://[^/\s@]+(/|$)", url):
+        raise ValueError("an address with https:// or http://, a host and no login is needed")
+    return url
+
+
 class RemoteApprover(Shape):
     """Who answers where no terminal is: POST to `url`, signed with the secret in `secret_file` or in the variable
     `secret_env`. No answer within `deadline` seconds is a no.
@@ -114,10 +122,39 @@ class RemoteApprover(Shape):
     deadline: Annotated[float | int, Field(gt=0, le=3600)] = 60
 
 
-class AuditSink(Shape):
-    """Where records must be acknowledged."""
+class Search(Shape):
+    """The service that WebSearch asks. `searxng` and `brave` speak as those do; `json`: any that answers a GET of
+    `url`, with {query} in it, by JSON that holds a list at `results` (names joined by dots) of objects whose `fields`
+    are named so.
+    """
 
-    url: str
+    kind: Literal["searxng", "brave", "json"]
+    url: Annotated[str, AfterValidator(_service)]
+    results: str = ""
+    fields: dict[Literal["title", "url", "snippet"], str] = {}
+
+
+class AuditSink(Shape):
+    """Who must acknowledge the head of every session's journal, by a signature with the key that `public_key` is the
+    other half of: a service (POST to `url`, signed with the secret as an approver's requests are), or a `command` on
+    this machine. Asked at the start, before and after each turn, and every `every` seconds; within `deadline` seconds.
+    """
+
+    url: Annotated[str, AfterValidator(_remote)] | None = None
+    command: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None
+    public_key: Annotated[str, Field(pattern=PUBLIC_KEY)]
+    secret_file: str = ""
+    secret_env: str = ""
+    deadline: Annotated[float | int, Field(gt=0, le=600)] = 10
+    every: Annotated[float | int, Field(gt=0, le=3600)] = 60
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.url is None) is (self.command is None):
+            raise ValueError("name one of url and command")
+        if self.url is not None and not (self.secret_file or self.secret_env):
+            raise ValueError("secretFile or secretEnv is needed with url")
+        return self
 
 
 class PolicyFile(Shape):
@@ -129,6 +166,9 @@ class PolicyFile(Shape):
     available_models: list[str] | None = None
     denied_models: list[str] = []
     permissions: Permissions = Permissions()
+    hidden: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[], description="places that a box does not get to see; .git/config: the logins in it"
+    )
     network: Network = Network()
     limits: Limits = Limits()
     image: str | None = None
@@ -137,6 +177,7 @@ class PolicyFile(Shape):
     runtime: str | None = None
     env: dict[Annotated[str, Field(pattern=NAME)], str] = {}
     approver: RemoteApprover | None = None
+    search: Search | None = None
     hooks: dict[str, Any] = {}
     disable_all_hooks: bool = False
     allowed_http_hook_urls: list[str] | None = None

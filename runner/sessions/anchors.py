@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from runner.chain import Problem, Verification, hash_of, verify
 from runner.errors import JournalError, UsageError
@@ -117,14 +118,20 @@ def read_anchors(file: Path) -> tuple[list[Anchor], int]:
 def _parsed(line: bytes) -> Anchor | None:
     try:
         body = json.loads(line)
-        statement, signature = Statement(**body["statement"]), body["signature"]
+        statement, signature = parse_statement(body["statement"]), body["signature"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    fits = statement is not None and isinstance(signature, str)
+    return Anchor(statement=statement, signature=signature) if statement is not None and fits else None
+
+
+def parse_statement(body: Mapping[str, Any]) -> Statement | None:
+    """A statement as it is sent, None where it is none. Raises TypeError for other fields."""
+    statement = Statement(**body)
     kinds = {"session": str, "records": int, "head": str, "at": float | int, "since": int, "marks": str, "version": int}
     good = all(isinstance(getattr(statement, name), kind) for name, kind in kinds.items())
     good = good and statement.version == ANCHOR_VERSION and math.isfinite(statement.at)
-    fits = good and statement.records > 0 and 0 <= statement.since <= statement.records
-    return Anchor(statement=statement, signature=signature) if fits and isinstance(signature, str) else None
+    return statement if good and statement.records > 0 and 0 <= statement.since <= statement.records else None
 
 
 def examine(
@@ -234,11 +241,11 @@ def _redacted_later(audit: Audit, found: Verification) -> tuple[str, ...]:
     return (f"{late} {word}",) if late else ()
 
 
-def make_anchor(directory: Path, *, session: str, key: SecretKey, at: float) -> Anchor:
-    """The journal as it stands, signed. Raises JournalError where it, or an earlier anchor by this key, does not
-    hold: such a journal is not vouched for.
+def statement_of(directory: Path, *, session: str, key: PublicKey, at: float) -> Statement:
+    """What is to be signed of the journal as it stands. Raises JournalError where it, or an earlier anchor by this
+    key, does not hold: such a journal is not vouched for.
     """
-    audit = examine(directory, session=session, live=False, keys=(key.public,))
+    audit = examine(directory, session=session, live=False, keys=(key,))
     if not audit.ok:
         raise JournalError(f"the journal is not anchored: {audit.problems[0].detail}")
     storage = FileStorage(directory, writable=False)
@@ -250,7 +257,7 @@ def make_anchor(directory: Path, *, session: str, key: SecretKey, at: float) -> 
         raise UsageError("the journal has no record to anchor yet")
     if hashes[-1] != audit.head:
         raise JournalError("the journal is not anchored: it changed while it was read")
-    statement = Statement(
+    return Statement(
         session=session,
         records=len(hashes),
         head=hashes[-1],
@@ -258,8 +265,17 @@ def make_anchor(directory: Path, *, session: str, key: SecretKey, at: float) -> 
         since=audit.anchored,
         marks="".join(each[:MARK] for each in hashes[audit.anchored :]),
     )
-    comment = f"fumehood anchor\tsession:{session}\trecords:{len(hashes)}\thead:{hashes[-1]}"
-    return Anchor(statement=statement, signature=key.sign(canonical(asdict(statement)), comment))
+
+
+def signed(statement: Statement, key: SecretKey) -> Anchor:
+    """The statement with a signature."""
+    told = f"session:{statement.session}\trecords:{statement.records}\thead:{statement.head}"
+    return Anchor(statement=statement, signature=key.sign(canonical(asdict(statement)), f"fumehood anchor\t{told}"))
+
+
+def make_anchor(directory: Path, *, session: str, key: SecretKey, at: float) -> Anchor:
+    """The journal as it stands, signed. Raises JournalError as `statement_of`."""
+    return signed(statement_of(directory, session=session, key=key.public, at=at), key)
 
 
 def keep_anchor(anchor: Anchor, file: Path) -> None:

@@ -24,10 +24,10 @@ from runner.sessions.channel import (
     short_path,
 )
 from runner.sessions.store import Lock
-from sandbox.apply import UndoRefusedError
 from sandbox.gitpack import PackError
 from sandbox.hostgit import BranchError
-from sandbox.plan import ApplyConflictError, PlanError
+from sandbox.reversal import UndoRefusedError
+from sandbox.selection import ApplyConflictError, PlanError
 from sandbox.spec import Exited, Output, Pty, Stderr, Stdout
 
 # Only classes that are imported can be told from an exit code again (`channel.error_from_json`).

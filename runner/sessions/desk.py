@@ -19,8 +19,8 @@ from runner.sessions.travel import Journey, Travel
 from sandbox.compare import NOW
 from sandbox.diff import FileDiff, format_stat
 from sandbox.hunks import to_hunks
-from sandbox.plan import PlanError
-from sandbox.plan import Selection as Chosen
+from sandbox.selection import PlanError
+from sandbox.selection import Selection as Chosen
 from sandbox.spec import Command, Process, Pty
 from sandbox.workspace import Workspace
 

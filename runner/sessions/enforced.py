@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
-from typing import TYPE_CHECKING, Self
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Self
 
 from runner.effects import Decision, Mode, RuleSource, Source
 from runner.errors import FumehoodError, LockedError, ManagedError, PolicyChangedError
 from runner.events import PolicyLoaded
 from runner.policy.environment import overlaid
 from runner.policy.grants import with_grant
+from runner.policy.hiding import hides_logins
 from runner.policy.layers import Settings
 from runner.policy.locks import check_model, check_spec, under_ceilings
 from runner.policy.managed import PLACES, Managed, Places, read_managed, stamp
@@ -25,11 +27,13 @@ from runner.sessions.chain import Chain
 from runner.sessions.specs import chain_of, ground_of, policy_of
 from runner.sessions.store import state_home
 from runner.spec import SessionSpec
+from sandbox.masks import NO_MASKS, Masks
 
 if TYPE_CHECKING:
     from runner.approval import Approver
     from runner.hooks.config import Configured
     from runner.hooks.kinds import Handler
+    from runner.mcp.servers import Server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +47,7 @@ class Change:
 
 class Enforced:
     """One session's policy. `policy` is the one it starts with; `environ` the environment under the variables of
-    the settings.
+    the settings. `masks`: what the policy that is in force by now keeps from the box.
     """
 
     def __init__(
@@ -76,9 +80,12 @@ class Enforced:
             )
         self.spec = replace(spec, policy_digest=self.policy.digest)
         self._settings = self._chain.settings
+        self._roots = tuple(PurePosixPath(root.at) for root in spec.roots)
+        self.masks = masked(self.policy, self._roots)
         self._managed = self._chain.managed
         self._broken: FumehoodError | None = None
         self._functions = functions
+        self._servers: tuple[Server, ...] = ()
         self.hooks = configured(self._settings, functions)
 
     @classmethod
@@ -106,12 +113,27 @@ class Enforced:
         flags = ("command_line",) if self.spec.allow or self.spec.deny else ()
         return PolicyLoaded(digest=policy.digest, mode=policy.mode.value, sources=(*files, *flags), problem=problem)
 
+    def hides(self, path: PurePosixPath) -> bool:
+        """Whether policy hides a path of the box."""
+        return bool(self.masks) and self.masks.hides(path)
+
     def check_models(self, *names: str) -> None:
         """Raises LockedError for a model that settings do not allow, by whichever name it is asked for."""
         model_id = import_module("runner.models.registry").model_id
         for name in names:
             full = model_id(name, self.environ)
             check_model(full if ":" in full else f"anthropic:{full}", self._settings)
+
+    def place(self, server: Server) -> None:
+        """The command line brings this server to the host. Raises LockedError where settings forbid it, then and
+        whenever they change.
+        """
+        self._servers = (*self._servers, server)
+        self._check_servers(self._settings)
+
+    def _check_servers(self, settings: Settings) -> None:
+        if self._servers:
+            import_module("runner.mcp.servers").check_servers(self._servers, settings)
 
     def look(self, mode: Mode, model: str) -> Change | None:
         """Before each turn: what changed of the managed settings. Where they cannot be relied on, or forbid what
@@ -129,24 +151,51 @@ class Enforced:
             hooks = configured(settings, self._functions)
             if hooks is not None and self.hooks is None:
                 raise PolicyChangedError("managed settings have hooks by now: end this session and go on with it anew")
+            if settings.value("requiredAuditSink") != self.sink:
+                raise PolicyChangedError(
+                    "another audit sink is required by now: end this session and go on with it anew"
+                )
         except FumehoodError as error:
             self._managed = Managed(loaded=self._managed.loaded, serials=self._managed.serials, stamp=mark)
             self._broken = error
             return self._lockdown(mode, error)
         self._managed, self._settings, self._broken, self.hooks = managed, settings, None, hooks
+        self.masks = masked(policy, self._roots)
         keep_serials(self._home, managed.serials)
+        return Change(policy=policy, event=self.loaded(policy))
+
+    @property
+    def sink(self) -> Mapping[str, Any] | None:
+        """The audit sink that managed settings require."""
+        found: Mapping[str, Any] | None = self._settings.value("requiredAuditSink")
+        return found
+
+    def unheard(self, mode: Mode, error: FumehoodError) -> Change:
+        """The audit sink does not acknowledge what happens: nothing is allowed until it does."""
+        return self._lockdown(mode, error)
+
+    def heard(self, mode: Mode, model: str) -> Change:
+        """It does again: what stood before. Raises what settings refuse."""
+        policy = self._under(self._settings, mode, model)
         return Change(policy=policy, event=self.loaded(policy))
 
     def _under(self, settings: Settings, mode: Mode, model: str) -> Policy:
         mode = mode if mode in settings.modes else settings.start_mode
         spec = replace(self.spec, mode=mode)
         check_spec(spec, settings)
+        self._check_servers(settings)
         check_model(model if ":" in model else f"anthropic:{model}", settings)
         return policy_of(spec, self._chain, self.environ, settings=settings).policy
 
     def _lockdown(self, mode: Mode, error: FumehoodError) -> Change:
         policy = locked_down(mode)
         return Change(policy=policy, event=self.loaded(policy, str(error)), problem=error)
+
+    @property
+    def search(self) -> Mapping[str, Any] | None:
+        """The setting of that name."""
+        found: Mapping[str, Any] | None = self._settings.value("search")
+        return found
 
     def approver(self, given: Approver | None) -> Approver:
         """Who is asked: nobody where settings say so; who was given; else the settings' remote approver."""
@@ -186,6 +235,14 @@ def configured(settings: Settings, functions: tuple[Handler, ...] = ()) -> Confi
     if not functions and not any(one.document.value.get("hooks") for one in settings.loaded):
         return None
     found: Configured = import_module("runner.hooks.config").read_hooks(settings, functions)
+    return found
+
+
+def masked(policy: Policy, roots: tuple[PurePosixPath, ...]) -> Masks:
+    """What the policy keeps from a box."""
+    if not any(rule.pattern is not None for rule in policy.of(Decision.DENY)) and not hides_logins(policy):
+        return NO_MASKS
+    found: Masks = import_module("runner.sessions.masking").masks_of(policy, roots)
     return found
 
 

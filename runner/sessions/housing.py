@@ -19,10 +19,11 @@ from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import DiskFullError, EngineRefusedError, SandboxError, WorkspaceError
 from sandbox.freezer import Freezer
 from sandbox.keeper import KeeperImage
-from sandbox.pipe import Grant
+from sandbox.masks import NO_MASKS, Masks
 from sandbox.pool import Pool
 from sandbox.roots import Root
 from sandbox.spec import Box, BoxSpec, Limits, Mount, Owner, Rung
+from sandbox.streams import Grant
 from sandbox.system import STATE_LABEL, state_mark
 from sandbox.toolbox import SERVER, TOOLBOX_PYTHON, Toolbox
 from sandbox.workspace import Workspace
@@ -66,8 +67,9 @@ def owner_of(spec: SessionSpec) -> Owner:
 class Housing:
     """One session's box and what it needs. `lay` connects the engine and makes image and toolbox ready
     where they are not; it runs in a thread. `scratch`: a cache for boxes' small files. `record` journals.
-    `home_files`: for the box's HOME, by relative name. `grants`: what each box may open by itself; `welcome` is
-    awaited with each box before anybody gets it. Nothing starts before `begin`.
+    `home_files`: for the box's HOME, by relative name. `masks`: what policy keeps from the box by now. `grants`: what
+    each box may open by itself; `welcome` is awaited with each box before anybody gets it. Nothing starts before
+    `begin`.
     """
 
     def __init__(
@@ -83,12 +85,14 @@ class Housing:
         environment: Mapping[str, str],
         home_files: Mapping[str, bytes] | None = None,
         pool: Pool | None = None,
+        masks: Callable[[], Masks] = lambda: NO_MASKS,
         grants: Mapping[str, Grant] | None = None,
         welcome: Callable[[Box], Awaitable[None]] | None = None,
     ) -> None:
         self._grants = grants
         self._welcome = welcome
         self._pool = pool
+        self._masks = masks
         self._home_files = home_files
         self._spec = spec
         self._directory = directory
@@ -105,6 +109,17 @@ class Housing:
         self._ended = False
         self._laid = False
         self.workspace: Workspace | None = None
+
+    @property
+    def laid(self) -> bool:
+        """Whether a box has been started over the layers."""
+        return self._laid
+
+    @property
+    def masked(self) -> Masks:
+        """What the box that was last started does not see, or may not change."""
+        masks = self.workspace.masks if self.workspace is not None else None
+        return NO_MASKS if masks is None else masks
 
     def begin(self) -> None:
         """Start on all of it now, beside whatever else happens."""
@@ -150,6 +165,7 @@ class Housing:
                 home_files=self._home_files,
                 keeper=ground.keeper,
                 pool=self._pool,
+                masks=self._masks(),
             )
             await self.workspace.recover()
         return self.workspace
@@ -192,6 +208,7 @@ class Housing:
         began = time.monotonic()
         ground = await self.ready()
         workspace = await self.layers()
+        workspace.masks = self._masks()
         mounts = await workspace.prepare()
         try:
             box = await self._enter(ground, mounts)

@@ -17,7 +17,7 @@ from runner.errors import UsageError
 from runner.policy.compose import Composed, Ground, check_versions, compose
 from runner.policy.environment import fields_of, overlaid, passes
 from runner.policy.layers import Settings
-from runner.policy.locks import box_limits, check_mode, check_spec, turn_limits, under_ceilings
+from runner.policy.locks import box_limits, check_image, check_mode, check_spec, turn_limits, under_ceilings
 from runner.policy.managed import PLACES, Places
 from runner.policy.trust import Grants
 from runner.sessions.chain import SOURCES, Chain, Seen, read_chain
@@ -164,6 +164,12 @@ def standing_policy(
     chain = chain_of(spec, environ, places)
     mode = chain.settings.start_mode if mode is None else mode
     return chain, policy_of(spec, chain, environ, mode=mode), ground_of(spec, environ)
+
+
+def check_image_here(cwd: Path, image: str, environ: Mapping[str, str], places: Places = PLACES) -> None:
+    """Raises LockedError for an image that managed settings forbid whoever makes or takes it, SettingsError."""
+    store = Store(state_home(environ))
+    check_image(image, _chain(cwd.resolve(), environ, store, places, {"setting_sources": ()}).settings)
 
 
 def _seen(spec: SessionSpec) -> Seen:

@@ -16,12 +16,12 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from sandbox.errors import PathError
-from sandbox.pipe import Grant, Stream
 from sandbox.spec import Box
+from sandbox.streams import Grant, Stream
 from sandbox.wire import PathCode
 
 if TYPE_CHECKING:
-    from runner.loop.orchestrate import Gate
+    from runner.loop.gate import Gate
     from sandbox.authority import Authority
     from sandbox.egress import Egress
 

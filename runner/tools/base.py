@@ -1,7 +1,7 @@
 """The Tool ABC: what a tool declares (name, arguments, effects) and how it runs in the box.
 
 A tool lives in one module with its description in a `.md` of the same name beside it. Only the
-gate (`runner.loop.orchestrate`) calls `run`, after the verdict, with paths already resolved.
+gate (`runner.loop.gate`) calls `run`, after the verdict, with paths already resolved.
 """
 
 from __future__ import annotations
@@ -74,11 +74,28 @@ class Task:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedPage:
+    """A page as it was fetched `at` a moment of the monotonic clock, in seconds. `text`: as Markdown; `cut`: there
+    is more; `redirect`: where it leads instead.
+    """
+
+    at: float
+    url: str
+    code: int
+    reason: str = ""
+    bytes: int = 0
+    text: str = ""
+    cut: bool = False
+    redirect: str = ""
+
+
 @dataclass(slots=True, kw_only=True)
 class ToolState:
     """What tools remember between calls of one session: nothing else in a tool is mutable.
     `seen`: files read or written, with their stat then (read-before-edit, staleness); `partial`: those of
-    which only a part was shown. `start`: where the session began, to which a lost cwd is reset.
+    which only a part was shown. `pages`: web pages by address, the latest last. `start`: where the session began,
+    to which a lost cwd is reset.
     """
 
     cwd: PurePosixPath
@@ -87,6 +104,7 @@ class ToolState:
     partial: set[PurePosixPath] = field(default_factory=set)
     todos: list[dict[str, Any]] = field(default_factory=list)
     tasks: dict[str, Task] = field(default_factory=dict)
+    pages: dict[str, FetchedPage] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """`start` is the first cwd, unless given."""
@@ -111,7 +129,8 @@ class ToolContext:
     """What the gate hands to a running tool. `targets` maps each path that the effects name to the
     path that was judged: open exactly that. `show` sends live output; `record` journals a
     TaskUpdated. `spawn_task` runs a coroutine that outlives the call (background commands). `answers`: what
-    the user said to the questions of the call, by question.
+    the user said to the questions of the call, by question. `consult`: a small model's answer to a prompt, None
+    where there is no model to ask.
     """
 
     call: str
@@ -125,6 +144,7 @@ class ToolContext:
     environment: Mapping[str, str] = field(default_factory=dict)
     planning: Planning | None = None
     answers: Mapping[str, str] = field(default_factory=dict)
+    consult: Callable[[str], Awaitable[str]] | None = None
 
 
 def described(module: str) -> str:

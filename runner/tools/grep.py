@@ -23,6 +23,7 @@ SECONDS = 20.0
 KEPT = 8 << 20
 LIMIT = 1 << 30
 COLUMNS = 500
+UNREAD = 2  # rg's exit code where it had an error, a file that may not be read too
 UNSEEN = (".git", ".svn", ".hg", ".bzr", ".jj", ".sl")
 _GLOBS = re.compile(r"(?:\{[^{}]*\}|[^\s,{}]|[{}])+")
 
@@ -92,6 +93,11 @@ class _Naming:
         self._base = base
         self._cwd = cwd
 
+    @property
+    def in_directory(self) -> bool:
+        """Whether a directory was searched, which could be entered: what else may not be read is passed over."""
+        return self._base != PurePosixPath("/")
+
     def __call__(self, name: bytes) -> str:
         path = self._base / name.decode("utf-8", "surrogateescape")
         return show_path(beside(path, self._cwd)).replace("\n", "\\n")
@@ -139,7 +145,8 @@ def _result(args: GrepArguments, answer: Answer, naming: _Naming, path: PurePosi
     if end.killed and not answer.out:
         reason = f"took longer than {SECONDS:g} s" if end.killed == "timeout" else f"was killed ({end.killed})"
         return tool_error(f"The search {reason}. Use a narrower path, glob or pattern.")
-    if end.code not in {0, 1} and not answer.out:
+    unread = end.code == UNREAD and not answer.complaint and naming.in_directory
+    if end.code not in {0, 1} and not answer.out and not unread:
         complaint = (
             answer.complaint or f"{show_path(str(path))} cannot be searched: it does not exist, or may not be read."
         )

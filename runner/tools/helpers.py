@@ -78,10 +78,10 @@ async def run_helper(
 
 
 async def ask(
-    kind: type[Reply], argv: tuple[str, ...], ctx: ToolContext, *, path: PurePosixPath, seconds: float = SECONDS
+    kind: type[Reply], argv: tuple[str, ...], ctx: ToolContext, *, path: PurePosixPath | str, seconds: float = SECONDS
 ) -> Reply:
     """Run a helper that prints one JSON object, and parse it. Raises RefusedError for the helper's no, for an
-    answer that is too large or of another shape, and when it takes too long.
+    answer that is too large or of another shape, and when it takes too long. `path`: what it is about.
     """
     name = show_path(str(path))
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from runner.errors import UsageError
@@ -21,14 +21,18 @@ from runner.tools.notebookedit import NotebookEdit
 from runner.tools.read import Read
 from runner.tools.taskstop import TaskStop
 from runner.tools.todowrite import TodoWrite
+from runner.tools.webfetch import WebFetch
+from runner.tools.websearch import Endpoint, WebSearch
 from runner.tools.write import Write
 
 DEFAULT = "default"
 _NOISE = ("title", "default")
 
 
-def default_tools(helpers: Helpers = TOOLBOX) -> tuple[Tool[Any], ...]:
-    """Every tool, the optional ones too, in the order in which the model sees them."""
+def default_tools(helpers: Helpers = TOOLBOX, search: Mapping[str, Any] | None = None) -> tuple[Tool[Any], ...]:
+    """Every tool, the optional ones too, in the order in which the model sees them. `search`: the setting of that
+    name; without one there is no WebSearch.
+    """
     return (
         AskUserQuestion(),
         Bash(),
@@ -42,6 +46,8 @@ def default_tools(helpers: Helpers = TOOLBOX) -> tuple[Tool[Any], ...]:
         Read(helpers),
         TaskStop(),
         TodoWrite(),
+        WebFetch(helpers),
+        *((WebSearch(Endpoint.of(search), helpers),) if search else ()),
         Write(),
     )
 
@@ -51,12 +57,13 @@ def select_tools(
     *,
     allowed: Iterable[str] = (),
     disallowed: Iterable[str] = (),
+    search: Mapping[str, Any] | None = None,
     known: tuple[Tool[Any], ...] | None = None,
 ) -> tuple[Tool[Any], ...]:
     """The tools that are offered. `tools`: "default" or names; `allowed`: rules, whose tool names offer optional
     tools too; `disallowed`: rules, of which bare names remove a tool. Raises UsageError for an unknown name in `tools`.
     """
-    known = default_tools() if known is None else known
+    known = default_tools(search=search) if known is None else known
     wanted = [tools] if isinstance(tools, str) else list(tools)
     unknown = sorted(set(wanted) - {tool.name for tool in known} - {DEFAULT, ""})
     if unknown:

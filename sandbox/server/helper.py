@@ -20,6 +20,8 @@ def verbs(name: str) -> "Mapping[str, Callable[..., dict[str, Any]]]":
     """The module that knows the verb; each is loaded only when it is needed."""
     if name in {"glob", "lines", "newest"}:
         from sandbox.server.search import VERBS  # noqa: PLC0415  start-up time
+    elif name == "fetch":
+        from sandbox.server.fetch import VERBS  # noqa: PLC0415  start-up time
     else:
         from sandbox.server.decode import VERBS  # noqa: PLC0415  start-up time
     return VERBS

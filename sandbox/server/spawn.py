@@ -29,6 +29,8 @@ RESULT = 6
 PASSED_OVER = 7
 ROWS = 512
 ARENA = 8 << 20
+# Linux's bounds for one argument and for all, which other kernels do not have (gVisor).
+LONGEST, TEXTS = 128 << 10, 2 << 20
 WORD = 8
 
 CLONE_VFORK = 0x4000
@@ -81,7 +83,9 @@ class Arena:
         self._kept = self._used = ROWS * ROW * WORD
 
     def text(self, text: bytes) -> int:
-        """Where a NUL-terminated copy lies. OSError(E2BIG) when there is no room."""
+        """Where a NUL-terminated copy lies. OSError(E2BIG) when it or all together are too long for a program."""
+        if len(text) >= LONGEST or self._used - self._kept + len(text) > TEXTS:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
         return self._put(text + b"\0")
 
     def vector(self, addresses: list[int]) -> int:

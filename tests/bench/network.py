@@ -21,8 +21,8 @@ from sandbox.box import ContainerBox
 from sandbox.egress import Egress
 from sandbox.engine import Engine
 from sandbox.leaving import Way
-from sandbox.pipe import Grant
 from sandbox.spec import BoxSpec, Command, Owner
+from sandbox.streams import Grant
 from sandbox.toolbox import Toolbox
 from sandbox.wire import PROXY_PORT
 from tests.bench.figures import median

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,42 @@ import pytest
 from sandbox.engine import Engine, ImageInfo
 from sandbox.toolbox import Toolbox
 from tests.support.boxes import Boxes
+from tests.support.layers_by_hand import build
+from tests.support.sessions import Bench
 
 
 @pytest.fixture(scope="session")
 def boxes(engine: Engine, base_image: ImageInfo, toolbox: Toolbox, image_cache: Path) -> Boxes:
     return Boxes(engine=engine, image=base_image, toolbox=toolbox, cache=image_cache)
+
+
+@pytest.fixture(scope="session")
+def bench(engine: Engine, base_image: ImageInfo, toolbox: Toolbox) -> Bench:
+    return Bench(engine, base_image, toolbox)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A directory that is removed whatever its modes."""
+    yield tmp_path
+    for top, _, _ in os.walk(tmp_path):
+        if Path(top).stat().st_uid == os.getuid():
+            Path(top).chmod(0o700)
+
+
+@pytest.fixture
+def repo(place: Path) -> Path:
+    top = place / "repo"
+    top.mkdir()
+    build(
+        top,
+        {
+            "file": (0o644, b"one\n"),
+            "script": (0o755, b"#!/bin/sh\n"),
+            "gone": (0o644, b"x\n"),
+            "link": "file",
+            "dir": {"a": (0o644, b"a\n"), "b": (0o600, b"b\n"), "sub": {"c": (0o644, b"c\n")}},
+            "tree": {"x": {"y": (0o644, b"y\n")}},
+        },
+    )
+    return top

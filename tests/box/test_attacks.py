@@ -17,22 +17,22 @@ import pytest_asyncio
 from sandbox.box import ContainerBox
 from sandbox.containers import ContainerSpec, session_labels
 from sandbox.errors import PathError
+from sandbox.server import attacks
 from sandbox.spec import Mount
-from tests.support.boxes import TMP, Boxes, run
+from tests.support.boxes import Boxes, run
 
 pytestmark = [pytest.mark.box, pytest.mark.asyncio(loop_scope="module")]
-PROBE = Path(__file__).with_name("probe.py")
+PROBE = Path(attacks.__file__)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=[1000, 0])
 async def box(request: pytest.FixtureRequest, boxes: Boxes) -> AsyncIterator[ContainerBox]:
     async with boxes.box(request.param) as opened:
-        await opened.write(TMP / "probe.py", PROBE.read_bytes())
         yield opened
 
 
 async def probed(box: ContainerBox, argument: str = "") -> dict[str, object]:
-    text, end = await run(box, f"python3 /tmp/probe.py {argument}")
+    text, end = await run(box, f"python3 /opt/fumehood/server/attacks.py {argument}")
     assert end.code == 0, text
     found = json.loads(text.splitlines()[-1])
     assert isinstance(found, dict)

@@ -5,123 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sandbox.engine import Engine, ImageInfo
 from sandbox.freezer import Freezer
 from sandbox.spec import Rung
-from sandbox.toolbox import Toolbox
-from tests.support.layers_by_hand import build
-from tests.support.sessions import Bench, Inside
+from tests.support.box_changes import CHANGES, LOOK, MORE, back_to, take
+from tests.support.sessions import Bench
 
 pytestmark = [pytest.mark.box, pytest.mark.timeout(180)]
-# All that a tree means, of the three places; a file's names are told by the first of them.
-LOOK = """
-import hashlib, os, stat
-for top in (os.getcwd(), os.path.expanduser("~"), "/tmp", "/var/tmp"):
-    first = {}
-    for directory, names, files in sorted(os.walk(os.fsencode(top))):
-        names[:] = sorted(names)
-        links = [name for name in names if os.path.islink(directory + b"/" + name)]
-        for path in [directory] + sorted(directory + b"/" + name for name in files + links):
-            seen = os.lstat(path)
-            own = b""
-            if stat.S_ISLNK(seen.st_mode):
-                own = os.readlink(path)
-            elif stat.S_ISREG(seen.st_mode):
-                try:
-                    own = hashlib.sha256(open(path, "rb").read()).hexdigest(), first.setdefault(seen.st_ino, path)
-                except PermissionError:
-                    own = "closed", seen.st_size
-            try:
-                attributes = [(n, os.getxattr(path, n)) for n in sorted(os.listxattr(path, follow_symlinks=False))]
-            except OSError:
-                attributes = []
-            print(ascii((path, oct(seen.st_mode), seen.st_uid, seen.st_gid, seen.st_mtime_ns, own, attributes)))
-"""
-# The fifteen kinds of change that the prototype was measured with, and some more.
-CHANGES = r"""
-echo changed >> file
-rm gone
-rm -r tree && mkdir tree && echo new > tree/other
-rm -r dir/sub && echo now a file > dir/sub
-rm script && mkdir script && touch script/in
-rm link && ln -s elsewhere link
-rm dir/a && ln -s ../file dir/a
-chmod 4751 dir/b
-python3 -c 'import os; os.setxattr("file", "user.mark", b"1")' || true
-touch -d '2001-02-03 04:05:06.789' dir
-mkfifo pipe
-mv dir/b dir/moved
-cp -r tree copied
-echo x > "$(printf 'not \377utf8\n')"
-echo one > first && ln first second
-truncate -s 9000000000 sparse
-mkdir closed && echo secret > closed/in && chmod 000 closed
-echo none > nobody && chmod 000 nobody
-git add -A . 2>/dev/null || true
-git -c user.name=a -c user.email=a@b commit -qm two || true
-echo note > ~/note; echo '[x]' >> ~/.gitconfig; mkdir -p ~/.cache/deep/er
-echo t > /tmp/t; echo v > /var/tmp/v
-"""
-MORE = r"""
-chmod 700 closed; rm -rf closed nobody pipe sparse second copied
-python3 -c 'import os; os.removexattr("file", "user.mark")' || true
-echo more >> first; rm -rf tree dir .git; mkdir dir; rm -f ~/note ~/.gitconfig /tmp/t
-echo back > gone
-"""
-
-
-@pytest.fixture(scope="session")
-def bench(engine: Engine, base_image: ImageInfo, toolbox: Toolbox) -> Bench:
-    return Bench(engine, base_image, toolbox)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path
-    for top, _, _ in os.walk(tmp_path):
-        if Path(top).stat().st_uid == os.getuid():
-            Path(top).chmod(0o700)
-
-
-@pytest.fixture
-def repo(place: Path) -> Path:
-    top = place / "repo"
-    top.mkdir()
-    build(
-        top,
-        {
-            "file": (0o644, b"one\n"),
-            "script": (0o755, b"#!/bin/sh\n"),
-            "gone": (0o644, b"x\n"),
-            "link": "file",
-            "dir": {"a": (0o644, b"a\n"), "b": (0o600, b"b\n"), "sub": {"c": (0o644, b"c\n")}},
-            "tree": {"x": {"y": (0o644, b"y\n")}},
-        },
-    )
-    return top
-
-
-async def again(inside: Inside) -> None:
-    """A new box over the same layers."""
-    await inside._start(await inside.workspace.prepare())
-
-
-async def back_to(inside: Inside, checkpoint: str) -> None:
-    await inside.end()
-    await inside.workspace.restore(checkpoint)
-    inside.workspace.checkpoints.settle()
-    await again(inside)
-
-
-async def take(inside: Inside) -> str:
-    made = await inside.workspace.checkpoint("x")
-    assert made is not None
-    return made.id
 
 
 @pytest.mark.parametrize("rung", [Rung.OVERLAY, Rung.COPY])

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from sandbox.checks import Level
+from sandbox.containers import owner_label
 from sandbox.doctor import examine
-from sandbox.engine import Engine, connect
+from sandbox.engine import Engine
 from tests.support.ssh import pretend_ssh
 
 pytestmark = pytest.mark.box
@@ -23,17 +24,15 @@ async def test_a_machine_with_an_engine_passes_every_check_that_is_a_promise(tmp
     assert list(state.iterdir()) in ([], [state / "cache"])
 
 
-async def test_the_doctor_leaves_no_container_and_no_volume_behind(tmp_path: Path) -> None:
-    engine = connect(os.environ)
-    try:
-        before = {each.name for each in engine.volumes.list()}, {each.id for each in engine.containers.list()}
-        await examine(os.environ, state=tmp_path, cwd=tmp_path)
-        after = {each.name for each in engine.volumes.list()}, {each.id for each in engine.containers.list()}
-        ours = {name for name in after[0] - before[0] if "doctor" in name}
-        assert ours == set()
-        assert not any("doctor" in str(each) for each in after[1] - before[1])
-    finally:
-        engine.close()
+async def test_the_doctor_leaves_no_container_and_no_volume_behind(engine: Engine, tmp_path: Path) -> None:
+    ours = f"fumehood.owner={owner_label()}"
+
+    def all_of_ours() -> set[str]:
+        return {each.name for each in engine.volumes.list(ours)} | {each.id for each in engine.containers.list(ours)}
+
+    before = all_of_ours()
+    await examine(os.environ, state=tmp_path, cwd=tmp_path)
+    assert all_of_ours() - before == set()
 
 
 @pytest.mark.slow

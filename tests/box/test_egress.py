@@ -17,8 +17,8 @@ import pytest
 from sandbox.box import ContainerBox
 from sandbox.egress import Egress
 from sandbox.leaving import Way
-from sandbox.pipe import Grant
 from sandbox.spec import Command, Stdout
+from sandbox.streams import Grant
 from tests.support.boxes import TMP, Boxes, run
 from tests.support.outlet import Heard, TableJudge, serving
 

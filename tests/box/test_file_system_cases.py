@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 
-from sandbox.engine import Engine, ImageInfo
-from sandbox.plan import ApplyConflictError, Selection
+from sandbox.selection import ApplyConflictError, Selection
 from sandbox.spec import Limits, Rung
-from sandbox.toolbox import Toolbox
-from tests.box.test_checkpoints import LOOK, back_to, take
+from tests.support.box_changes import LOOK, back_to, take
 from tests.support.sessions import Bench
 from tests.support.whole_tree import tree
 
@@ -126,11 +124,6 @@ def p(path, text):
 
 def directory(name: str) -> str:
     return name.replace(" ", "-")
-
-
-@pytest.fixture(scope="session")
-def bench(engine: Engine, base_image: ImageInfo, toolbox: Toolbox) -> Bench:
-    return Bench(engine, base_image, toolbox)
 
 
 def lay(repo: Path) -> None:

@@ -7,54 +7,20 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sandbox.changes import Kind
 from sandbox.checkpoints import Checkpoint
-from sandbox.engine import Engine, ImageInfo
 from sandbox.freezer import Freezer
 from sandbox.pool import Pool
 from sandbox.spec import Rung
-from sandbox.toolbox import Toolbox
-from tests.box.test_checkpoints import CHANGES, LOOK, MORE
-from tests.support.layers_by_hand import build
+from tests.support.box_changes import CHANGES, LOOK, MORE
 from tests.support.sessions import Bench, Inside
 
 pytestmark = [pytest.mark.box, pytest.mark.timeout(240)]
 MUCH = "mkdir -p much/{1..20}; for d in much/*; do for f in {1..40}; do echo $d $f > $d/$f; done; done"
-
-
-@pytest.fixture(scope="session")
-def bench(engine: Engine, base_image: ImageInfo, toolbox: Toolbox) -> Bench:
-    return Bench(engine, base_image, toolbox)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path
-    for top, _, _ in os.walk(tmp_path):
-        Path(top).chmod(0o700)
-
-
-@pytest.fixture
-def repo(place: Path) -> Path:
-    top = place / "repo"
-    top.mkdir()
-    build(
-        top,
-        {
-            "file": (0o644, b"one\n"),
-            "script": (0o755, b"#!/bin/sh\n"),
-            "gone": (0o644, b"x\n"),
-            "link": "file",
-            "dir": {"a": (0o644, b"a\n"), "b": (0o600, b"b\n"), "sub": {"c": (0o644, b"c\n")}},
-            "tree": {"x": {"y": (0o644, b"y\n")}},
-        },
-    )
-    return top
 
 
 async def take(inside: Inside) -> Checkpoint:
@@ -70,7 +36,7 @@ async def entered(inside: Inside) -> None:
 
 
 async def again(inside: Inside) -> None:
-    await inside._start(await inside.workspace.prepare())
+    await inside.again()
     await entered(inside)
 
 

@@ -13,12 +13,11 @@ import pytest
 
 from runner.sessions.cleaning import evict, remove_dead
 from runner.sessions.store import Store
-from sandbox.engine import ContainerSpec, Engine, ImageInfo
+from sandbox.engine import ContainerSpec, Engine
 from sandbox.errors import ImageMissingError, WorkspaceError
 from sandbox.freezer import Freezer
 from sandbox.points import images_named
 from sandbox.system import System, left_box, session_images, sweep
-from sandbox.toolbox import Toolbox
 from tests.support.apt import INSTALL, REPOSITORY
 from tests.support.sessions import Bench, Inside
 
@@ -51,11 +50,6 @@ LOOKS = (
 )
 
 
-@pytest.fixture(scope="session")
-def bench(engine: Engine, base_image: ImageInfo, toolbox: Toolbox) -> Bench:
-    return Bench(engine, base_image, toolbox)
-
-
 @pytest.fixture
 def name(engine: Engine) -> Iterator[str]:
     made = str(uuid.uuid4())
@@ -80,14 +74,10 @@ async def take(inside: Inside) -> str:
     return made.id
 
 
-async def again(inside: Inside) -> None:
-    await inside._start(await inside.workspace.prepare())
-
-
 async def back_to(inside: Inside, checkpoint: str) -> tuple[str, ...]:
     await inside.end()
     changed = await restored(inside, checkpoint)
-    await again(inside)
+    await inside.again()
     return changed
 
 
@@ -167,7 +157,7 @@ async def test_an_image_holds_nothing_of_ours(bench: Bench, repo: Path, tmp_path
     async with bench.session(repo, tmp_path / "state", system=True, name=name) as inside:
         inside.environment = {"A_SECRET": "hunter2"}
         await inside.end()
-        await again(inside)
+        await inside.again()
         assert await inside.run("echo $A_SECRET; echo 1 > /srv/one; echo 2 > ~/two; echo 3 > /tmp/three") == "hunter2\n"
         await take(inside)
         (image,) = session_images(bench.engine, name)
@@ -258,7 +248,7 @@ async def test_images_stay_while_they_are_named_and_go_when_they_are_not(
         await take(inside)
         await inside.run("echo 2 > /srv/two")
         await inside.end()
-        await again(inside)
+        await inside.again()
         await inside.run("echo 3 > /srv/three")
         await take(inside)
         stray = await asyncio.to_thread(inside.workspace.system.commit)
@@ -287,7 +277,7 @@ async def test_the_number_of_layers_stays_bounded(bench: Bench, repo: Path, tmp_
         )
         for number in range(5):
             await inside.end()
-            await again(inside)
+            await inside.again()
             await inside.run(f"echo {number} > /srv/{number}; rm -f /srv/{number - 2}; chmod 2755 /usr/bin/less")
             await take(inside)
             seen.append(len((await inside.workspace.image(bench.image)).layers))
@@ -309,16 +299,16 @@ async def test_a_lost_image_is_named_and_leaves_what_is_there(
         await inside.end()
         with pytest.raises(WorkspaceError, match="lost the image"):
             await inside.workspace.restore(second)
-        await again(inside)
+        await inside.again()
         assert await inside.run("ls") == "a\nfile\n"
         await inside.run("echo 2 > /srv/two")
         await inside.end()
         sweep(bench.engine, name, ())
         with pytest.raises(ImageMissingError, match="lost the image"):
-            await again(inside)
+            await inside.again()
         await inside.workspace.ended()
         assert await restored(inside, first) == ("system",)
-        await again(inside)
+        await inside.again()
         await inside.discard()
 
 

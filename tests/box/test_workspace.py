@@ -18,10 +18,10 @@ from sandbox.changes import Base, Change, Kind
 from sandbox.disk import DiskWatch
 from sandbox.engine import Engine, ImageInfo, connect
 from sandbox.errors import DiskFullError, WorkspaceError
-from sandbox.plan import ApplyConflictError, Selection
+from sandbox.selection import ApplyConflictError, Selection
 from sandbox.spec import Limits, Rung
 from sandbox.toolbox import Toolbox
-from tests.support.layers_by_hand import Shape, build, read
+from tests.support.layers_by_hand import Shape, read
 from tests.support.sessions import Bench, Inside
 
 pytestmark = [pytest.mark.box, pytest.mark.timeout(180)]
@@ -45,39 +45,15 @@ print(json.dumps(read(".")))
 """
 
 
-@pytest.fixture(scope="session")
-def bench(engine: Engine, base_image: ImageInfo, toolbox: Toolbox) -> Bench:
-    return Bench(engine, base_image, toolbox)
-
-
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """A directory that is removed whatever its modes."""
-    yield tmp_path
-    for top, _, _ in os.walk(tmp_path):
-        Path(top).chmod(0o700)
-
-
-@pytest.fixture
-def repo(place: Path) -> Path:
-    top = place / "repo"
-    top.mkdir()
-    build(
-        top,
-        {
-            "file": (0o644, b"one\ntwo\nthree\n"),
-            "script": (0o755, b"#!/bin/sh\n"),
-            "gone": (0o644, b"x\n"),
-            "link": "file",
-            "dir": {"a": (0o644, b"a\n"), "b": (0o600, b"b\n"), "sub": {"c": (0o644, b"c\n")}},
-            "tree": {"x": {"y": (0o644, b"y\n")}},
-            ".gitignore": (0o644, b"ignored\n"),
-        },
-    )
-    git(top, "init", "-q")
-    git(top, "add", ".")
-    git(top, "commit", "-qm", "one")
-    return top
+def repo(repo: Path) -> Path:
+    (repo / "file").write_bytes(b"one\ntwo\nthree\n")
+    (repo / ".gitignore").write_text("ignored\n")
+    (repo / ".gitignore").chmod(0o644)
+    git(repo, "init", "-q")
+    git(repo, "add", ".")
+    git(repo, "commit", "-qm", "one")
+    return repo
 
 
 def git(where: Path, *arguments: str) -> str:

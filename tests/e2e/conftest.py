@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,13 @@ def bash(command: str) -> dict[str, Any]:
 @pytest.fixture
 def bench(tmp_path: Path, image_cache: Path, base_image: object, toolbox: object) -> Iterator[Bench]:
     """Image and toolbox are there; everything else is the test's own."""
+    with opened(tmp_path, image_cache) as made:
+        yield made
+
+
+@contextmanager
+def opened(tmp_path: Path, image_cache: Path, **more: str) -> Iterator[Bench]:
+    """A bench in an empty directory, `more` in its environment."""
     place, state, home = tmp_path / "project", tmp_path / "state", tmp_path / "home"
     for directory in (place, state, home):
         directory.mkdir()
@@ -137,6 +145,7 @@ def bench(tmp_path: Path, image_cache: Path, base_image: object, toolbox: object
     kept = ("PATH", "DOCKER_HOST", "XDG_RUNTIME_DIR")
     environ = {name: os.environ[name] for name in kept if name in os.environ}
     environ |= {"HOME": str(home), "FUMEHOOD_HOME": str(state), "PYTHONPATH": str(PROJECT), "LC_ALL": "C.UTF-8"}
+    environ |= more
     made = Bench(place=place, environ=environ, scratch=tmp_path)
     yield made
     for process in made.started:
@@ -149,6 +158,11 @@ def bench(tmp_path: Path, image_cache: Path, base_image: object, toolbox: object
 @pytest.fixture
 def repository(bench: Bench) -> Bench:
     """The bench's directory as a git repository with a failing test."""
+    return furnished(bench)
+
+
+def furnished(bench: Bench) -> Bench:
+    """With a repository in its directory."""
     (bench.place / "calc.py").write_text("def add(a, b):\n    return a - b\n")
     (bench.place / "check.py").write_text("from calc import add\n\nassert add(1, 2) == 3\nprint('all is well')\n")
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]

@@ -9,8 +9,8 @@ from typing import Any
 
 from sandbox.box import ContainerBox
 from sandbox.engine import Engine, ImageInfo
-from sandbox.pipe import Grant
 from sandbox.spec import Box, BoxSpec, Command, Exited, Limits, Mount, Owner, Stdout
+from sandbox.streams import Grant
 from sandbox.toolbox import Toolbox
 
 TMP = PurePosixPath("/tmp")

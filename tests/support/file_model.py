@@ -32,7 +32,8 @@ class Node:
         return other is not None and self.told() == other.told()
 
     def told(self) -> tuple[Any, ...]:
-        return self.kind, 0 if self.kind == "link" else self.mode & 0o777, self.data, self.target
+        attributes = tuple(sorted(self.attributes.items())) if self.kind == "file" else ()
+        return self.kind, 0 if self.kind == "link" else self.mode & 0o777, self.data, self.target, attributes
 
 
 GONE = Node("gone")

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from sandbox.addresses import Address, Network, network_of
 from sandbox.egress import Egress
 from sandbox.leaving import Outcome, Request, Ruling, Way
-from sandbox.pipe import Grant, Pipe
+from sandbox.pipe import Pipe
+from sandbox.reachable import Address, Network, network_of
+from sandbox.streams import Grant
 from sandbox.wire import WINDOW, Decoder, encode
 
 LOOPBACK = (network_of("127.0.0.0/8"),)

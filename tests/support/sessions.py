@@ -14,6 +14,7 @@ from sandbox.conformance import collect
 from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import EngineRefusedError
 from sandbox.keeper import KeeperImage
+from sandbox.masks import Masks
 from sandbox.pool import Pool
 from sandbox.roots import find_roots
 from sandbox.spec import BoxSpec, Command, Exited, Limits, Mount, Rung
@@ -49,11 +50,13 @@ class Bench:
         name: str = "",
         pool: Pool | None = None,
         system: bool = False,
+        masks: Masks | None = None,
     ) -> Inside:
         """A session over `cwd`; `name` takes up an earlier one. `pool`: shared with others. `system`: its root file
-        system is writable.
+        system is writable. `masks`: what its box does not see, or may not change.
         """
-        return Inside(self, cwd, state, add, rung=rung, name=name or str(uuid.uuid4()), pool=pool, system=system)
+        name = name or str(uuid.uuid4())
+        return Inside(self, cwd, state, add, rung=rung, name=name, pool=pool, system=system, masks=masks)
 
 
 class Inside:
@@ -70,6 +73,7 @@ class Inside:
         name: str,
         pool: Pool | None = None,
         system: bool = False,
+        masks: Masks | None = None,
     ) -> None:
         found = find_roots(cwd, add, home=Path("/nowhere"), state=state)
         state.mkdir(parents=True, exist_ok=True)
@@ -89,6 +93,7 @@ class Inside:
             identity=("Ada", "ada@example.org"),
             keeper=bench.keeper,
             pool=pool,
+            masks=masks,
         )
         self.box: ContainerBox | None = None
         self.environment: dict[str, str] = {}
@@ -130,6 +135,10 @@ class Inside:
         """All of it goes."""
         await self.end()
         await self.workspace.discard()
+
+    async def again(self) -> None:
+        """A new box over the same layers."""
+        await self._start(await self.workspace.prepare())
 
     async def _start(self, mounts: tuple[Mount, ...]) -> None:
         spec = BoxSpec(

@@ -19,7 +19,6 @@ from typing import Any, Protocol
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from sandbox.apply import UndoRefusedError
 from sandbox.changes import Change
 from sandbox.checkpoints import Checkpoints
 from sandbox.copies import remove_tree
@@ -27,8 +26,10 @@ from sandbox.held import HeldBack
 from sandbox.keeper import Keeper, KeeperImage
 from sandbox.layers import Layer
 from sandbox.places import Places
-from sandbox.plan import ApplyConflictError, Selection
+from sandbox.pool import Pool
+from sandbox.reversal import UndoRefusedError
 from sandbox.roots import find_roots
+from sandbox.selection import ApplyConflictError, Selection
 from sandbox.skeleton import own_places
 from sandbox.spec import Owner, Rung
 from sandbox.views import Views
@@ -77,6 +78,14 @@ class Bed(Protocol):
         """The directory as the box sees it, to look at and to write to."""
         ...
 
+    def changes(self) -> list[Change]:
+        """As the session finds them."""
+        ...
+
+    def apply(self, selection: Selection | None = None) -> None:
+        """Raises ApplyConflictError."""
+        ...
+
     def rest(self) -> None:
         """Nothing stands on the layers any more."""
         ...
@@ -85,8 +94,12 @@ class Bed(Protocol):
         """As a new process finds it."""
         ...
 
+    def fork(self, checkpoint: str) -> Bed:
+        """A session that goes on from a checkpoint of this one, over the same host."""
+        ...
+
     def close(self) -> None:
-        """All of it goes."""
+        """All of it goes, and what it was forked from."""
         ...
 
 
@@ -102,9 +115,10 @@ class LocalBed:
         self._session = str(uuid.uuid4())
         self._state = self.base / "state"
         self._state.mkdir()
-        self._merged = self.base / "merged"
-        self._merged.mkdir()
-        self._mounted = False
+        self._forks = 0
+        self._before: LocalBed | None = None
+        self._pool = Pool(self.base / "pool")
+        self._stand()
         self._open()
         self._places.make(local=True, forced=rung, began_ns=0)
         self.layer = next(layer for layer in self._layers() if layer.host is not None)
@@ -112,6 +126,25 @@ class LocalBed:
         if not self.over:
             copied = encode(walk(os.fsencode(self._places.top(self.layer))), 0)
             (self._places.path(self.layer) / "copy.manifest").write_bytes(copied)
+
+    def _stand(self) -> None:
+        self._merged = self._state.with_name(f"{self._state.name}.merged")
+        self._merged.mkdir()
+        self._mounted = False
+
+    def fork(self, checkpoint: str) -> LocalBed:
+        """A session that goes on from a checkpoint of this one, over the same host."""
+        made = copy.copy(self)
+        made._before = self
+        self._forks += 1
+        made._session, made._state = str(uuid.uuid4()), self._state.with_name(f"{self._state.name}-{self._forks}")
+        made._forks = 0
+        made._state.mkdir()
+        self.checkpoints.fork(checkpoint, [(made._session, made._state)])
+        made._stand()
+        made._open()
+        made.layer = next(layer for layer in made._layers() if layer.host is not None)
+        return made
 
     def _layers(self) -> tuple[Layer, ...]:
         assert self._places.table is not None
@@ -132,8 +165,9 @@ class LocalBed:
             own=own_places(name="", email=""),
             chown=keeper.chown,
             image=image,
+            frozen=self._pool.tree,
         )
-        self.checkpoints = Checkpoints(self._places, keeper, directory=self._state / "store")
+        self.checkpoints = Checkpoints(self._places, keeper, directory=self._state / "store", pool=self._pool)
         log = self._state / "store" / "log"
         self.views = Views(self._places, keeper, store=log, held=HeldBack.load())
 
@@ -147,6 +181,15 @@ class LocalBed:
             self._mounted = True
         return self._merged
 
+    def changes(self) -> list[Change]:
+        """As the session finds them."""
+        touched = [] if self.over else sorted(self.views.touched_beneath(self.layer, [b""]))
+        return self.views.changes(self.layer, touched)
+
+    def apply(self, selection: Selection | None = None) -> None:
+        """Raises ApplyConflictError."""
+        self.views.apply(self.changes(), selection or Selection(), dry=False)
+
     def rest(self) -> None:
         if self._mounted:
             _libc("umount2", os.fsencode(self._merged), 0)
@@ -159,7 +202,10 @@ class LocalBed:
     def close(self) -> None:
         self.rest()
         self.checkpoints.close()
-        remove_tree(self.base)
+        if self._before is not None:
+            self._before.close()
+        else:
+            remove_tree(self.base)
 
 
 def _quick() -> Path | None:
@@ -209,10 +255,6 @@ class Done:
 class TimeMachine(RuleBasedStateMachine):
     """Every rule does the same to the real thing and to the model, and both must agree after it."""
 
-    # What gets attributes. Of files only in the long walks: there model and apply do not agree yet about attributes
-    # alone (open; `make torture` shows it).
-    attributed: tuple[str, ...] = ("dir",)
-
     def make_bed(self) -> Bed:
         raise NotImplementedError
 
@@ -221,7 +263,7 @@ class TimeMachine(RuleBasedStateMachine):
         self.bed = self.make_bed()
         self.host = copy.deepcopy(START)
         self.layer = model.Layer(self.host, over=self.bed.over)
-        self.base: dict[str, bytes | None] = {path: node.data for path, node in START.items()}
+        self.base: dict[str, tuple[bytes, int] | None] = {p: (node.data, node.mode) for p, node in START.items()}
         self.drift: set[str] = set()
         self.must: set[str] = set()
         self.brushed: set[str] = set()
@@ -358,7 +400,7 @@ class TimeMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), value=st.sampled_from([b"", b"\0value", None]))
     def attribute(self, data: st.DataObject, value: bytes | None) -> None:
-        path = self._old(data, *self.attributed)
+        path = self._old(data, "file", "dir")
         if path is None or not self._writable(path) or not self._brushes(path):
             return
         node = self.layer.raised(path)
@@ -384,17 +426,19 @@ class TimeMachine(RuleBasedStateMachine):
         if source is None or path is None or path.startswith(source + "/"):
             return
         inside = [source, *beneath(self.layer.view(), source)]
+        moved = True
         try:
             self._place(source).rename(self._place(path))
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
+            moved = False
             subprocess.run(["mv", "-T", self._place(source), self._place(path)], check=True)
         nodes = {p: self.layer.raised(p) for p in inside}
         times = {p: node.mtime for p, node in nodes.items()}
         self.layer.remove(source)
         for p, node in nodes.items():
-            self.layer.put(path + p[len(source) :], node, moved=p == source)
+            self.layer.put(path + p[len(source) :], node, moved=moved and p == source)
         for p, node in nodes.items():
             node.mtime = times[p]
 
@@ -476,7 +520,7 @@ class TimeMachine(RuleBasedStateMachine):
 
     @rule()
     def turn_ends(self) -> None:
-        self.bed.views.capture(self._changes())
+        self.bed.views.capture(self.bed.changes())
         self._take()
 
     @rule(data=st.data(), process=st.booleans(), emptied=st.booleans())
@@ -537,6 +581,26 @@ class TimeMachine(RuleBasedStateMachine):
         assert now == real or self._shows(version), "what came back is not what was kept"
         assert self.bed.checkpoints.take("nothing changed") is None
 
+    @rule(data=st.data())
+    def fork(self, data: st.DataObject) -> None:
+        """From now on the walk goes on in a fork. Its applies are its own, and so is what it can take back."""
+        wanted = data.draw(st.sampled_from(list(self.known)), label="fork at")
+        self._take()
+        saved, version, real = self.known[wanted]
+        self.bed.rest()
+        self.bed = self.bed.fork(wanted)
+        assert self.bed.checkpoints.present == wanted
+        self.layer.load(saved)
+        now = self._agreed()
+        assert now == real or self._shows(version), "a fork is not what was kept"
+        assert self.bed.checkpoints.take("nothing changed") is None
+        past = [each.id for each in self.bed.checkpoints.list()]
+        assert past[-1] == wanted
+        self.known = {each: self.known[each] for each in past}
+        self.history = [*(each for each in self.history if each in self.known), wanted]
+        self.future.clear()
+        self.applies.clear()
+
     @rule(how=st.sampled_from(["plain", "plain", "force", "ours", "merge"]))
     def apply(self, how: str) -> None:
         self._agreed()
@@ -545,22 +609,33 @@ class TimeMachine(RuleBasedStateMachine):
         against = {p for p in changed if p in self.drift}
         must = {p for p in against & self.must if self._must(view, p)}
         before = copy.deepcopy(host)
+        unsure = self._unsure(view)
         self.bed.rest()
         self.version += 1
         selection = Selection(force=how == "force", ours=how == "ours", merge=how == "merge")
         try:
-            self.bed.views.apply(self._changes(), selection, dry=False)
+            self.bed.apply(selection)
         except ApplyConflictError as error:
             for remark in error.conflicts:
                 if not self.bed.over and "holds more" in remark.why:
                     continue  # what was made, applied and removed: see `_wanted`
                 around = {remark.path, *above(remark.path), *(p for p in self.drift if p.startswith(remark.path + "/"))}
                 assert around & self.drift, f"{remark.path} did not change on the host: {remark.why}"
-                touched = remark.path in self.layer.touched or any(p in self.layer.touched for p in around)
+                inside = (p for p in self.layer.touched if p.startswith(remark.path + "/"))
+                touched = remark.path in self.layer.touched or around & self.layer.touched or any(inside)
                 assert touched, f"{remark.path} did not change in the box: {remark.why}"
             self._host_agrees()
             return
         assert how != "plain" or not must, f"{must} were changed by both and overwritten"
+        put_back = {p for p in against if self._put_back(p)}
+        against -= put_back
+        for path in unsure | (put_back if how == "ours" else set()):
+            came = self._came_over(view, path)
+            (changed.add if came else changed.discard)(path)
+            if not came:
+                against.discard(path)
+            elif path in self.drift:
+                assert path in self.layer.touched, f"{path} did not change in the box, and the host's is lost"
         knew = copy.deepcopy((self.base, self.drift, self.must, self.taken))
         if how == "ours":
             changed -= against
@@ -602,11 +677,6 @@ class TimeMachine(RuleBasedStateMachine):
 
     # What must be so
 
-    def _changes(self) -> list[Change]:
-        bed = self.bed
-        touched = [] if bed.over else sorted(bed.views.touched_beneath(bed.layer, [b""]))
-        return bed.views.changes(bed.layer, touched)
-
     def _agreed(self) -> Any:
         """The box's directory is the model's; as it really is."""
         self._sort_host()
@@ -619,7 +689,7 @@ class TimeMachine(RuleBasedStateMachine):
 
     def _host_agrees(self) -> None:
         real, _ = model.seen(str(self.bed.host))
-        plain = {p: (row[0], row[1] & 0o777, *row[2:4]) for p, row in real.items()}
+        plain = {p: (row[0], row[1] & 0o777, *row[2:4], row[4] if row[0] == "file" else ()) for p, row in real.items()}
         wanted = told_host(self.host)
         names = wanted.keys() | plain.keys()
         differing = {p: (wanted.get(p), plain.get(p)) for p in names if wanted.get(p) != plain.get(p)}
@@ -628,7 +698,8 @@ class TimeMachine(RuleBasedStateMachine):
     def _wanted(self, view: model.Tree) -> set[str]:
         """The paths that an apply brings over."""
         found = set()
-        for path in self.layer.touched:
+        hidden = self.host.keys() - view.keys() if self.bed.over else set()
+        for path in self.layer.touched | hidden:
             mine, theirs = view.get(path), self.host.get(path)
             if mine is None and (theirs is None or (not self.bed.over and path not in START)):
                 continue  # a whole copy does not tell what was made, applied and removed from what never was
@@ -638,15 +709,42 @@ class TimeMachine(RuleBasedStateMachine):
             if taken is not None and mine is not None and mine.same(taken):
                 continue
             found.add(path)
+        for path in found & view.keys():
+            found |= {each for each in above(path) if each not in self.host}
         return found
+
+    def _unsure(self, view: model.Tree) -> set[str]:
+        """Over a whole copy it cannot always be told of a file that is as it was first whether the box made it so
+        again: where an apply changed the host's meanwhile, either may stay.
+        """
+        if self.bed.over:
+            return set()
+        first = {p for p in START.keys() & view.keys() if view[p].same(START[p])}
+        return {p for p in first if not view[p].same(self.host.get(p))}
+
+    def _came_over(self, view: model.Tree, path: str) -> bool:
+        """Whether the host has what the box has."""
+        real, _ = model.seen(str(self.bed.host))
+        mine, row = view.get(path), real.get(path)
+        if mine is None or row is None:
+            return mine is None and row is None
+        return mine.told() == (row[0], row[1] & 0o777, *row[2:4], row[4] if row[0] == "file" else ())
+
+    def _put_back(self, path: str) -> bool:
+        """Whether a file of the host is again what it was before the host changed it: where that was kept, it has not
+        drifted.
+        """
+        node = self.host.get(path)
+        return node is not None and node.kind == "file" and (node.data, node.mode & 0o777) == self.base.get(path)
 
     def _must(self, view: model.Tree, path: str) -> bool:
         """Whether both sides changed a file, each in its own way."""
         mine, theirs = view.get(path), self.host.get(path)
         was = self.base.get(path)
-        if theirs is None or theirs.kind != "file" or theirs.data == was:
+        data = None if was is None else was[0]
+        if theirs is None or theirs.kind != "file" or theirs.data == data:
             return False
-        return mine is None or mine.kind != "file" or mine.data != was
+        return mine is None or mine.kind != "file" or mine.data != data
 
     def _bring(self, view: model.Tree, changed: set[str]) -> None:
         """The model's apply."""
@@ -656,14 +754,16 @@ class TimeMachine(RuleBasedStateMachine):
                 del self.host[path]
         for path in sorted(changed & view.keys()):
             node = copy.deepcopy(view[path])
-            node.mode, node.mtime = node.mode & 0o777, None
+            node.mode, node.mtime, node.opaque = node.mode & 0o777, None, False
+            if node.kind == "dir":  # an apply leaves a directory's attributes alone
+                node.attributes = self.host[path].attributes if path in self.host else {}
             self.host[path] = node
         self._known(view, changed)
         self._sort_host()
 
     def _known(self, view: model.Tree, changed: set[str]) -> None:
         for path in changed:
-            self.base[path] = view[path].data if path in view else None
+            self.base[path] = (view[path].data, view[path].mode & 0o777) if path in view else None
         self.drift -= changed
         self.must -= changed
         self.taken = {p: node for p, node in self.taken.items() if p not in changed}
@@ -675,13 +775,14 @@ class TimeMachine(RuleBasedStateMachine):
             mine, theirs = view[path], self.host[path]
             assert mine.kind == theirs.kind == "file"
             text = place.read_bytes()
-            was = set((self.base.get(path) or b"").splitlines())
+            was = set((self.base.get(path) or (b"", 0))[0].splitlines())
             for side in (mine, theirs):
                 missing = set(side.data.splitlines()) - was - set(text.splitlines())
                 assert not missing, f"{path}: the merge lost {missing}"
-            self.host[path] = Node("file", place.stat().st_mode & 0o777, text)
+            both = {**theirs.attributes, **mine.attributes}
+            self.host[path] = Node("file", place.stat().st_mode & 0o777, text, attributes=both)
             self.taken[path] = copy.deepcopy(mine)
-            self.base[path] = mine.data
+            self.base[path] = mine.data, mine.mode & 0o777
             self.drift.add(path)
 
     # What rules draw from
@@ -728,5 +829,5 @@ class TimeMachine(RuleBasedStateMachine):
 
 
 def told_host(tree: model.Tree) -> dict[str, tuple[Any, ...]]:
-    """What is compared of the host's: no times, no attributes, no special bits."""
+    """What is compared of the host's: no times, no special bits, attributes of files only."""
     return {path: node.told() for path, node in tree.items()}

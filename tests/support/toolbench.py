@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -27,6 +27,8 @@ class ToolBench:
     effects: tuple[Effect, ...] = ()
     calls: int = 0
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    consult: Callable[[str], Awaitable[str]] | None = None
+    heard: list[bytes] = field(default_factory=list)
     background: list[asyncio.Task[None]] = field(default_factory=list)
     state: ToolState = field(init=False)
 
@@ -54,6 +56,7 @@ class ToolBench:
             record=self.records.append,
             spawn_task=self._spawn,
             environment=self.environment,
+            consult=self.consult,
         )
         return await tool.run(args, ctx)
 

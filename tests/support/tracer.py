@@ -1,8 +1,9 @@
 """Runs a command and stops it at one of its system calls that change something: kill -9 before the call, or the
 call fails. A program of its own (ptrace(2) binds to a thread): `tracer.py REPORT AT ACT -- COMMAND...`.
 
-AT counts such calls of the command's process, all its threads, from 1; 0 lets it run. ACT is `kill` or an
-errno's name; it is returned by calls that can return it, others happen. TRACE_ONLY in the environment: only
+AT counts such calls of the command's process, all its threads, from 1; 0 lets it run. ACT is `kill`, `kill:PID`
+(another process goes, the command goes on) or an errno's name; that is returned by calls that can return it, others
+happen. TRACE_ONLY in the environment: only
 calls on open files whose paths hold it count. REPORT gets a JSON object: how many calls there were, and the one
 that was hit. Linux 5.3, any architecture for `kill`, x86-64 for an errno. Processes that the command starts go
 their way.
@@ -118,7 +119,7 @@ def refuse(pid: int, number: int) -> None:
     ptrace(SETREGS, pid, 0, registers)
 
 
-def trace(command: list[str], at: int, act: str, report: Path) -> int:  # noqa: C901  (one loop)
+def trace(command: list[str], at: int, act: str, report: Path) -> int:  # noqa: C901, PLR0912  (one loop)
     child = os.fork()
     if child == 0:
         ptrace(TRACEME, 0)
@@ -155,7 +156,10 @@ def trace(command: list[str], at: int, act: str, report: Path) -> int:  # noqa: 
                         hit = f"{name} {about}"
                         os.kill(child, signal.SIGKILL)
                         continue
-                    if name in NEED_SPACE:
+                    if act.startswith("kill:"):
+                        hit = f"{name} {about}"
+                        os.kill(int(act.removeprefix("kill:")), signal.SIGKILL)
+                    elif name in NEED_SPACE:
                         hit = f"{name} {about}"
                         refuse(pid, getattr(errno, act))
         elif status >> 16 == 0 and stop not in (signal.SIGSTOP, signal.SIGTRAP):

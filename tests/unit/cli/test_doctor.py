@@ -3,7 +3,8 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from runner.cli.doctor import check_key, check_settings, check_terminal, is_fit, report
+from runner.cli.doctor import attack_report, check_key, check_settings, check_terminal, is_fit, report
+from sandbox.attack import KINDS, Attacked
 from sandbox.checks import Level, fail, ok, warn
 from tests.support.policies import manage, places, put
 
@@ -55,3 +56,25 @@ def test_settings_are_named_with_what_means_nothing_here_and_what_cannot_be_used
     (check,) = check_settings(environ, place, where)
     assert check.level is Level.FAIL
     assert "managed-settings.yaml:2:1: is no YAML" in check.found
+
+
+def test_what_got_through_is_named_below_its_kind() -> None:
+    found = Attacked(
+        engine="docker 1",
+        runtime="runc",
+        uid=1000,
+        rungs=("overlay",),
+        fallbacks=("no user namespaces",),
+        tried=dict.fromkeys(KINDS, 7),
+        won={"mount \x1b[1m": "0"},
+        kinds={"mount \x1b[1m": "kernel"},
+        seconds=1.26,
+    )
+    lines = attack_report(found)
+    at = next(number for number, line in enumerate(lines) if line.startswith("THROUGH"))
+    assert "kernel" in lines[at]
+    assert "mount" in lines[at + 1]
+    assert not any("\x1b" in line for line in lines)
+    assert sum(line.startswith("blocked") for line in lines) == len(KINDS) - 1
+    assert "fallback no user namespaces" in lines
+    assert lines[-1] == "1 of 35 attempts got through, in 1.3 s"

@@ -11,7 +11,8 @@ from sandbox.changes import Change, Kind
 from sandbox.diff import FileDiff
 from sandbox.gitpatch import Blob, format_patch
 from sandbox.hunks import to_hunks
-from sandbox.plan import PlanError, chosen_lines
+from sandbox.mixing import chosen_lines
+from sandbox.selection import PlanError
 
 OLD = b"".join(b"%d\n" % number for number in range(40))
 NEW = OLD.replace(b"\n3\n", b"\nthree\n").replace(b"\n7\n", b"\nseven\n").replace(b"\n30\n", b"\nthirty\n")

@@ -246,7 +246,7 @@ def test_trust_shows_what_would_count_and_asks(
 
 def test_flags_of_a_run_that_cannot_be_are_refused(terminal: Terminal) -> None:
     terminal.run("--permission-prompt-tool", "x", "hello", code=2)
-    assert "needs MCP" in terminal.err
+    assert "not of the form mcp__SERVER__TOOL" in terminal.err
     terminal.run("--setting-sources", "everything", "hello", code=2)
     terminal.run("--settings", "none.json", "hello", code=2)
     terminal.run("--settings", '{"permissions": {"deny": "x"}}', "hello", code=6)

@@ -336,3 +336,22 @@ async def test_nothing_is_asked_where_no_hook_is(stage: Stage) -> None:
     await stage.play(use("Bash", command="true"), {"text": "ok"}, configured=Configured())
     assert stage.bodies(ApprovalAsked) == []
     assert judged(stage) == [("Bash", "allow", "mode")]
+
+
+async def test_what_the_classifier_denies_is_told_and_stays_denied(stage: Stage) -> None:
+    allow = {"hookSpecificOutput": {"retry": True, "decision": {"behavior": "allow"}}, "decision": "approve"}
+    says = stage.script("denied", f"cat > {stage.root}/told; printf '%s' '{json.dumps(allow)}'")
+    blocks = {"text": '{"verdict": "block", "reason": "not asked for"}'}
+    configured = hooks("PermissionDenied", hook(says, where="host"), matcher="Bash")
+    replies = [use("Bash", command='python3 -c \'open("made", "w")\''), blocks, {"text": "ok"}]
+    await stage.play(*replies, configured=configured, mode=Mode.AUTO)
+    assert not (stage.repo / "made").exists()
+    told = json.loads((stage.root / "told").read_text())
+    assert (told["hook_event_name"], told["tool_name"], told["reason"]) == (
+        "PermissionDenied",
+        "Bash",
+        "Blocked by classifier: not asked for",
+    )
+    assert "PermissionDenied hook: you may try Bash again." in contexts(stage)
+    (done,) = stage.bodies(ToolFinished)
+    assert done.is_error

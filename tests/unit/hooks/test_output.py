@@ -14,7 +14,7 @@ from runner.hooks.kinds import BOX, COMMAND, EVENTS, HOST, Handler, Ran
 from runner.hooks.matchers import Matcher
 from runner.hooks.outcome import Answer, Outcome, Result
 from runner.hooks.output import LONGEST, Said, read
-from runner.loop.orchestrate import tightened
+from runner.loop.gate import tightened
 
 
 def ran(
@@ -59,6 +59,9 @@ ROWS: list[tuple[str, Ran, Said]] = [
     ("Stop", ran(answer={"continue": False, "stopReason": "enough"}), Said(stop="enough")),
     ("Notification", ran(2, stderr="x"), Said(failed="x", message="x")),
     ("PermissionRequest", ran(2, stderr="x"), Said(failed="x", message="x")),
+    ("PermissionDenied", ran(answer=specific("PermissionDenied", retry=True)), Said(retry=True)),
+    ("PermissionDenied", ran(answer=specific("PermissionDenied", retry="y")), Said(failed="retry is no truth value")),
+    ("PermissionDenied", ran(decision="approve"), Said()),
     ("PermissionRequest", ran(answer=specific("PermissionRequest", decision={"behavior": "allow"})), Said(answer=True)),
     (
         "PermissionRequest",

@@ -46,6 +46,7 @@ def uses() -> Iterator[tuple[str, str]]:
             elif (
                 name.split(".")[0] in {"subprocess", "pty"}
                 or "create_subprocess" in name
+                or name.endswith("stdio_client")
                 or name in {"os.system", "os.posix_spawn", "os.fork"}
             ):
                 yield "host process", where
@@ -53,14 +54,16 @@ def uses() -> Iterator[tuple[str, str]]:
 
 def test_there_is_one_gate() -> None:
     assert Counter((what, where) for what, where in uses() if not where.startswith("demo/")) == {
-        ("box.get", "loop/orchestrate.py"): 1,  # a call of the model
-        ("tool.run", "loop/orchestrate.py"): 1,  # the same, after its Judged
-        ("ToolContext", "loop/orchestrate.py"): 1,  # what a tool gets: the only box that it ever sees
+        ("box.get", "loop/gate.py"): 1,  # a call of the model
+        ("tool.run", "loop/gate.py"): 1,  # the same, after its Judged
+        ("ToolContext", "loop/gate.py"): 1,  # what a tool gets: the only box that it ever sees
         ("exec", "tools/bash.py"): 1,  # through that
         ("exec", "tools/helpers.py"): 1,  # through that
         ("box.get", "loop/own.py"): 3,  # helper, carry, user_command
         ("exec", "loop/own.py"): 3,  # the same, after their Judged
         ("host process", "hooks/host.py"): 1,  # a hook that its owner places there, after its Judged
+        ("host process", "sessions/sink.py"): 1,  # the command that managed settings require as audit sink
+        ("host process", "mcp/prompt_tool.py"): 1,  # the server that the command line places there, after its Judged
         ("exec", "loop/door.py"): 1,  # a hook, in the box that the gate gives it after its Judged
     }
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from runner.approval import ClientApprover
-from runner.effects import Mode
-from runner.events import ApprovalAsked, ApprovalGiven, Egress, Judged
+from runner.effects import ConnectHost, Effect, Mode, Place
+from runner.events import ApprovalAsked, ApprovalGiven, Egress, Judged, ToolFinished
 from runner.loop.modes import Remember
 from runner.loop.operations import Answer
 from runner.loop.outward import Outward, effect_of
@@ -17,8 +17,9 @@ from runner.loop.session import Session
 from runner.policy.grants import with_grant
 from runner.policy.network import shown
 from runner.policy.policy import Policy
+from runner.tools.base import ToolContext, ToolResult
 from sandbox.leaving import Outcome, Request, Ruling
-from tests.unit.loop.conftest import Stage, until
+from tests.unit.loop.conftest import Probe, ProbeArguments, Stage, until
 
 TLS = Request(host="a.example", port=443, scheme="https", method="CONNECT")
 
@@ -162,3 +163,55 @@ async def test_paths_are_kept_short(stage: Stage) -> None:
         out.ended(long, await out.judge(long), Outcome())
     assert len(stage.bodies(Egress)[0].path) == 2000
     assert len(stage.bodies(Judged)[0].effects[0]["path"]) == 2000
+
+
+class Fetch(Probe):
+    """Fetches by the proxy, as the real one does."""
+
+    name = "WebFetch"
+    asked: Callable[[], Awaitable[list[bool]]]
+
+    def effects(self, args: ProbeArguments, place: Place) -> tuple[Effect, ...]:
+        return (ConnectHost(host="a.example", port=443, scheme="https", method="GET", path="/page"),)
+
+    async def run(self, args: ProbeArguments, ctx: ToolContext) -> ToolResult:
+        return ToolResult(for_model=str(await self.asked()))
+
+
+async def test_a_fetch_that_was_allowed_passes_for_its_own_call_and_place_only(stage: Stage) -> None:
+    fetch = Fetch()
+    stage.look = fetch  # type: ignore[assignment]
+    stage.script({"tools": [{"name": "WebFetch", "id": "t1", "input": {}}]}, {"text": "ok"})
+    async with stage.open(allow=("WebFetch",)) as session:
+        out = Outward(session.gate, turn=lambda: 1)
+        others = (
+            Request(host="b.example", port=443, scheme="https", method="CONNECT"),
+            Request(host="a.example", port=8443, scheme="https", method="CONNECT"),
+            Request(host="a.example", port=80, scheme="http", method="GET", path="/page"),
+            Request(host="a.example", port=443, scheme="https", method="POST", path="/page"),
+        )
+
+        async def asked() -> list[bool]:
+            return [(await out.judge(request)).allowed for request in (TLS, *others)]
+
+        fetch.asked = asked
+        events = await stage.play(session)
+        assert not (await out.judge(TLS)).allowed
+    [finished] = [event.body for event in events if isinstance(event.body, ToolFinished)]
+    assert finished.content == "[True, False, False, False, False]"
+
+
+async def test_a_rule_that_denies_the_host_stands_above_a_fetch(stage: Stage) -> None:
+    fetch = Fetch()
+    stage.look = fetch  # type: ignore[assignment]
+    stage.script({"tools": [{"name": "WebFetch", "id": "t1", "input": {}}]}, {"text": "ok"})
+    async with stage.open(allow=("WebFetch",), deny=("Network(a.example)",)) as session:
+        out = Outward(session.gate, turn=lambda: 1)
+
+        async def asked() -> list[bool]:
+            return [(await out.judge(TLS)).allowed]
+
+        fetch.asked = asked
+        events = await stage.play(session)
+    finished = [event.body for event in events if isinstance(event.body, ToolFinished)]
+    assert "True" not in str(finished[0].content)

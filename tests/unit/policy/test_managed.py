@@ -85,7 +85,11 @@ BROKEN: dict[str, str] = {
     "availableModels: opus": "availableModels",
     "limits: {memory: lots}": "limits.memory",
     "limits: {maxTurns: 0}": "limits.maxTurns",
-    "requiredAuditSink: {url: 'https://audit.example'}": "no audit sink",
+    "requiredAuditSink: {url: 'https://audit.example'}": "publicKey",
+    "requiredAuditSink: {publicKey: RWQ}": "publicKey",
+    f"requiredAuditSink: {{publicKey: {'R' * 56}}}": "name one of url and command",
+    f"requiredAuditSink: {{url: 'https://audit.example', publicKey: {'R' * 56}}}": "secretFile or secretEnv",
+    f"requiredAuditSink: {{url: 'http://audit.example', secretEnv: S, publicKey: {'R' * 56}}}": "https://",
 }
 
 

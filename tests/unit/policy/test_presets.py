@@ -23,6 +23,7 @@ def test_the_presets_are_those_that_are_documented() -> None:
         "enterprise-locked",
         "readonly",
         "review",
+        "secrets",
     ]
     assert all(about for _, about in policy_files.presets())
 

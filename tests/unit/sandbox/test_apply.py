@@ -15,7 +15,8 @@ from sandbox.bases import Bases
 from sandbox.errors import WorkspaceError
 from sandbox.held import HeldBack
 from sandbox.manifest import Manifest
-from sandbox.plan import Action, ApplyConflictError, Plan, Selection, make_plan
+from sandbox.plan import Plan, make_plan
+from sandbox.selection import Action, ApplyConflictError, Selection
 from sandbox.store import Store
 from sandbox.transaction import nothing
 from sandbox.trees import LocalTree
@@ -364,3 +365,47 @@ def test_attributes_alone_are_a_change(tmp_path: Path) -> None:
     apply(stage)
     assert os.listxattr(stage.root / "a") == ["user.new"]
     assert apply(stage)[1] == ()
+
+
+def test_special_bits_alone_are_dropped_by_name_and_are_no_step(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {"a": (0o755, b"1")})
+    stage.change({"a": (0o4755, b"1"), "new": (0o4755, b"2")})
+    plan, done = apply(stage)
+    assert [(remark.path, remark.why) for remark in plan.dropped] == [
+        ("a", "setuid, setgid and sticky bits are never applied")
+    ]
+    assert [(remark.path, remark.why) for remark in plan.pointed_out] == [
+        ("new", "its setuid, setgid and sticky bits are left behind")
+    ]
+    assert [step.path for step in done] == ["new"]
+    assert read(stage.root) == {"a": (0o755, b"1"), "new": (0o755, b"2")}
+    assert apply(stage)[1] == ()
+
+
+def test_a_merge_keeps_the_attributes_of_both_sides(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {"a": (0o644, b"1\n2\n3\n4\n5\n")})
+    stage.change({"a": (0o644, b"box\n2\n3\n4\n5\n")})
+    os.setxattr(stage.upper / "a", "user.box", b"b")
+    capture(stage)
+    (stage.root / "a").write_bytes(b"1\n2\n3\n4\nhost\n")
+    os.setxattr(stage.root / "a", "user.host", b"h")
+    apply(stage, Selection(merge=True))
+    assert (stage.root / "a").read_bytes() == b"box\n2\n3\n4\nhost\n"
+    assert sorted(os.listxattr(stage.root / "a")) == ["user.box", "user.host"]
+
+
+def test_an_attribute_that_follows_a_merge_is_a_change(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {"a": (0o644, b"1\n2\n3\n")})
+    stage.change({"a": (0o644, b"box\n2\n3\n")})
+    capture(stage)
+    (stage.root / "a").write_bytes(b"1\n2\nhost\n")
+    apply(stage, Selection(merge=True))
+    manifest = Manifest(stage.base / "manifest")
+    with Store(stage.store, writable=True) as store, LocalTree(stage.upper) as upper:
+        bases = Bases("root", manifest, store, began_ns=0)
+        (change,) = stage.changes(store=store)
+        assert bases.is_taken(change, upper)
+        os.setxattr(stage.upper / "a", "user.later", b"1")
+        (change,) = stage.changes(store=store)
+        assert not bases.is_taken(change, upper)
+    manifest.close()

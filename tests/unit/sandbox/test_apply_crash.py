@@ -17,12 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox import confined
-from sandbox.apply import Applied, Applies, Part, Recovered, UndoRefusedError
+from sandbox.apply import Applied, Applies, Part, Recovered
 from sandbox.bases import Bases
 from sandbox.errors import SandboxError, WorkspaceError
 from sandbox.held import HeldBack
 from sandbox.manifest import Manifest
-from sandbox.plan import ApplyConflictError, Selection, make_plan
+from sandbox.plan import make_plan
+from sandbox.reversal import UndoRefusedError
+from sandbox.selection import ApplyConflictError, Selection
 from sandbox.store import Store
 from sandbox.transaction import nothing
 from sandbox.trees import LocalTree

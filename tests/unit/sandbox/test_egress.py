@@ -9,8 +9,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from sandbox.addresses import network_of
 from sandbox.leaving import Bounds
+from sandbox.reachable import network_of
 from tests.support.outlet import Heard, Outlet, TableJudge, client_hello, extension, outlet, serving
 
 NO_RULE = b"no rule allows evil.example:80"

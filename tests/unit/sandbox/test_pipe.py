@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from sandbox.errors import BoxLostError, BoxStartError, DiskFullError, PathError, ProtocolError
-from sandbox.pipe import Grant, Pipe, Stream
+from sandbox.pipe import Pipe
 from sandbox.process import StreamProcess, exited_of, rows_of
 from sandbox.spec import Command, Exited, Stderr, Stdout
+from sandbox.streams import Grant, Stream
 from sandbox.wire import PAYLOAD, WINDOW, Decoder, encode
 
 HELLO = encode({"t": "hello", "wire": 1, "features": ["exec"]})

@@ -1,4 +1,4 @@
-"""Random writes, checkpoints, undos, redos, applies and host edits against a plain model of a file tree: over
+"""Random writes, checkpoints, undos, redos, forks, applies and host edits against a plain model of a file tree: over
 whole copies for everybody, over real overlay mounts where this process may make them.
 """
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from sandbox.copies import remove_tree
 from sandbox.spec import Rung
 from tests.support.time_machine import LocalBed, TimeMachine, can_mount_overlays
 
@@ -27,8 +28,7 @@ class OverlayMachine(TimeMachine):
 
 
 def settled(machine: type[TimeMachine], examples: int, steps: int, *marks: pytest.MarkDecorator) -> type[Any]:
-    more = {"attributed": ("file", "dir")} if marks else {}
-    case: type[unittest.TestCase] = type(machine.__name__, (machine,), more).TestCase  # type: ignore[attr-defined]
+    case: type[unittest.TestCase] = type(machine.__name__, (machine,), {}).TestCase  # type: ignore[attr-defined]
     case.settings = settings(  # type: ignore[attr-defined]
         max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=list(HealthCheck)
     )
@@ -55,5 +55,37 @@ def test_a_copy_that_was_made_again_still_tells_what_the_box_did_not_touch() -> 
         (bed.host / "a").write_bytes(b"the host's, later")
         touched = bed.views.touched_beneath(bed.layer, [b""])
         assert bed.views.changes(bed.layer, touched) == []
+    finally:
+        bed.close()
+
+
+def test_a_fork_of_a_whole_copy_tells_what_the_box_did_not_touch() -> None:
+    origin = LocalBed(Rung.COPY)
+    bed = origin
+    try:
+        (origin.seen() / "b").write_bytes(b"the box's")
+        made = origin.checkpoints.take("first")
+        assert made is not None
+        bed = origin.fork(made.id)
+        (bed.host / "a").write_bytes(b"the host's, later")
+        touched = bed.views.touched_beneath(bed.layer, [b""])
+        assert [change.path for change in bed.views.changes(bed.layer, touched)] == ["b"]
+    finally:
+        bed.close()
+
+
+def test_what_was_applied_away_has_a_place_again_when_the_box_goes_back_and_adds_to_it() -> None:
+    bed = LocalBed(Rung.COPY)
+    try:
+        made = bed.checkpoints.take("first")
+        assert made is not None
+        remove_tree(bed.seen() / "d")
+        bed.checkpoints.take("second")
+        bed.apply()
+        bed.checkpoints.restore(made.id)
+        bed.checkpoints.settle()
+        (bed.seen() / "d" / "new").write_bytes(b"new")
+        bed.apply()
+        assert (bed.host / "d" / "new").read_bytes() == b"new"
     finally:
         bed.close()

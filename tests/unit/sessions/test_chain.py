@@ -24,7 +24,7 @@ from runner.policy.trust import Grants, content_digest
 from runner.remote_approval import RemoteApprover
 from runner.sessions.chain import SOURCES, Chain, read_chain, read_given
 from runner.sessions.enforced import Enforced
-from runner.sessions.specs import chain_of, ground_of, new_spec, policy_of, resume_spec
+from runner.sessions.specs import chain_of, check_image_here, ground_of, new_spec, policy_of, resume_spec
 from runner.sessions.store import Store
 from runner.spec import SessionSpec
 from tests.support.policies import manage, places, put
@@ -602,3 +602,11 @@ def test_before_a_run_in_a_terminal_trust_is_asked_for_once(
     said = capsys.readouterr().err
     assert "permissions.allow: WebFetch\u241b[2J" in said
     assert machine.chain().trusted is (key == "y\n")
+
+
+def test_images_that_managed_settings_do_not_allow_are_not_built_either(machine: Machine) -> None:
+    check_image_here(machine.project, "debian", machine.environ, machine.places)
+    manage(machine.places, {"allowedImages": ["base"]})
+    check_image_here(machine.project, "base", machine.environ, machine.places)
+    with pytest.raises(LockedError, match="debian"):
+        check_image_here(machine.project, "debian", machine.environ, machine.places)

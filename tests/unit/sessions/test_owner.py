@@ -22,7 +22,7 @@ from runner.sessions.owner import Owner, event_to_json
 from runner.sessions.store import Lock
 from sandbox.errors import DiskFullError, SandboxError
 from sandbox.local import LocalBox
-from sandbox.plan import ApplyConflictError, Remark
+from sandbox.selection import ApplyConflictError, Remark
 from sandbox.spec import Command, Exited, Process, Pty, Stderr, Stdout
 
 LONG = b"\xff line\n" * 300_000

@@ -11,6 +11,7 @@ import pytest
 from runner.errors import UsageError
 from runner.tools.registry import default_tools, schema_of, select_tools, tool_spec
 
+SEARCH = {"kind": "searxng", "url": "https://search.example/"}
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 DEFAULT = [
     "AskUserQuestion",
@@ -24,6 +25,7 @@ DEFAULT = [
     "Read",
     "TaskStop",
     "TodoWrite",
+    "WebFetch",
     "Write",
 ]
 
@@ -32,7 +34,7 @@ def names(tools: tuple[Any, ...]) -> list[str]:
     return [tool.name for tool in tools]
 
 
-@pytest.mark.parametrize("tool", default_tools(), ids=lambda tool: tool.name)
+@pytest.mark.parametrize("tool", default_tools(search=SEARCH), ids=lambda tool: tool.name)
 def test_what_the_model_sees_of_a_tool_is_as_reviewed(tool: Any) -> None:
     spec = tool_spec(tool)
     seen = {"name": spec.name, "description": spec.description.split("\n"), "schema": spec.schema}
@@ -40,7 +42,7 @@ def test_what_the_model_sees_of_a_tool_is_as_reviewed(tool: Any) -> None:
     assert seen == json.loads(file.read_text()), f"if this is wanted, write the new text to {file}"
 
 
-@pytest.mark.parametrize("tool", default_tools(), ids=lambda tool: tool.name)
+@pytest.mark.parametrize("tool", default_tools(search=SEARCH), ids=lambda tool: tool.name)
 def test_schemas_are_plain(tool: Any) -> None:
     def check(schema: dict[str, Any]) -> None:
         assert not {"title", "$ref", "$defs", "anyOf", "default"} & schema.keys()
@@ -73,3 +75,9 @@ def test_a_bare_name_takes_a_tool_away_and_a_rule_does_not() -> None:
 def test_an_unknown_name_is_an_error() -> None:
     with pytest.raises(UsageError, match="no such tool: Nope"):
         select_tools(["Nope"])
+
+
+def test_a_search_is_offered_where_settings_name_a_service() -> None:
+    assert "WebSearch" in names(select_tools(search=SEARCH))
+    with pytest.raises(UsageError):
+        select_tools(["WebSearch"])

@@ -1,7 +1,11 @@
-# the calls themselves are the point
-# ruff: noqa: PTH101, PTH102, PTH104, PTH108, PTH110, PTH115, PTH116, PTH123, PTH208, UP031
-"""Runs inside a box as a command, with the box's own Python, and tries what must not work. Prints a JSON
-object: attack -> what came of it, for those that succeeded only.
+# a script whose calls themselves are the point
+# ruff: noqa: D103, S103, S108, T201
+"""Runs inside a box as a command and tries what must not work: `fumehood doctor --attack`, and the tests.
+
+Prints one JSON object: `tried`, attempts by kind; `won`, attack -> what came of it, for those that succeeded;
+`targets`, the server's processes and threads. Arguments: `control` (in a container without hardening), `child`
+(against a process of its own), `host:PORT` (a listener on the host's loopback), `abstract:NAME` (the host's unix
+socket of that abstract name), `secret:PATH` (a file of the host).
 """
 
 from __future__ import annotations
@@ -17,10 +21,17 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from functools import partial
 
 libc = ctypes.CDLL(None, use_errno=True)
 X86 = platform.machine() == "x86_64"
 won: dict[str, str] = {}
+tried: dict[str, int] = {}
+kind = ""
+kinds: dict[str, str] = {}
+# Addresses that are documentation's, and the one where clouds keep their keys. A box has no route to any.
+OUTSIDE = ("192.0.2.1", "169.254.169.254", "10.0.0.1", "172.17.0.1", "2001:db8::1", "fe80::1", "::ffff:192.0.2.1")
+NAMES = ("fumehood.example", "host.docker.internal", "metadata.google.internal")
 # x86_64 and aarch64 numbers
 CALLS = {
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
@@ -53,6 +64,7 @@ def call(name: str, *arguments: object) -> int:
 
 
 def attempt(name: str, work: Callable[..., object]) -> None:
+    tried[kind] = tried.get(kind, 0) + 1
     try:
         result = work()
     except (OSError, ValueError, ZeroDivisionError):
@@ -146,11 +158,14 @@ def identities(server: int) -> None:
         for number in {server, 0, 1, 65534} - {os.getuid(), os.getgid()}:
             attempt(f"set{name} {number}", lambda change=change, number=number: change(number))
     attempt("setgroups", lambda: os.setgroups([0]))
-    for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
-        with open("/proc/self/status") as status:
-            value = next(line.split()[1] for line in status if line.startswith(kind))
-        if int(value, 16):
-            won[f"capability set {kind}"] = value
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        attempt(f"capability set {name}", lambda name=name: held(name))
+
+
+def held(name: str) -> str:
+    with open("/proc/self/status") as status:
+        value = next(line.split()[1] for line in status if line.startswith(name))
+    return value if int(value, 16) else str(1 // 0)
 
 
 def namespaces() -> None:
@@ -221,7 +236,50 @@ def sockets() -> None:
     interfaces = [name for _, name in socket.if_nameindex()]
     if set(interfaces) - {"lo", "tunl0", "sit0", "ip6tnl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0"}:
         won["interfaces"] = repr(interfaces)
-    attempt("connect outside", lambda: socket.create_connection(("1.1.1.1", 53), timeout=2))
+
+
+def network(names: list[str]) -> None:
+    """What is beyond the box's own loopback."""
+    for address in OUTSIDE:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        for port in (53, 80, 443):
+            attempt(f"connect {address} {port}", lambda a=address, p=port: reached(a, p))
+        for way, protocol in (("udp", 0), ("ping", socket.IPPROTO_ICMPV6 if ":" in address else socket.IPPROTO_ICMP)):
+            attempt(f"{way} {address}", lambda a=address, f=family, p=protocol: sent(f, p, (a, 53)))
+    for name in NAMES:
+        attempt(f"resolve {name}", lambda name=name: socket.getaddrinfo(name, 443))
+    for name in names:
+        what, _, value = name.partition(":")
+        if what == "host":
+            for address in ("127.0.0.1", "::1", "localhost"):
+                attempt(f"the host's {address}", lambda a=address, v=value: reached(a, int(v)))
+        elif what == "abstract":
+            attempt("the host's abstract unix socket", lambda v=value: connected("\0" + v))
+
+
+def reached(address: str, port: int) -> str:
+    with socket.create_connection((address, port), timeout=1):
+        return "connected"
+
+
+def sent(family: int, protocol: int, address: tuple[str, int]) -> int:
+    with socket.socket(family, socket.SOCK_DGRAM, protocol) as sock:
+        return sock.sendto(b"\x08\x00\xf7\xfd\x00\x01\x00\x01", address)
+
+
+def connected(address: str) -> str:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(address)
+        return "connected"
+
+
+def bait(names: list[str]) -> None:
+    """Files of the host."""
+    for name in names:
+        what, _, value = name.partition(":")
+        if what == "secret":
+            for path in (value, f"/proc/1/root{value}", f"/proc/1/cwd{value}", f"/host{value}", f"/../../..{value}"):
+                attempt(f"read {path}", lambda path=path: opens(path, os.O_RDONLY))
 
 
 def files() -> None:
@@ -293,7 +351,7 @@ def own_child() -> None:
     attempt("child: ptrace seize", lambda: call("ptrace", 0x4206, pid, 0, 0))
     against("child", pid, signals=())
     os.kill(pid, 9)
-    print(json.dumps({"targets": [], "won": won}))
+    print(json.dumps({"targets": [], "tried": tried, "won": won, "kinds": {}}))
 
 
 def main() -> None:
@@ -308,21 +366,29 @@ def main() -> None:
     for thread in os.listdir("/proc/1/task"):
         targets.setdefault(f"thread {thread}", int(thread))
     targets.pop("thread 1", None)
-    descriptors()
     control = sys.argv[1:] == ["control"]
+    of("privileges", descriptors)
     if control:  # as root without any hardening it would hurt the container itself
-        identities(server)
+        of("privileges", lambda: identities(server))
     for label, pid in targets.items():
-        against(label, pid)
-    files()
-    sockets()
-    terminal()
-    foreign()
-    namespaces()
-    kernel()
+        of("server", partial(against, label, pid))
+    of("file system", files, lambda: bait(sys.argv[1:]))
+    of("network", sockets)
     if not control:
-        identities(server)
-    print(json.dumps({"targets": sorted(targets), "won": won}))
+        of("network", lambda: network(sys.argv[1:]))
+    of("kernel", terminal, foreign, namespaces, kernel)
+    if not control:
+        of("privileges", lambda: identities(server))
+    print(json.dumps({"targets": sorted(targets), "tried": tried, "won": won, "kinds": kinds}))
+
+
+def of(name: str, *works: Callable[[], None]) -> None:
+    """Try attacks of one kind."""
+    global kind
+    kind, before = name, set(won)
+    for work in works:
+        work()
+    kinds.update(dict.fromkeys(set(won) - before, name))
 
 
 if __name__ == "__main__":

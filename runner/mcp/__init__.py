@@ -1,0 +1,1 @@
+"""MCP servers. So far those that the command line places on the host, to answer permission questions."""

@@ -1,0 +1,38 @@
+"""What all tests of boxes start from, made once: `python -m tests.support.prepare`. What it keeps for later runs lies
+where the fixtures look for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from sandbox.engine import connect
+from sandbox.errors import SandboxError
+from sandbox.images import ensure_image
+from sandbox.toolbox import ensure_toolbox
+
+
+def cache_directory() -> Path:
+    """Shared by all runs of this user: images and packages are large, and named by their digests."""
+    named = os.environ.get("FUMEHOOD_TEST_CACHE")
+    return Path(named) if named else Path.home() / ".cache/fumehood-tests"
+
+
+def main() -> int:
+    """Images and toolbox; what is there already costs a request each."""
+    cache = cache_directory()
+    try:
+        engine = connect(os.environ)
+        base, *_ = (ensure_image(engine, name, cache=cache, progress=print) for name in ("busybox", "base", "plain"))
+        ensure_toolbox(engine, base=base, cache=cache, progress=print)
+        engine.close()
+    except SandboxError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
