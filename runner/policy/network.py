@@ -89,8 +89,8 @@ class NetworkPattern:
 
     @property
     def inspects(self) -> bool:
-        """Whether requests inside of TLS have to be seen."""
-        return self.looks and (not self.schemes or bool(self.schemes & {"https", "wss"}))
+        """Whether requests inside of TLS have to be seen. A WebSocket can only be told from the rest there."""
+        return "wss" in self.schemes or (self.looks and (not self.schemes or "https" in self.schemes))
 
     def touches(self, effect: ConnectHost) -> bool:
         """Whether it allows some request of this scheme there, be it of other methods and paths."""

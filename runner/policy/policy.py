@@ -173,7 +173,8 @@ class Policy:
             for decision in (Decision.DENY, Decision.ASK)
             for _, pattern in self._indexes[decision].on_network(host)
         )
-        if parts("https") or (whole and any(regarding)):
+        inside = parts("https") or parts("wss") or bool(allowed.covering(request("wss", "GET")))
+        if inside or (whole and any(regarding)):
             return "inspected"
         return "http" if not whole and (allowed.covering(request("http")) or parts("http")) else "https"
 

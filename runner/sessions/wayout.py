@@ -70,9 +70,9 @@ class WayOut:
         now = datetime.now(UTC)
         made = await asyncio.to_thread(lambda: import_module("sandbox.authority").Authority(now))
         known = b""
-        for path in BUNDLES:
+        for found in await box.resolve(BUNDLES):
             with suppress(PathError):
-                known = (await box.read(path, limit=4 << 20)).data
+                known = (await box.read(found.target, limit=4 << 20)).data
                 break
         await box.write(TRUSTED, known + b"\n" + made.certificate, mode=0o644)
         self._authority = made

@@ -238,8 +238,8 @@ class Heard:
             await writer.drain()
 
 
-async def over_tls(connection: Connection, name: str, certificate: bytes, data: bytes) -> bytes:
-    """Speak TLS as a client that trusts one authority; all that is answered. ssl.SSLError."""
+async def over_tls(connection: Connection, name: str, certificate: bytes, data: bytes, *, until: bytes = b"") -> bytes:
+    """Speak TLS as a client that trusts one authority; all answered, or what is `until` a mark. ssl.SSLError."""
     context = ssl.create_default_context(cadata=certificate.decode())
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing, server_hostname=name)
@@ -265,7 +265,7 @@ async def over_tls(connection: Connection, name: str, certificate: bytes, data: 
     await until_done(tls.do_handshake)
     tls.write(data)
     answer = b""
-    while piece := await until_done(lambda: tls.read(1 << 16)):
+    while (not until or until not in answer) and (piece := await until_done(lambda: tls.read(1 << 16))):
         answer += piece
     return answer
 

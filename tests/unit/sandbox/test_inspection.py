@@ -55,6 +55,26 @@ async def test_what_is_refused_inside_is_answered_inside() -> None:
     assert heard.requests == []
 
 
+async def test_a_websocket_inside_is_a_decision_of_its_own() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhello")
+        await writer.drain()
+
+    async with serving(serve, secure=WORLD.context("a.example")) as port:
+        data = get(port, more="Upgrade: websocket\r\n").replace(b"Connection: close", b"Connection: Upgrade")
+        for scheme, wanted in (("https", b"HTTP/1.1 403"), ("wss", b"HTTP/1.1 101")):
+            judge = TableJudge(allowed={f"a.example:{port} {scheme}"}, scheme="inspected")
+            async with outlet(judge, NAMES, authority=SESSION, trust=TRUST) as out:
+                connection = await out.end.open()
+                await connection.send(f"CONNECT a.example:{port} HTTP/1.1\r\nHost: a.example:{port}\r\n\r\n".encode())
+                await connection.until(b"\r\n\r\n")
+                async with asyncio.timeout(20):
+                    answer = await over_tls(connection, "a.example", SESSION.certificate, data, until=b"\r\n\r\n")
+            assert answer.startswith(wanted)
+            assert judge.asked == [f"GET wss://a.example:{port}/x?q"]
+
+
 @pytest.mark.parametrize(
     "data",
     [
