@@ -78,11 +78,13 @@ def test_a_workstation_is_locked_by_one_file(repository: Bench, locked: Fumehood
         ("--image", "debian"),
         ("--model", "haiku"),
         ("--resume", session["session"], "--dangerously-skip-permissions"),
-        ("--permission-prompt-tool", "mcp__a__b", "--mcp-config", '{"mcpServers": {"a": {"command": "false"}}}'),
     ):
         model_flags = () if "--model" in flags else ("--model", model)
         assert "managed-settings.yaml" in locked("-p", "go", *model_flags, *flags, code=8).stderr
     assert "disable" in locked("shell", session["session"], code=8).stderr
+    servers = '{"mcpServers": {"a": {"command": "false"}}}'
+    tool = ("--permission-prompt-tool", "mcp__a__b", "--mcp-config", servers)
+    assert "managed MCP servers only" in locked("-p", "go", "--model", model, *tool, code=8).stderr
     assert "allowedImages" in locked("policy", "show").stdout
     assert "is not one of those" in locked("images", "build", "debian", code=8).stderr
     policy.write_text(text + "oops: 1\n")
