@@ -11,7 +11,13 @@ from sandbox.engine import Engine
 from tests.e2e.conftest import Bench, bash, tree_digest
 from tests.support.sshd import Server, serve_ssh
 
-pytestmark = [pytest.mark.box, pytest.mark.network, pytest.mark.program("sshd"), pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.box,
+    pytest.mark.network,
+    pytest.mark.program("sshd"),
+    pytest.mark.program("docker"),  # what the other end of ssh runs
+    pytest.mark.timeout(300),
+]
 
 
 @pytest.fixture
