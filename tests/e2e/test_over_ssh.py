@@ -39,6 +39,7 @@ def test_the_main_job_over_ssh(repository: Bench, engine: Engine, fix: str, serv
     repository.run("-p", "--continue", "--model", more, "one more")
     assert "another machine" in repository.run("undo", check=49).stderr
     assert "another machine" in repository.run("fork", check=49).stderr
+    repository.run("clean")
     diff = repository.run("diff", "--stat").stdout
     assert ("calc.py" in diff, "one" in diff, "deep/link" in diff) == (True, True, True)
     assert repository.run("shell", "-c", "cat deep/link; python3 -B check.py").stdout == "1\nall is well\n"
