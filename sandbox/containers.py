@@ -18,6 +18,7 @@ LABEL = "fumehood"
 SESSION_LABEL = "fumehood.session"
 OWNER_LABEL = "fumehood.owner"
 SYSTEM_LABEL = "fumehood.system"
+LAYER_LABEL = "fumehood.layer"  # of a volume that is a layer itself, not the definition of a mount
 REMOVAL_SECONDS = 20.0
 
 

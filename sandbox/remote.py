@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from sandbox.containers import ContainerSpec, session_labels
+from sandbox.containers import LAYER_LABEL, ContainerSpec, session_labels
 from sandbox.engine import Engine
 from sandbox.keeper import KeeperImage
 from sandbox.spec import Mount, Owner
@@ -39,7 +39,7 @@ def fill_volume(
     that could not be copied. Attributes do not go along. Raises what an engine raises.
     """
     engine.volumes.remove(volume)
-    engine.volumes.create(volume, options={}, labels=session_labels(session))
+    engine.volumes.create(volume, options={}, labels=session_labels(session) | {LAYER_LABEL: "1"})
     # Podman unpacks into the volumes of a container only while it runs
     running = engine.kind == "podman"
     spec = ContainerSpec(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runner.errors import SessionBusyError
 from runner.sessions.store import Store, is_session_id
-from sandbox.containers import LABEL, OWNER_LABEL, SESSION_LABEL, owner_dead
+from sandbox.containers import LABEL, LAYER_LABEL, OWNER_LABEL, SESSION_LABEL, owner_dead
 from sandbox.engine import Engine
 from sandbox.errors import EngineRefusedError, SandboxError
 from sandbox.points import images_named
@@ -37,7 +37,7 @@ def remove_dead(engine: Engine, store: Store) -> Removed:
             engine.containers.remove(container.id, force=True)
             containers += 1
     for volume in engine.volumes.list(LABEL):
-        if _is_dead(volume.labels, store):
+        if LAYER_LABEL not in volume.labels and _is_dead(volume.labels, store):
             try:
                 engine.volumes.remove(volume.name)
             except EngineRefusedError:  # a container uses it

@@ -11,7 +11,13 @@ from sandbox.engine import Engine
 from tests.e2e.conftest import Bench, bash, tree_digest
 from tests.support.sshd import Server, serve_ssh
 
-pytestmark = [pytest.mark.box, pytest.mark.network, pytest.mark.program("sshd"), pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.box,
+    pytest.mark.network,
+    pytest.mark.program("sshd"),
+    pytest.mark.program("docker"),  # what the other end of ssh runs
+    pytest.mark.timeout(300),
+]
 
 
 @pytest.fixture
@@ -33,6 +39,7 @@ def test_the_main_job_over_ssh(repository: Bench, engine: Engine, fix: str, serv
     repository.run("-p", "--continue", "--model", more, "one more")
     assert "another machine" in repository.run("undo", check=49).stderr
     assert "another machine" in repository.run("fork", check=49).stderr
+    repository.run("clean")
     diff = repository.run("diff", "--stat").stdout
     assert ("calc.py" in diff, "one" in diff, "deep/link" in diff) == (True, True, True)
     assert repository.run("shell", "-c", "cat deep/link; python3 -B check.py").stdout == "1\nall is well\n"
