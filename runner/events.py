@@ -232,8 +232,8 @@ class CheckpointTaken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Egress:
-    """One request that left, or was refused, when it is over. `failure`: why nothing came of one that was allowed;
-    bytes as they went over the box's connection.
+    """One request that left, or was refused, when it is over. The verdict's `failure`: why nothing came of one
+    that was allowed. Bytes as they went over the box's connection.
     """
 
     host: str
@@ -245,7 +245,6 @@ class Egress:
     sent: int = 0
     received: int = 0
     seconds: float = 0.0
-    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,7 +57,7 @@ class Rig:
         self.before = self.journal.last_seq
         self._note_start()
         store.save(spec)
-        self._way_out: WayOut = import_module("runner.sessions.wayout").WayOut()
+        self._way_out: WayOut = import_module("runner.sessions.wayout").WayOut(inspects=enforced.policy.inspects)
         self.housing: Housing = import_module("runner.sessions.housing").Housing(
             spec,
             directory=self.directory,
@@ -66,11 +66,13 @@ class Rig:
             lay=lambda: _lay_ground(spec, environ, self.directory, store.cache, progress),
             record=self.journal.append,
             identity=import_module("runner.sessions.identity").read_identity(environ, home_of(environ)),
-            environment={name: environ[name] for name in spec.environment if name in environ},
+            environment={name: environ[name] for name in spec.environment if name in environ}
+            | self._way_out.environment,
             home_files=self._home_files(),
             pool=import_module("sandbox.pool").Pool(store.layers, sessions=store.sessions),
             masks=lambda: enforced.masks,
             grants=self._way_out.grants,
+            welcome=self._way_out.welcome,
         )
         self._models: list[ModelClient] = []
         self._tasks: list[asyncio.Task[Any]] = []

@@ -20,7 +20,7 @@ class Egress:
     """`accept` is a Grant's. `fault` hears of errors of ours, which end a connection and nothing else."""
 
     def __init__(self, way: Way, *, fault: Callable[[Exception], object]) -> None:
-        self._way = way
+        self.way = way
         self._fault = fault
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -40,13 +40,13 @@ class Egress:
     async def _serve(self, stream: Stream) -> None:
         client = Client(stream)
         try:
-            async with asyncio.timeout(self._way.bounds.head):
+            async with asyncio.timeout(self.way.bounds.head):
                 first = await client.read()
             client.unread(first)
             if first[:1] == SOCKS:
-                await socks(self._way, client, plain=converse)
+                await socks(self.way, client, plain=converse)
             elif first:
-                await converse(self._way, client)
+                await converse(self.way, client)
         except (GoneError, TimeoutError, OSError):
             return
         except Exception as error:  # noqa: BLE001 (it ends this connection only)

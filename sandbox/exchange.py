@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 import h11
 
-from sandbox.hosts import HostError, Target, authority_of, target_of
+from sandbox.hosts import PORTS, HostError, Target, authority_of, target_of
 from sandbox.leaving import GIVEN_UP, Asked, Client, GoneError, RefusedError, Request, Upstream, Way, why_not
 from sandbox.tunnel import Tunnel
 from sandbox.wire import PAYLOAD
@@ -39,11 +39,12 @@ REASON = 200
 LINGER = 2.0
 
 
-async def converse(way: Way, client: Client, *, within: tuple[str, int] | None = None) -> None:
+async def converse(way: Way, client: Client, *, within: tuple[str, int] | None = None, secure: bool = False) -> None:
     """Requests until the client has enough. `within`: the host and port of the tunnel that they came through, whose
-    requests name no host of their own but in their Host header. Raises GoneError, OSError, TimeoutError.
+    requests name no host of their own but in their Host header; `secure`: it is one of TLS that ends here. Raises
+    GoneError, OSError, TimeoutError.
     """
-    talk = Talk(way, client, within)
+    talk = Talk(way, client, within, secure=secure)
     try:
         await talk.run()
     finally:
@@ -53,7 +54,8 @@ async def converse(way: Way, client: Client, *, within: tuple[str, int] | None =
 class Talk:
     """One connection that speaks HTTP."""
 
-    def __init__(self, way: Way, client: Client, within: tuple[str, int] | None) -> None:
+    def __init__(self, way: Way, client: Client, within: tuple[str, int] | None, *, secure: bool) -> None:
+        self._secure = secure
         self._way = way
         self._client = client
         self._within = within
@@ -151,7 +153,7 @@ class Talk:
     async def _exchange(self, event: h11.Request) -> None:
         target = self._target(event)
         headers, socket = checked(event)
-        scheme = "ws" if socket else "http"
+        scheme = ("wss" if socket else "https") if self._secure else ("ws" if socket else "http")
         method = event.method.decode("ascii")
         request = Request(host=target.host, port=target.port, scheme=scheme, method=method, path=target.path)
         asked = await self._way.ask(self._client, request)
@@ -175,7 +177,7 @@ class Talk:
     def _target(self, event: h11.Request) -> Target:
         """What the request is for. Raises RefusedError."""
         try:
-            return target_in(event, self._within)
+            return target_in(event, self._within, secure=self._secure)
         except HostError as error:
             raise RefusedError(str(error), status=400) from error
 
@@ -190,7 +192,7 @@ class Talk:
                 there.start_next_cycle()
                 return upstream, there
             self.drop()
-        self._upstream = upstream = await self._way.connect(asked)
+        self._upstream = upstream = await self._way.connect(asked, secure=self._secure)
         self._there = there = h11.Connection(h11.CLIENT, max_incomplete_event_size=self._way.bounds.head_size)
         return upstream, there
 
@@ -260,23 +262,23 @@ class Talk:
                     raise RefusedError("the answer ended too soon", status=502)
 
 
-def target_in(event: h11.Request, within: tuple[str, int] | None) -> Target:
+def target_in(event: h11.Request, within: tuple[str, int] | None, *, secure: bool) -> Target:
     """What a request is for, by its target or the tunnel that it came through; its Host header has to say the same.
     Raises HostError.
     """
-    text = event.target.decode("ascii")
+    text, scheme = event.target.decode("ascii"), "https" if secure else "http"
     if within is not None:
         if not text.startswith("/"):
             raise HostError("a target that is no path, in a tunnel")
         host, port = within
-        text = f"http://{f'[{host}]' if ':' in host else host}:{port}{text}"
+        text = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{text}"
     target = target_of(text)
-    if target.scheme != "http":
+    if target.scheme != scheme:
         raise HostError(f"a request for {target.scheme}:// that the proxy is to make; CONNECT is for that")
     named = _header(event.headers, b"host")
     if named is None and event.http_version != b"1.0":
         raise HostError("no Host header")
-    if named is not None and authority_of(named.decode("latin-1"), 80) != (target.host, target.port):
+    if named is not None and authority_of(named.decode("latin-1"), PORTS[scheme]) != (target.host, target.port):
         raise HostError(f"a Host header that is not for {target.authority}")
     return target
 

@@ -6,6 +6,7 @@ nothing here knows of policies. What is said on a connection is read in `sandbox
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections import deque
 from collections.abc import Callable
@@ -86,8 +87,12 @@ class Judge(Protocol):
 
     def expected(self, host: str, port: int) -> str:
         """What a tunnel to there is to carry: tcp where a rule lets bytes pass that are neither TLS nor HTTP, http
-        where rules allow nothing else, else https.
+        where rules allow nothing else, `inspected` where rules speak of the requests inside of TLS, else https.
         """
+        ...
+
+    def broken(self, request: Request, reason: str) -> None:
+        """Told of a tunnel that ended before there was a request in it."""
         ...
 
     def ended(self, request: Request, ruling: Ruling, outcome: Outcome) -> None:
@@ -130,7 +135,7 @@ class Client:
     """A connection's end in the box, as bytes."""
 
     def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+        self.stream = stream
         self._back: deque[bytes] = deque()
         self._ended = False
         self.sent = 0
@@ -154,7 +159,7 @@ class Client:
             return data
         while not self._ended:
             try:
-                header, payload = await self._stream.receive()
+                header, payload = await self.stream.receive()
             except SandboxError as error:
                 raise GoneError from error
             match header["t"]:
@@ -177,21 +182,21 @@ class Client:
     async def write(self, data: bytes) -> None:
         """Send, waiting for credit. Raises GoneError."""
         try:
-            await self._stream.send(data)
+            await self.stream.send(data)
         except SandboxError as error:
             raise GoneError from error
-        if self._stream.closed:
+        if self.stream.closed:
             raise GoneError
         self.received += len(data)
 
     def end(self) -> None:
         """Nothing more is sent."""
-        self._stream.tell("end")
+        self.stream.tell("end")
 
     def close(self) -> None:
         """The connection is over."""
-        self._stream.ignore()
-        self._stream.tell("done", r={})
+        self.stream.ignore()
+        self.stream.tell("done", r={})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -242,19 +247,34 @@ class Asked:
         self.judge.ended(self.request, self.ruling, outcome)
 
 
+class Certifies(Protocol):
+    """Vouches for hosts, to a box that trusts it."""
+
+    def context(self, host: str) -> ssl.SSLContext:
+        """What a server of this host says to its clients."""
+        ...
+
+
 class Way:
-    """How a request gets out: asked, resolved, judged again, connected."""
+    """How a request gets out: asked, resolved, judged again, connected. `authority`: makes the certificates that the
+    box is shown where requests inside of TLS are looked into; without one they are not. `trust`: whom servers are
+    believed by, this machine's authorities where None is given.
+    """
 
     def __init__(
         self,
         judge: Judge,
         *,
         bounds: Bounds | None = None,
+        authority: Certifies | None = None,
+        trust: ssl.SSLContext | None = None,
         resolver: Resolve = resolve,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.bounds = bounds or Bounds()
         self.judge = judge
+        self.authority = authority
+        self._trust = trust
         self._resolve = resolver
         self._monotonic = monotonic
 
@@ -267,8 +287,10 @@ class Way:
             raise RefusedError(ruling.reason)
         return asked
 
-    async def connect(self, asked: Asked) -> Upstream:
-        """Resolve, judge the addresses, and connect to one that was judged. Raises RefusedError, after it was told."""
+    async def connect(self, asked: Asked, *, secure: bool = False) -> Upstream:
+        """Resolve, judge the addresses, and connect to one that was judged; `secure`: by TLS, the host's certificate
+        verified. Raises RefusedError, after it was told.
+        """
         request, ruling = asked.request, asked.ruling
         try:
             async with asyncio.timeout(self.bounds.connect):
@@ -276,7 +298,7 @@ class Way:
                 # of several addresses one that is not wanted condemns the name
                 why = next(filter(None, map(ruling.objection, addresses)), "")
                 if not why:
-                    return await _connect(request, addresses)
+                    return await _connect(request, addresses, self._secure() if secure else None)
             refused = RefusedError(f"{request.host} is not connected to: {why}")
         except TimeoutError:
             reason = f"{request.host}:{request.port} did not answer within {self.bounds.connect:g} s"
@@ -285,6 +307,12 @@ class Way:
             refused = RefusedError(f"{request.host}:{request.port} cannot be reached: {error}", status=502)
         asked.close(**why_not(refused))
         raise refused
+
+    def _secure(self) -> ssl.SSLContext:
+        if self._trust is None:
+            self._trust = ssl.create_default_context()
+            self._trust.set_alpn_protocols(["http/1.1"])
+        return self._trust
 
     async def relay(self, client: Client, upstream: Upstream) -> None:
         """Bytes in both directions until both have ended, or nothing passed for too long. Raises GoneError, OSError."""
@@ -326,11 +354,17 @@ class Way:
             await asyncio.gather(*both, idle, return_exceptions=True)
 
 
-async def _connect(request: Request, addresses: tuple[Address, ...]) -> Upstream:
+async def _connect(request: Request, addresses: tuple[Address, ...], trust: ssl.SSLContext | None) -> Upstream:
     problem: OSError = OSError("the name has no address")
     for address in addresses:
         try:
-            reader, writer = await asyncio.open_connection(str(address), request.port, limit=4 * PAYLOAD)
+            reader, writer = await asyncio.open_connection(
+                str(address),
+                request.port,
+                limit=4 * PAYLOAD,
+                ssl=trust,
+                server_hostname=request.host if trust is not None else None,
+            )
         except OSError as error:
             problem = error
         else:

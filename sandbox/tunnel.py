@@ -5,6 +5,7 @@ is the one that was asked for; plain HTTP in a tunnel is read like any other; wh
 from __future__ import annotations
 
 import asyncio
+import ssl
 import struct
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
@@ -12,6 +13,7 @@ from typing import Protocol
 from sandbox.hello import HelloError, HelloReader
 from sandbox.hosts import HostError, host_of
 from sandbox.leaving import GIVEN_UP, Asked, Client, GoneError, RefusedError, Request, Upstream, Way
+from sandbox.opened import OpenedClient
 from sandbox.reachable import literal
 
 SOCKS = 5
@@ -23,49 +25,58 @@ NOT_PLAIN = "neither TLS nor HTTP is spoken, which only a rule on tcp:// allows"
 class Converse(Protocol):
     """Reads plain HTTP in a tunnel, each request judged by itself."""
 
-    async def __call__(self, way: Way, client: Client, *, within: tuple[str, int]) -> None:
+    async def __call__(self, way: Way, client: Client, *, within: tuple[str, int], secure: bool = False) -> None:
         """Raises GoneError, OSError, TimeoutError."""
         ...
 
 
 class Tunnel:
     """A way to one host and port that was allowed and is open. `pass_on` takes it from the first byte to the end.
-    Where rules allow nothing but plain HTTP there, nothing is open yet: each request in it opens its own.
+    Where each request in it is judged by itself (plain HTTP, or TLS that ends here), nothing is open yet.
     """
 
     def __init__(
-        self, way: Way, client: Client, plain: Converse, place: tuple[str, int], opened: tuple[Asked, Upstream] | None
+        self,
+        way: Way,
+        client: Client,
+        plain: Converse,
+        request: Request,
+        opened: tuple[Asked, Upstream] | None,
     ) -> None:
         self._way = way
         self._client = client
         self._converse = plain
-        self._place = place
+        self._request = request
+        self._place = (request.host, request.port)
         self._opened = opened
 
     @classmethod
     async def open(cls, way: Way, client: Client, plain: Converse, host: str, port: int) -> Tunnel:
         """Decide and connect. Raises RefusedError."""
         scheme = way.judge.expected(host, port)
-        if scheme == "http":
-            return cls(way, client, plain, (host, port), None)
-        asked = await way.ask(client, Request(host=host, port=port, scheme=scheme, method="CONNECT"))
+        inspected = scheme == "inspected" and way.authority is not None
+        scheme = "https" if scheme == "inspected" else scheme
+        request = Request(host=host, port=port, scheme=scheme, method="CONNECT")
+        if inspected or scheme == "http":
+            return cls(way, client, plain, request, None)
+        asked = await way.ask(client, request)
         try:
             upstream = await way.connect(asked)
         except BaseException:
             asked.close(failure=GIVEN_UP)
             raise
-        return cls(way, client, plain, (host, port), (asked, upstream))
+        return cls(way, client, plain, request, (asked, upstream))
 
     async def pass_on(self) -> None:
         """All that is said. Raises GoneError, OSError, TimeoutError."""
         if self._opened is None:
-            await self._converse(self._way, self._client, within=self._place)
+            await (self._inspect() if self._request.scheme == "https" else self._plainly())
             return
         asked, upstream = self._opened
         refusal, failure = "", GIVEN_UP
         try:
             if asked.request.scheme != "tcp":
-                hello = await self._first(asked)
+                hello = await self._first()
                 if hello is None:
                     refusal = "plain HTTP was spoken in it, of which each request is judged by itself"
                 else:
@@ -80,11 +91,35 @@ class Tunnel:
             asked.close(refusal, failure=failure)
             upstream.close()
         if refusal.startswith("plain"):
-            await self._converse(self._way, self._client, within=self._place)
+            await self._plainly()
 
-    async def _first(self, asked: Asked) -> bytes | None:
+    async def _plainly(self) -> None:
+        await self._converse(self._way, self._client, within=self._place)
+
+    async def _inspect(self) -> None:
+        """TLS that ends here, for the host that was asked for: what is asked in it is judged by itself."""
+        assert self._way.authority is not None
+        try:
+            hello = await self._first()
+            if hello is None:
+                await self._plainly()
+                return
+            self._client.unread(hello)
+            opened = OpenedClient(self._client, self._way.authority.context(self._request.host))
+            async with asyncio.timeout(self._way.bounds.first):
+                await opened.handshake()
+        except RefusedError as refused:
+            self._way.judge.broken(self._request, refused.reason)
+            return
+        except (ssl.SSLError, TimeoutError) as error:
+            self._way.judge.broken(self._request, f"the client does not take this session's certificate: {error}")
+            return
+        await self._converse(self._way, opened, within=self._place, secure=True)
+        await opened.finish()
+
+    async def _first(self) -> bytes | None:
         """The client's hello as it came; None where it speaks HTTP. Raises RefusedError, GoneError."""
-        host = asked.request.host
+        host = self._request.host
         reader = HelloReader()
         try:
             async with asyncio.timeout(self._way.bounds.first):

@@ -73,7 +73,7 @@ def _row(at: float, body: Egress) -> dict[str, Any]:
         "sent": body.sent,
         "received": body.received,
         "seconds": body.seconds,
-        "failure": body.failure,
+        "failure": verdict.get("failure", ""),
         "would_allow": shown(effect) if by_nobody else "",
     }
 
@@ -102,7 +102,7 @@ def explain_url(url: UrlArgument, mode: ModeOption = "", as_json: AsJson = False
         return
     out(f"request   {shown(effect, path=True)}")
     if effect.scheme in ("https", "wss"):
-        out("seen      host and port; TLS is passed on, so rules that name a method or a path cannot allow it")
+        out("seen      host and port; where rules name a method or a path for them, each request inside of TLS too")
     tell(found)
     out("then      the name is resolved, and a private or otherwise special address needs a rule that names it")
 
@@ -112,11 +112,11 @@ def _judged(url: str, mode: str) -> tuple[Explanation, ConnectHost]:
     if "://" not in address:
         address = f"https://{address}"
     _, composed, ground = standing_policy(Path.cwd(), environ=os.environ, mode=read_mode(mode) if mode else None)
-    tunnel = not address.startswith(("http://", "ws://"))
-    _, effects = call_of(f"{NETWORK}({'CONNECT' if tunnel else method or 'GET'} {address})", ground.place)
+    _, effects = call_of(f"{NETWORK}({method or 'GET'} {address})", ground.place)
     (effect,) = effects
     if not isinstance(effect, ConnectHost) or not effect.host or not effect.port:
         raise UsageError(f"{url!r} is no URL")
-    if tunnel:
+    tunnel = effect.scheme not in ("http", "ws")
+    if tunnel and composed.policy.expected(effect.host, effect.port) != "inspected":
         effect = ConnectHost(host=effect.host, port=effect.port, scheme=effect.scheme, method="CONNECT")
     return explain(composed.policy, NETWORK, (effect,), ground.place), effect

@@ -76,23 +76,30 @@ class Outward:
         """See Judge."""
         return self._gate.policy().expected(host, port)
 
+    def broken(self, request: Request, reason: str) -> None:
+        """See Judge."""
+        verdict = Verdict(decision=Decision.DENY, source=Source.FUMEHOOD, reason=reason)
+        self._tell(request, Decided(verdict=verdict, cause=self._gate.cause), verdict, Outcome())
+
     def ended(self, request: Request, ruling: Ruling, outcome: Outcome) -> None:
         """See Judge."""
         decided: Decided = ruling.about
         verdict = decided.verdict
         if outcome.refusal:
             verdict = Verdict(decision=Decision.DENY, source=Source.FUMEHOOD, reason=outcome.refusal)
+        self._tell(request, decided, verdict, outcome)
+
+    def _tell(self, request: Request, decided: Decided, verdict: Verdict, outcome: Outcome) -> None:
         body = Egress(
             host=request.host,
             port=request.port,
             scheme=request.scheme,
             method=request.method,
             path=request.path[:LONGEST_PATH],
-            verdict=verdict.to_json(),
+            verdict=verdict.to_json() | ({"failure": outcome.failure} if outcome.failure else {}),
             sent=outcome.sent,
             received=outcome.received,
             seconds=outcome.seconds,
-            failure=outcome.failure,
         )
         self._gate.record(body, cause=decided.cause)
 

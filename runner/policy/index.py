@@ -109,6 +109,12 @@ class RuleIndex:
             found += self.on_host(effect.host)
         return found
 
+    @cached_property
+    def inspects(self) -> bool:
+        """Whether any network rule is about requests inside of TLS."""
+        patterns = (rule.pattern for rules in self._networks.values() for rule in rules)
+        return any(isinstance(pattern, NetworkPattern) and pattern.inspects for pattern in patterns)
+
     def ranged(self) -> Iterator[NetworkPattern]:
         """The patterns of network rules that name addresses."""
         for rules in self._networks.values():

@@ -82,9 +82,23 @@ class NetworkPattern:
         """Whether a deny rule's addresses are not to be connected to for a request, whatever name it gives."""
         return self.concerns(effect if self.elsewhere else replace(effect, host=self.host.host))
 
+    @property
+    def looks(self) -> bool:
+        """Whether a request has to be seen to know if it fits."""
+        return bool(self.methods or self.path)
+
+    @property
+    def inspects(self) -> bool:
+        """Whether requests inside of TLS have to be seen. A WebSocket can only be told from the rest there."""
+        return "wss" in self.schemes or (self.looks and (not self.schemes or "https" in self.schemes))
+
     def touches(self, effect: ConnectHost) -> bool:
         """Whether it allows some request of this scheme there, be it of other methods and paths."""
-        return bool(self.methods or self.path) and replace(self, methods=frozenset(), path="").covers(effect)
+        return self.looks and replace(self, methods=frozenset(), path="").covers(effect)
+
+    def regards(self, effect: ConnectHost) -> bool:
+        """Whether it denies, or has asked about, some request of this scheme there."""
+        return self.looks and replace(self, methods=frozenset(), path="").concerns(effect)
 
     def _on(self, host: str) -> bool:
         return self.host.matches(host.lower().rstrip("."))

@@ -148,15 +148,35 @@ class Policy:
         denying = self._indexes[Decision.DENY].ranged()
         return tuple(named), tuple(each for pattern in denying if pattern.bars(effect) for each in pattern.ranges)
 
+    @property
+    def inspects(self) -> bool:
+        """Whether any rule is about requests inside of TLS."""
+        return any(index.inspects for index in self._indexes.values())
+
     def expected(self, host: str, port: int) -> str:
-        """What a tunnel to there is to carry, by what rules allow: tcp, else https, else http, https where none do."""
+        """What a tunnel to there is to carry, by what rules speak of: tcp, else `inspected` where requests inside of
+        TLS have to be seen, else https, else http, https where no rule allows anything.
+        """
         allowed = self._indexes[Decision.ALLOW]
-        for scheme in ("tcp", "https", "http"):
-            if allowed.covering(ConnectHost(host=host, port=port, scheme=scheme, method="CONNECT")):
-                return scheme
-        plain = ConnectHost(host=host, port=port, scheme="http", method="GET", path="/")
-        only_parts = any(pattern.touches(plain) for _, pattern in allowed.on_network(host))
-        return "http" if only_parts else "https"
+
+        def request(scheme: str, method: str = "CONNECT") -> ConnectHost:
+            return ConnectHost(host=host, port=port, scheme=scheme, method=method, path="/" if method == "GET" else "")
+
+        def parts(scheme: str) -> bool:
+            return any(pattern.touches(request(scheme, "GET")) for _, pattern in allowed.on_network(host))
+
+        if allowed.covering(request("tcp")):
+            return "tcp"
+        whole = bool(allowed.covering(request("https")))
+        regarding = (
+            pattern.regards(request("https", "GET"))
+            for decision in (Decision.DENY, Decision.ASK)
+            for _, pattern in self._indexes[decision].on_network(host)
+        )
+        inside = parts("https") or parts("wss") or bool(allowed.covering(request("wss", "GET")))
+        if inside or (whole and any(regarding)):
+            return "inspected"
+        return "http" if not whole and (allowed.covering(request("http")) or parts("http")) else "https"
 
     def _without_rules(self, effects: tuple[Effect, ...], allowing: Allowing, place: Place) -> Verdict:
         """What allow rules and the mode say, and what neither can lift."""

@@ -68,7 +68,8 @@ class Housing:
     """One session's box and what it needs. `lay` connects the engine and makes image and toolbox ready
     where they are not; it runs in a thread. `scratch`: a cache for boxes' small files. `record` journals.
     `home_files`: for the box's HOME, by relative name. `masks`: what policy keeps from the box by now. `grants`: what
-    each box may open by itself. Nothing starts before `begin`.
+    each box may open by itself; `welcome` is awaited with each box before anybody gets it. Nothing starts before
+    `begin`.
     """
 
     def __init__(
@@ -86,8 +87,10 @@ class Housing:
         pool: Pool | None = None,
         masks: Callable[[], Masks] = lambda: NO_MASKS,
         grants: Mapping[str, Grant] | None = None,
+        welcome: Callable[[Box], Awaitable[None]] | None = None,
     ) -> None:
         self._grants = grants
+        self._welcome = welcome
         self._pool = pool
         self._masks = masks
         self._home_files = home_files
@@ -212,6 +215,8 @@ class Housing:
         except EngineRefusedError:
             box = await self._enter(ground, await workspace.fall())
         self._open, self._laid = box, True
+        if self._welcome is not None:
+            await self._welcome(box)
         if self._spec.system_writable:
             await asyncio.to_thread(workspace.system.begin, box.container, asking(box))
         workspace.freezer = await asyncio.to_thread(Freezer, ground.engine, box.container)

@@ -1,27 +1,54 @@
 """A session's way out: granted to each of its boxes, so that a box that was started again has no other; closed to
 everything until the gate is there. The proxy itself is loaded with the first connection.
+
+Where rules speak of requests inside of TLS, the session has a certificate authority, which its boxes are given to
+trust: beside their image's own, in a file of their memory that no layer holds.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from importlib import import_module
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from sandbox.errors import PathError
+from sandbox.spec import Box
 from sandbox.streams import Grant, Stream
 from sandbox.wire import PathCode
 
 if TYPE_CHECKING:
     from runner.loop.gate import Gate
+    from sandbox.authority import Authority
     from sandbox.egress import Egress
 
 CONNECTIONS = 256
+TRUSTED = PurePosixPath("/run/fumehood-trusted.pem")
+TRUSTED_BY = (
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "GIT_SSL_CAINFO",
+    "PIP_CERT",
+    "CARGO_HTTP_CAINFO",
+)
+BUNDLES = (
+    PurePosixPath("/etc/ssl/certs/ca-certificates.crt"),
+    PurePosixPath("/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem"),
+    PurePosixPath("/etc/ssl/cert.pem"),
+)
 
 
 class WayOut:
-    """`begin` gives it what decides; nothing passes before."""
+    """`begin` gives it what decides; nothing passes before. `inspects`: requests inside of TLS are looked into."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, inspects: bool) -> None:
+        self._inspects = inspects
+        self._authority: Authority | None = None
         self._gate: Gate | None = None
         self._turn: Callable[[], int] = int
         self._egress: Egress | None = None
@@ -30,6 +57,27 @@ class WayOut:
     def grants(self) -> Mapping[str, Grant]:
         """What a box may open by itself."""
         return {"tcp": Grant(limit=CONNECTIONS, accept=self._accept)}
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What commands need to find whom to trust."""
+        return dict.fromkeys(TRUSTED_BY, str(TRUSTED)) if self._inspects else {}
+
+    async def welcome(self, box: Box) -> None:
+        """Before anything else is done in a box."""
+        if not self._inspects:
+            return
+        now = datetime.now(UTC)
+        made = await asyncio.to_thread(lambda: import_module("sandbox.authority").Authority(now))
+        known = b""
+        for found in await box.resolve(BUNDLES):
+            with suppress(PathError):
+                known = (await box.read(found.target, limit=4 << 20)).data
+                break
+        await box.write(TRUSTED, known + b"\n" + made.certificate, mode=0o644)
+        self._authority = made
+        if self._egress is not None:
+            self._egress.way.authority = made
 
     def begin(self, gate: Gate, turn: Callable[[], int]) -> None:
         """From here on the gate decides. `turn`: the number of the one that runs."""
@@ -48,6 +96,6 @@ class WayOut:
             return
         if self._egress is None:
             judge = import_module("runner.loop.outward").Outward(self._gate, turn=self._turn)
-            way = import_module("sandbox.leaving").Way(judge)
+            way = import_module("sandbox.leaving").Way(judge, authority=self._authority)
             self._egress = import_module("sandbox.egress").Egress(way, fault=judge.fault)
         self._egress.accept(stream, arguments)

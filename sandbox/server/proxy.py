@@ -94,7 +94,10 @@ class Connection:
     def take(self, kind: str, payload: bytes) -> None:
         """A frame for this connection. Raises WireError for one that makes no sense."""
         if kind == "data":
-            self._waiting += payload
+            if not self._waiting and not self._dead:  # the usual case, without a copy
+                payload = payload[self._written(payload) :]
+            if not self._dead:
+                self._waiting += payload
             self._write()
         elif kind == "end":
             self._ends = True
@@ -146,16 +149,12 @@ class Connection:
     def _write(self) -> None:
         """Hand on what came, then the end of it."""
         while self._waiting and not self._dead:
-            try:
-                count = os.write(self._fd, self._waiting[:PAYLOAD])
-            except BlockingIOError:
-                return
-            except OSError:
-                self._lose()
+            count = self._written(self._waiting[:PAYLOAD])
+            if not count:
                 break
             del self._waiting[:count]
-            if not self._over:
-                self._stream.consumed(count)
+        if self._waiting:
+            return
         if self._over:
             self._close()
         elif self._ends and not self._dead:
@@ -163,6 +162,19 @@ class Connection:
                 self._socket.shutdown(_socket.SHUT_WR)
             except OSError:
                 self._lose()
+
+    def _written(self, data: bytes | bytearray) -> int:
+        """How much of it the client takes now; the host may send as much again."""
+        try:
+            count = os.write(self._fd, data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._lose()
+            return 0
+        if not self._over:
+            self._stream.consumed(count)
+        return count
 
     def _lose(self) -> None:
         """The client is gone: the host is told, and ends the stream."""

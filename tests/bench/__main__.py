@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import agent, apply, boxes, floors, policy, travel
+from tests.bench import agent, apply, boxes, floors, network, policy, travel
 from tests.bench.figures import Figure, median, show
 
 FILES = 100_000
@@ -29,10 +29,39 @@ def repository(at: Path, files: int) -> Path:
     return at
 
 
+def network_figures(out: network.Network) -> list[Figure]:
+    """The way out, beside the raw pipe of the same run."""
+    return [
+        Figure(
+            name="download by TLS, passed through",
+            value=out.passed,
+            unit="MB/s",
+            floor=out.raw,
+            floor_name="raw pipe",
+            wanted=0.7,
+            at_least=True,
+        ),
+        Figure(
+            name="the same, looked into",
+            value=out.inspected,
+            unit="MB/s",
+            floor=out.raw,
+            floor_name="raw pipe",
+            wanted=0.35,
+            at_least=True,
+        ),
+        Figure(name="added to a small request", value=out.small_passed - out.direct, unit="ms", wanted=2),
+        Figure(name="the same, looked into", value=out.small_inspected - out.direct, unit="ms", wanted=4),
+        Figure(name="tool call during a download, p95", value=out.call_p95, unit="ms", wanted=10),
+        Figure(name="memory that a download of 1 GB takes", value=out.memory, unit="MB", wanted=20),
+    ]
+
+
 def measure(work: Path, home: Path, console: Console) -> list[Figure]:
     """All of it, the start and its floors turn by turn so that noise falls on both."""
     small, large = repository(work / "small", 100), repository(work / "large", FILES)
-    image = boxes.lay(home).image.id
+    ground = boxes.lay(home)
+    image = ground.image.id
     console.print("start …")
     boxes.start(small, home)
     starts = [
@@ -50,7 +79,10 @@ def measure(work: Path, home: Path, console: Console) -> list[Figure]:
     many = boxes.side_by_side(small, home)
     console.print("going back and forth …")
     travels = travel.measure(work, home, small, large)
+    console.print("the way out …")
+    out = network.measure(ground.engine, image, ground.toolbox, home / "boxes")
     return [
+        *network_figures(out),
         Figure(
             name="start to first tool answer", value=ours, unit="ms", floor=plain, floor_name="run -d + exec",
             wanted=1.25, others="plain Docker 471 ms, SWE-ReX 1,994, inspect 1,756",

@@ -9,12 +9,14 @@ import json
 import subprocess
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sandbox.authority import Authority
 from tests.e2e.conftest import Bench, bash
 
 pytestmark = [pytest.mark.box, pytest.mark.network, pytest.mark.timeout(240)]
@@ -134,3 +136,39 @@ def test_a_url_is_tried_and_explained_without_sending_anything(repository: Bench
     told = repository.run("net", "explain", "https://x.a.example").stdout
     assert "decides   deny Network(*.a.example)" in told
     assert "settings.yaml:3" in told
+
+
+def test_rules_on_methods_and_paths_hold_inside_of_tls(repository: Bench, tmp_path: Path) -> None:
+    """The box trusts the session's own authority beside its image's; the controller the site's."""
+    authority = Authority(datetime.now(UTC))
+    (tmp_path / "site.pem").write_bytes(authority.certificate)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    server.socket = authority.context("127.0.0.1").wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    where = f"127.0.0.1:{server.server_port}"
+    through = "unset no_proxy NO_PROXY; "
+    python = f"import urllib.request as u; print(u.urlopen('https://{where}/').status)"
+    post = f"curl -sS -X POST https://{where}/"
+    model = repository.script(
+        {"tools": [bash(f"{through} curl -sS -o /dev/null -w '%{{http_code}}' https://{where}/")]},
+        {"tools": [bash(f'{through} python3 -c "{python}"')]},
+        {"tools": [bash(f"{through} {post}; grep -c 'BEGIN CERT' $SSL_CERT_FILE; grep -rl PRIVATE /run $HOME; true")]},
+        {"text": "done"},
+    )
+    try:
+        arguments = ("--model", model, "--allow-host", f"GET https://{where}")
+        repository.run("-p", "go", *arguments, SSL_CERT_FILE=str(tmp_path / "site.pem"))
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    session = repository.sessions()[0]["session"]
+    fetched, opened, refused = outputs(repository, session)
+    assert (fetched.strip(), opened.strip()) == ("200", "200")
+    said, count = refused.strip().splitlines()
+    assert f"fumehood: no rule allows https://{where}" in said
+    assert int(count) >= 1
+    log = repository.run("net", "log").stdout
+    assert f"allow  GET https://{where}/" in log
+    assert f"deny   POST https://{where}/" in log

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from sandbox.egress import Egress
-from sandbox.leaving import Bounds, Outcome, Request, Ruling, Way
+from sandbox.leaving import Outcome, Request, Ruling, Way
 from sandbox.pipe import Pipe
 from sandbox.reachable import Address, Network, network_of
 from sandbox.streams import Grant
@@ -42,6 +43,9 @@ class TableJudge:
 
     def expected(self, host: str, port: int) -> str:
         return self.scheme
+
+    def broken(self, request: Request, reason: str) -> None:
+        self.over.append((str(request), Outcome(refusal=reason)))
 
     def ended(self, request: Request, ruling: Ruling, outcome: Outcome) -> None:
         self.over.append((str(request), outcome))
@@ -156,9 +160,11 @@ class Outlet:
 
 @asynccontextmanager
 async def outlet(
-    judge: TableJudge, names: dict[str, str | list[str]] | None = None, *, bounds: Bounds | None = None
+    judge: TableJudge, names: dict[str, str | list[str]] | None = None, **options: Any
 ) -> AsyncIterator[Outlet]:
-    """An Egress at the end of a pipe. Names resolve as `names` has them, of a list each time to the next."""
+    """An Egress at the end of a pipe; `options` are a Way's. Names resolve as `names` has them, of a list each time to
+    the next.
+    """
     table = dict(names or {})
     resolved: list[str] = []
     faults: list[Exception] = []
@@ -173,7 +179,7 @@ async def outlet(
         except ValueError:
             raise OSError("no such name") from None
 
-    egress = Egress(Way(judge, resolver=resolve, bounds=bounds), fault=faults.append)
+    egress = Egress(Way(judge, resolver=resolve, **options), fault=faults.append)
     ours, theirs = socket.socketpair()
     end = BoxEnd(theirs)
     await end.say(encode({"t": "hello", "wire": 1, "features": []}))
@@ -191,7 +197,7 @@ async def outlet(
 
 
 @asynccontextmanager
-async def serving(serve: Serve, host: str = "127.0.0.1") -> AsyncIterator[int]:
+async def serving(serve: Serve, host: str = "127.0.0.1", *, secure: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """A server on the loopback interface; its port."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -202,7 +208,7 @@ async def serving(serve: Serve, host: str = "127.0.0.1") -> AsyncIterator[int]:
         finally:
             writer.close()
 
-    server = await asyncio.start_server(handle, host, 0)
+    server = await asyncio.start_server(handle, host, 0, ssl=secure)
     try:
         yield int(server.sockets[0].getsockname()[1])
     finally:
@@ -230,6 +236,38 @@ class Heard:
             self.requests.append(data)
             writer.write(data)
             await writer.drain()
+
+
+async def over_tls(connection: Connection, name: str, certificate: bytes, data: bytes, *, until: bytes = b"") -> bytes:
+    """Speak TLS as a client that trusts one authority; all answered, or what is `until` a mark. ssl.SSLError."""
+    context = ssl.create_default_context(cadata=certificate.decode())
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=name)
+
+    async def until_done(step: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                done = step()
+            except ssl.SSLWantReadError:
+                await connection.send(outgoing.read())
+                more = await connection.incoming.get()
+                if more is None:
+                    incoming.write_eof()
+                else:
+                    incoming.write(more)
+            except ssl.SSLError:
+                await connection.send(outgoing.read())
+                raise
+            else:
+                await connection.send(outgoing.read())
+                return done
+
+    await until_done(tls.do_handshake)
+    tls.write(data)
+    answer = b""
+    while (not until or until not in answer) and (piece := await until_done(lambda: tls.read(1 << 16))):
+        answer += piece
+    return answer
 
 
 def client_hello(name: str, *, more: bytes = b"", records: int = 1) -> bytes:

@@ -154,7 +154,7 @@ async def test_what_was_allowed_and_then_refused_is_logged_as_refused(stage: Sta
         out.ended(TLS, ruling, Outcome(failure="a.example:443 cannot be reached"))
     refused, failed = stage.bodies(Egress)
     assert (refused.verdict["decision"], refused.verdict["source"]) == ("deny", "fumehood")
-    assert (failed.verdict["decision"], failed.failure) == ("allow", "a.example:443 cannot be reached")
+    assert (failed.verdict["decision"], failed.verdict["failure"]) == ("allow", "a.example:443 cannot be reached")
 
 
 async def test_paths_are_kept_short(stage: Stage) -> None:

@@ -199,13 +199,30 @@ def test_special_addresses_are_named_by_the_rules_that_allow_the_request() -> No
 
 
 def test_a_tunnel_is_for_what_rules_let_it_carry() -> None:
-    rules = policy(allow=("tcp://a.example:22", "b.example", "http://c.example:81/x/*"))
+    rules = policy(
+        allow=(
+            "tcp://a.example:22",
+            "b.example",
+            "http://c.example:81/x/*",
+            "GET https://e.example",
+            "f.example",
+            "wss://g.example",
+        ),
+        deny=("git:push f.example", "http://b.example/x"),
+    )
     assert rules.expected("a.example", 22) == "tcp"
     assert rules.expected("a.example", 443) == "https"
     assert rules.expected("b.example", 443) == "https"
     assert rules.expected("b.example", 80) == "http"
     assert rules.expected("c.example", 81) == "http"
     assert rules.expected("d.example", 80) == "https"
+    assert rules.expected("e.example", 443) == "inspected"
+    assert rules.expected("e.example", 444) == "https"
+    assert rules.expected("f.example", 443) == "inspected"
+    assert rules.expected("g.example", 443) == "inspected"
+    assert rules.inspects
+    assert policy(allow=("wss://a.example",)).inspects
+    assert not policy(allow=("a.example", "GET http://c.example")).inspects
 
 
 def test_rules_of_claude_code_mean_the_same_here() -> None:
