@@ -110,6 +110,7 @@ def measure(work: Path, home: Path, small: Path, large: Path) -> list[Figure]:
     whole = asyncio.run(checkpoints.large(small, home))
     forks = asyncio.run(checkpoints.forks(small, home))
     own, kept = asyncio.run(by_keeper(small, home))
+    packages = asyncio.run(checkpoints.installed(small, home))
     first, last = asyncio.run(long_session(small, home))
     series = {
         "100 files in the repository": asyncio.run(curve(small, home)),
@@ -144,6 +145,9 @@ def measure(work: Path, home: Path, small: Path, large: Path) -> list[Figure]:
             floor_name="tar", wanted=1.5,
         ),
         Figure(name="undo of them", value=number("back"), unit="ms", wanted=1000, others="Sprites about 1 s"),
+        Figure(
+            name="undo of packages in a writable root file system", value=packages["undone"], unit="ms", wanted=1500,
+        ),
         Figure(name="undo of 100 changed files", value=number("small back"), unit="ms", wanted=100),
         Figure(
             name="fork of a box with 300 MB written, each", value=float(forks["each"]), unit="ms", wanted=600,

@@ -144,13 +144,13 @@ def test_what_was_cut_off_is_brought_to_its_end_by_any_command(lines: Bench) -> 
     (session,) = lines.sessions()
     code = (
         "import os, signal, sys\n"
-        "from sandbox import transaction\n"
-        "real = transaction.Transaction._take\n"
+        "from sandbox import steps\n"
+        "real = steps.Steps.take\n"
         "def take(self, row):\n"
         "    if row.path == b'lines':\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    real(self, row)\n"
-        "transaction.Transaction._take = take\n"
+        "steps.Steps.take = take\n"
         "from runner.__main__ import main\n"
         "sys.argv = ['fumehood', 'apply']\n"
         "main()\n"
@@ -164,3 +164,36 @@ def test_what_was_cut_off_is_brought_to_its_end_by_any_command(lines: Bench) -> 
     lines.run("apply", "--undo")
     assert tree_digest(lines.place) == before
     assert session["state"] == "idle"
+
+
+def test_a_branch_that_is_checked_out_on_the_host_between_turns_loses_neither_side(bench: Bench) -> None:
+    place, lines = bench.place, [f"line {number}\n" for number in range(9)]
+    (place / "text").write_text("".join(lines))
+    git(place, "init", "-q", "-b", "one")
+    git(place, "add", "-A")
+    git(place, "commit", "-q", "-m", "one")
+    git(place, "checkout", "-q", "-b", "two")
+    (place / "text").write_text("".join(["the branch's\n", *lines[1:]]))
+    (place / "new").write_text("new\n")
+    git(place, "add", "-A")
+    git(place, "commit", "-q", "-m", "two")
+    git(place, "checkout", "-q", "one")
+
+    bench.run(
+        "-p", "--model", bench.script({"tools": [bash("sed -i '$d' text; echo m > mine")]}, {"text": "done"}), "1"
+    )
+    git(place, "checkout", "-q", "two")
+    again = bench.script({"tools": [bash("cat text new; echo t > third")]}, {"text": "done"})
+    bench.run("-p", "--continue", "--model", again, "2")
+    on_host = tree_digest(place)
+    refused = bench.run("apply", check=53)
+    assert "text" in refused.stdout + refused.stderr
+    assert tree_digest(place) == on_host
+    bench.run("undo")
+    bench.run("redo")
+    assert tree_digest(place) == on_host
+    bench.run("apply", "--3way")
+    assert (place / "text").read_text() == "".join(["the branch's\n", *lines[1:-1]])
+    assert {path.name for path in place.iterdir()} == {".git", "text", "new", "mine", "third"}
+    bench.run("apply", "--undo")
+    assert tree_digest(place) == on_host
