@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from array import array
 from collections.abc import Iterator
@@ -89,7 +90,7 @@ class FileStorage:
         except OSError as error:
             written, reason = 0, error.strerror
         else:
-            reason = "short write"
+            reason = os.strerror(errno.ENOSPC)  # what a short write to a file means
         if written != len(data):
             with suppress(OSError):
                 os.ftruncate(self._fd, self._size)

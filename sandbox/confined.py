@@ -166,25 +166,18 @@ def symlink_beneath(directory: int, path: str | bytes, target: bytes) -> None:
         os.symlink(target, name, dir_fd=parent)
 
 
-def utime_beneath(directory: int, path: str | bytes, mtime_ns: int) -> None:
-    """Set the times of a name; of a link, its own."""
-    with parent_beneath(directory, path) as (parent, name):
-        os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=parent, follow_symlinks=False)
-
-
 def rename_beneath(directory: int, old: str | bytes, new: str | bytes, *, replace: bool = True) -> None:
     """Rename beneath the directory. Without `replace` an existing target is EEXIST."""
     with parent_beneath(directory, old) as (source, name), parent_beneath(directory, new) as (target, other):
         if replace:
             os.rename(name, other, src_dir_fd=source, dst_dir_fd=target)
         else:
-            _syscall(_SYS_RENAMEAT2, source, name, target, other, _RENAME_NOREPLACE)
+            rename_names(source, name, target, other, exchange=False)
 
 
-def exchange_beneath(directory: int, one: str | bytes, other: str | bytes) -> None:
-    """Let two names that are there change places, at once. EINVAL where the file system cannot."""
-    with parent_beneath(directory, one) as (source, name), parent_beneath(directory, other) as (target, end):
-        _syscall(_SYS_RENAMEAT2, source, name, target, end, _RENAME_EXCHANGE)
+def rename_names(source: int, name: bytes, target: int, other: bytes, *, exchange: bool) -> None:
+    """Rename a name of one open directory to one of another where none is there; or let the two change places."""
+    _syscall(_SYS_RENAMEAT2, source, name, target, other, _RENAME_EXCHANGE if exchange else _RENAME_NOREPLACE)
 
 
 def sync_directory(directory: int, path: str | bytes) -> None:

@@ -14,12 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from sandbox import confined
+from sandbox.beneath import Beneath
 from sandbox.errors import DiskFullError, WorkspaceError
 from sandbox.kept import dress, set_owner
 from sandbox.manifest import Stamp
 from sandbox.selection import Action, ApplyConflictError, Remark
 from sandbox.transaction_log import Order, Row, TransactionLog, stamp_json
-from sandbox.trees import Entry, LocalTree
+from sandbox.trees import Entry
 
 PERMISSIONS = 0o777
 STAGED = (Action.WRITE, Action.LINK)
@@ -34,26 +35,27 @@ class Steps:
 
     def __init__(self, log: TransactionLog, tops: Mapping[str, Path], reached: Callable[[str], None]) -> None:
         """Raises OSError where a root is gone."""
-        self.trees: dict[str, LocalTree] = {}
-        self.tops: dict[str, int] = {}
+        self.tops: dict[str, Beneath] = {}
         self._log = log
         self._reached = reached
         self._names: Counter[int] = Counter()
         try:
             for name, top in tops.items():
-                self.trees[name] = LocalTree(top)
-                self.tops[name] = confined.open_root(top)
+                self.tops[name] = Beneath(top)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Give the descriptors back."""
-        for tree in self.trees.values():
-            tree.close()
         for top in self.tops.values():
-            os.close(top)
+            top.close()
         self.tops = {}
+
+    def forget(self) -> None:
+        """Names mean what they mean from here on, where the host moved directories."""
+        for top in self.tops.values():
+            top.forget()
 
     def take(self, row: Row) -> None:
         """One step, or nothing where it was taken already."""
@@ -62,18 +64,18 @@ class Steps:
         self._reached(f"{row.action.value} {row.path!r}")
         match row.action:
             case Action.DELETE:
-                held = self.trees[row.root].stat(row.temporary)
+                held = self.tops[row.root].stat(row.temporary)
                 if held is not None and row.expect is not None and held.inode == row.expect.inode:
                     return
                 self._must(row, self._unmoved(row, now))
-                confined.rename_beneath(top, row.path, row.temporary, replace=False)
-                held = self.trees[row.root].stat(row.temporary)
+                top.rename(row.path, row.temporary)
+                held = self.tops[row.root].stat(row.temporary)
                 if not alike(held, row.expect):
-                    confined.rename_beneath(top, row.temporary, row.path, replace=False)
+                    top.rename(row.temporary, row.path)
                     self._must(row, False)
             case Action.RMDIR:
                 if now is not None and now.is_directory:
-                    confined.rmdir_beneath(top, row.path)
+                    top.rmdir(row.path)
             case Action.MKDIR:
                 if now is None:
                     self._make_directory(row)
@@ -85,37 +87,37 @@ class Steps:
                 self._put(row, now)
 
     def _put(self, row: Row, now: Entry | None) -> None:
-        top, tree = self.tops[row.root], self.trees[row.root]
+        top = self.tops[row.root]
         ours = self._log.staged[row.temporary]
         if now is not None and now.inode == ours.inode:
             return
         if row.expect is None or now is None:
-            aside = tree.stat(_aside(row)) if now is None else None
+            aside = top.stat(_aside(row)) if now is None else None
             self._must(row, now is None and (row.expect is None or aside is not None))
-            confined.rename_beneath(top, row.temporary, row.path, replace=False)
+            top.rename(row.temporary, row.path)
             return
         self._must(row, self._unmoved(row, now))
         try:
-            confined.exchange_beneath(top, row.temporary, row.path)
+            top.exchange(row.temporary, row.path)
             old = row.temporary
         except OSError as error:
             if error.errno not in _CANNOT_EXCHANGE:
                 raise
             old = _aside(row)
-            confined.rename_beneath(top, row.path, old, replace=False)
+            top.rename(row.path, old)
             self._reached("aside")
-            confined.rename_beneath(top, row.temporary, row.path, replace=False)
-        self._must(row, alike(tree.stat(old), row.expect))
+            top.rename(row.temporary, row.path)
+        self._must(row, alike(top.stat(old), row.expect))
 
     def untake(self, row: Row) -> bool:
         """Whether the path is as it was before this step."""
-        now, top, tree = self.stat(row), self.tops[row.root], self.trees[row.root]
+        now, top = self.stat(row), self.tops[row.root]
         match row.action:
             case Action.DELETE:
-                held = tree.stat(row.temporary)
+                held = top.stat(row.temporary)
                 if held is None or row.expect is None or held.inode != row.expect.inode:
                     return now is not None
-                confined.rename_beneath(top, row.temporary, row.path, replace=False)
+                top.rename(row.temporary, row.path)
             case Action.RMDIR:
                 if now is None:
                     self._remake(row)
@@ -123,7 +125,7 @@ class Steps:
                 return now.is_directory
             case Action.MKDIR:
                 if now is not None and now.is_directory:
-                    confined.rmdir_beneath(top, row.path)
+                    top.rmdir(row.path)
             case Action.CHMOD:
                 if row.expect is not None and now is not None and not now.is_link:
                     self._set_mode(replace(row, mode=row.expect.mode))
@@ -132,23 +134,23 @@ class Steps:
         return True
 
     def _unput(self, row: Row, now: Entry | None) -> bool:
-        top, tree = self.tops[row.root], self.trees[row.root]
-        aside = tree.stat(_aside(row))
+        top = self.tops[row.root]
+        aside = top.stat(_aside(row))
         if now is None and aside is not None:
-            confined.rename_beneath(top, _aside(row), row.path, replace=False)
+            top.rename(_aside(row), row.path)
             return True
         ours = self._log.staged.get(row.temporary)
         if now is None or ours is None or now.inode != ours.inode:
-            held = aside or tree.stat(row.temporary)
+            held = aside or top.stat(row.temporary)
             return row.expect is None or held is None or held.inode != row.expect.inode
         if not alike(now, ours):
             return False
         if aside is not None:
-            confined.rename_beneath(top, _aside(row), row.path)
+            top.rename(_aside(row), row.path, replace=True)
         elif row.expect is None:
-            confined.rename_beneath(top, row.path, row.temporary, replace=False)
+            top.rename(row.path, row.temporary)
         else:
-            confined.exchange_beneath(top, row.temporary, row.path)
+            top.exchange(row.temporary, row.path)
         return True
 
     def stage(self, order: Order, row: Row, *, sync: bool) -> None:
@@ -156,31 +158,29 @@ class Steps:
         self._reached(f"stage {row.path!r}")
         top = self.tops[row.root]
         if row.action is Action.LINK:
-            confined.symlink_beneath(top, row.temporary, order.target)
-            if order.mtime_ns:
-                confined.utime_beneath(top, row.temporary, order.mtime_ns)
+            top.symlink(row.temporary, order.target, order.mtime_ns)
         else:
             assert order.fill is not None
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            out = confined.open_beneath(top, row.temporary, flags, 0o600)
+            out = top.open(row.temporary, flags, 0o600)
             try:
                 order.fill(out)
                 if sync:
                     os.fsync(out)
             finally:
                 os.close(out)
-        now = self.trees[row.root].stat(row.temporary)
+        now = self.tops[row.root].stat(row.temporary)
         assert now is not None
         self._log.note({"type": "staged", "temporary": os.fsdecode(row.temporary), "stamp": stamp_json(now.stamp)})
 
     def _make_directory(self, row: Row) -> None:
         """Ours alone at first; its mode is set when all that it is to hold is in it."""
         top = self.tops[row.root]
-        confined.mkdir_beneath(top, row.path, 0o700)
-        opened = confined.open_beneath(top, row.path, os.O_RDONLY | os.O_DIRECTORY)
+        top.mkdir(row.path, 0o700)
+        opened = top.open(row.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             kept = self._log.kept.get((row.root, os.fsdecode(row.path)))
-            parent = self.trees[row.root].stat(row.path.rpartition(b"/")[0])
+            parent = self.tops[row.root].stat(row.path.rpartition(b"/")[0])
             if kept is not None and kept.is_directory:
                 set_owner(opened, kept.uid, kept.gid)
             elif os.geteuid() == 0 and parent is not None:
@@ -200,15 +200,15 @@ class Steps:
     def _remake(self, row: Row) -> None:
         """A directory that was there before."""
         top, kept = self.tops[row.root], self._log.kept[row.root, os.fsdecode(row.path)]
-        confined.mkdir_beneath(top, row.path, 0o700)
-        opened = confined.open_beneath(top, row.path, os.O_RDONLY | os.O_DIRECTORY)
+        top.mkdir(row.path, 0o700)
+        opened = top.open(row.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             dress(opened, replace(kept, mode=kept.mode | stat.S_IRWXU))
         finally:
             os.close(opened)
 
     def _set_mode(self, row: Row) -> None:
-        opened = confined.open_beneath(self.tops[row.root], row.path, os.O_PATH | os.O_NOFOLLOW)
+        opened = self.tops[row.root].open(row.path, os.O_PATH | os.O_NOFOLLOW)
         try:
             now = os.fstat(opened).st_mode
             if stat.S_ISLNK(now):
@@ -225,7 +225,7 @@ class Steps:
         """The nearest directory above that is there and stays."""
         parent = order.path.rpartition(b"/")[0]
         while parent:
-            entry = self.trees[order.root].stat(parent)
+            entry = self.tops[order.root].stat(parent)
             if entry is not None and entry.is_directory and (order.root, parent) not in going:
                 return parent
             parent = parent.rpartition(b"/")[0]
@@ -238,17 +238,17 @@ class Steps:
                 self._reached(f"clean {row.path!r}")
                 for name in (row.temporary, _aside(row)):
                     with contextlib.suppress(OSError):
-                        confined.unlink_beneath(self.tops[row.root], name)
+                        self.tops[row.root].unlink(name)
 
     def flush(self) -> None:
         """Names that were changed are on the disk when this returns, as far as it can be told."""
         for root, path in dict.fromkeys((row.root, row.path.rpartition(b"/")[0]) for row in self._log.rows):
             with contextlib.suppress(OSError):
-                confined.sync_directory(self.tops[root], path)
+                confined.sync_directory(self.tops[root].directory, path)
 
     def stat(self, row: Row) -> Entry | None:
         """The host's entry of a step's path."""
-        return self.trees[row.root].stat(row.path)
+        return self.tops[row.root].stat(row.path)
 
     def _unmoved(self, row: Row, now: Entry | None) -> bool:
         """Whether the host's entry is what was expected. Another step on a name of the same file moved its ctime."""

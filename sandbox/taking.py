@@ -145,7 +145,8 @@ class Taking:
         rotate: bool = False,
     ) -> None:
         state = self.state(layer)
-        known, can = self.present.states[layer.name], not self._freezing.impossible(layer)
+        known = self.present.states[layer.name]
+        can = (most is not None or rotate) and not self._freezing.impossible(layer)
         most = most if can else None
         capture = Capture(
             self._places.top(layer),

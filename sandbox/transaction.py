@@ -104,10 +104,11 @@ class Transaction:
                     self._steps.stage(order, row, sync=few)
         for root in {row.root for row in self._log.rows}:
             if not few:
-                confined.sync_file_system(self._steps.tops[root])
+                confined.sync_file_system(self._steps.tops[root].directory)
 
     def check(self) -> None:
         """Raise ApplyConflictError when the host is not what the orders expect."""
+        self._steps.forget()
         moved, removed = [], set()
         for row in self._log.rows:
             if (row.root, row.path) not in removed and not same_entry(self._steps.stat(row), row.expect):
@@ -175,7 +176,7 @@ class Transaction:
     def finish(self, name: Path) -> None:
         """All is done and told elsewhere: the log gets its final name."""
         for row in self._log.around:
-            now = self._steps.trees[row["root"]].stat(os.fsencode(row["path"]))
+            now = self._steps.tops[row["root"]].stat(os.fsencode(row["path"]))
             self._log.note({"type": "around after", **row, "mtime_ns": now.mtime_ns if now else 0})
         self._log.store.sync()
         self._reached("name")
@@ -191,9 +192,7 @@ class Transaction:
             if key in was and was[key] != left.get(key):
                 continue
             with contextlib.suppress(OSError, KeyError):
-                opened = confined.open_beneath(
-                    self._steps.tops[key[0]], os.fsencode(key[1]), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-                )
+                opened = self._steps.tops[key[0]].open(os.fsencode(key[1]), os.O_RDONLY | os.O_DIRECTORY)
                 try:
                     os.utime(opened, ns=(row["mtime_ns"], row["mtime_ns"]))
                 finally:
@@ -204,6 +203,7 @@ class Transaction:
         self._log.mark(mark)
 
     def _forward_or_back(self) -> tuple[Result, ...]:
+        self._steps.forget()
         try:
             closing = [row for row in self._log.rows if row.action is Action.CHMOD and row.expect is None]
             for row in self._log.rows:
@@ -211,6 +211,7 @@ class Transaction:
                     with told(row.root, row.path):
                         self._steps.take(row)
             self._steps.flush()
+            self._steps.forget()
             self._note_results()
             for row in closing:
                 with told(row.root, row.path):
@@ -230,6 +231,7 @@ class Transaction:
         """Undo what was taken, last step first, and take away what is ours. What the host changed since
         stays, and is named by an error: its old content is in the log.
         """
+        self._steps.forget()
         problems = []
         if "ready" in self._log.marks:
             for row in reversed(self._log.rows):
@@ -256,7 +258,7 @@ class Transaction:
             key = (row.root, os.fsdecode(row.path))
             if row.expect is None or key in self._log.kept:
                 continue
-            tree = self._steps.trees[row.root]
+            tree = self._steps.tops[row.root]
             try:
                 entry = tree.stat(row.path)
                 if entry is None or not same_entry(entry, row.expect):
@@ -272,7 +274,7 @@ class Transaction:
         parents = dict.fromkeys((row.root, row.path.rpartition(b"/")[0]) for row in self._log.rows)
         parents |= dict.fromkeys((row.root, row.temporary.rpartition(b"/")[0]) for row in self._log.rows)
         for root, path in parents:
-            now = self._steps.trees[root].stat(path)
+            now = self._steps.tops[root].stat(path)
             if now is not None and now.is_directory:
                 self._log.note({"type": "around", "root": root, "path": os.fsdecode(path), "mtime_ns": now.mtime_ns})
 

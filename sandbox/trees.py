@@ -146,17 +146,21 @@ class LocalTree:
 
     def attributes(self, path: bytes) -> dict[str, bytes]:
         """Attributes of the user namespace. Raises PermissionError where they may not be read."""
-        opened = confined.open_beneath(self._top, path, os.O_PATH | os.O_NOFOLLOW)
-        try:
-            through = f"/proc/self/fd/{opened}"
-            names = () if stat.S_ISLNK(os.fstat(opened).st_mode) else os.listxattr(through)
-            return {name: os.getxattr(through, name) for name in names if name.startswith("user.")}
-        except OSError as error:
-            if error.errno in (errno.ENOTSUP, errno.ENODATA):
-                return {}
-            raise
-        finally:
-            os.close(opened)
+        return user_attributes(confined.open_beneath(self._top, path, os.O_PATH | os.O_NOFOLLOW))
+
+
+def user_attributes(opened: int) -> dict[str, bytes]:
+    """Those of an O_PATH descriptor, which is closed; none of a link. Raises PermissionError."""
+    try:
+        through = f"/proc/self/fd/{opened}"
+        names = () if stat.S_ISLNK(os.fstat(opened).st_mode) else os.listxattr(through)
+        return {name: os.getxattr(through, name) for name in names if name.startswith("user.")}
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.ENODATA):
+            return {}
+        raise
+    finally:
+        os.close(opened)
 
 
 def file_chunks(opened: int, limit: int | None = None) -> Iterator[bytes | int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import agent, boxes, floors, network, policy, travel
+from tests.bench import agent, apply, boxes, floors, network, policy, travel
 from tests.bench.figures import Figure, median, show
 
 FILES = 100_000
@@ -118,7 +118,12 @@ def measure(work: Path, home: Path, console: Console) -> list[Figure]:
             name="controller's peak memory, 30 turns", value=max(run.peak for run in every) / 1e6, unit="MB",
             wanted=120, others="codex 154, mini 228, claude 310",
         ),
+        Figure(
+            name="calls of a small repair that changed nothing", value=100 * agent.unchanged(work, home), unit="%",
+            wanted=50, at_least=True,
+        ),
         *travels,
+        *apply.measure(),
         *policy.measure(),
     ]  # fmt: skip
 

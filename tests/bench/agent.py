@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -98,6 +99,30 @@ def per_turn(tool: str, repository: Path, home: Path, turns: int = 30) -> Run:
     }[tool]
     run = run_agent([ToolCall(name=tool, input=given) for _ in range(turns)], repository, home)
     return Run(first=run.first, gaps=run.gaps[1:], peak=run.peak)
+
+
+def unchanged(work: Path, home: Path) -> float:
+    """The share of a small repair's calls (look, try, mend, try again, look) after which no checkpoint was needed."""
+    place = work / "repair"
+    place.mkdir()
+    (place / "calc.py").write_text("def add(a, b):\n    return a - b\n")
+    mend = {"file_path": "calc.py", "old_string": "a - b", "new_string": "a + b"}
+    look, attempt = {"file_path": "calc.py"}, {"command": "python3 -B -c 'import calc; print(calc.add(1, 2))'"}
+    calls = [
+        ToolCall(name="Grep", input={"pattern": "def"}),
+        ToolCall(name="Read", input=look),
+        ToolCall(name="Bash", input=attempt),
+        ToolCall(name="Edit", input=mend),
+        ToolCall(name="Bash", input=attempt),
+        ToolCall(name="Read", input=look),
+    ]
+    before = set(home.glob("sessions/*"))
+    run_agent(calls, place, home)
+    (session,) = set(home.glob("sessions/*")) - before
+    rows = [json.loads(line) for line in (session / "journal.jsonl").read_text().splitlines()]
+    kinds = [row["type"] for row in rows]
+    first = kinds.index("ToolFinished")
+    return 1 - kinds[first:].count("CheckpointTaken") / len(calls)
 
 
 def cli_start(*arguments: str, times: int = 9) -> float:

@@ -1,5 +1,5 @@
 """Figure of apply: 1,000 changed files brought onto the host, beside `rsync -a` of the same files in the same run.
-Needs no engine, but rsync, which nothing else here does. Run by itself: `python -m tests.bench.apply [ROUNDS]`.
+Needs no engine, but rsync: without it there is no figure. Run by itself: `python -m tests.bench.apply [ROUNDS]`.
 """
 
 from __future__ import annotations
@@ -46,16 +46,22 @@ def once(base: Path) -> tuple[float, float]:
     return (between - began) * 1000, (ended - between) * 1000
 
 
-def main() -> None:
-    """Print the figure."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+def measure(rounds: int = 5) -> list[Figure]:
+    """The figure; none where there is no rsync."""
+    if shutil.which("rsync") is None:
+        return []
     taken = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory(prefix="fumehood-bench-") as base:
             taken.append(once(Path(base) / "s"))
     rsync, ours = (median(column) for column in zip(*taken, strict=True))
     name = f"apply of {CHANGED:,} changed files"
-    show([Figure(name=name, value=ours, unit="ms", floor=rsync, floor_name="rsync -a", wanted=2.0)])
+    return [Figure(name=name, value=ours, unit="ms", floor=rsync, floor_name="rsync -a", wanted=2.0)]
+
+
+def main() -> None:
+    """Print it."""
+    show(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 5))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path, PurePosixPath
 
@@ -34,9 +34,15 @@ def lay(home: Path) -> Ground:
 
 
 @asynccontextmanager
-async def housed(repository: Path, home: Path, *, system: bool = False) -> AsyncIterator[tuple[Housing, PurePosixPath]]:
+async def housed(
+    repository: Path,
+    home: Path,
+    *,
+    system: bool = False,
+    fill: Callable[[str, Path], Awaitable[object]] | None = None,
+) -> AsyncIterator[tuple[Housing, PurePosixPath]]:
     """A session's housing over `repository`, not begun, and its place in the box; gone afterwards with its layers.
-    `system`: its root file system is writable.
+    `system`: its root file system is writable. `fill` makes its directory a fork.
     """
     environ = dict(os.environ) | {"FUMEHOOD_HOME": str(home)}
     spec = new_spec(repository, environ=environ, model="scripted:none", system_writable=system)
@@ -45,6 +51,8 @@ async def housed(repository: Path, home: Path, *, system: bool = False) -> Async
     ground = await asyncio.to_thread(lay, store.home)
     directory = store.directory(spec.session)
     directory.mkdir(mode=0o700)
+    if fill is not None:
+        await fill(spec.session, directory)
     housing = Housing(
         spec,
         directory=directory,

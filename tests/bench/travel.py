@@ -150,6 +150,9 @@ def measure(work: Path, home: Path, small: Path, large: Path) -> list[Figure]:
             others="E2B: source paused",
         ),
         Figure(
+            name="the same, until its own box answers", value=float(forks["answers"]), unit="ms", wanted=600,
+        ),
+        Figure(
             name="checkpoint in turns 451-500", value=last, unit="ms", floor=first, floor_name="turns 1-50", wanted=1.2
         ),
     ]  # fmt: skip

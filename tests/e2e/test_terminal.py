@@ -252,3 +252,59 @@ def test_another_locale_gets_ascii(desk: Desk) -> None:
     assert run.end() == 0
     assert run.raw.isascii()
     assert "Gr\\xf6\\xdfe." in run.lines()
+
+
+def kept(desk: Desk) -> str:
+    """What was allowed for always, as `policy approvals` lists it."""
+    command = [sys.executable, "-m", "runner", "policy", "approvals"]
+    done = subprocess.run(command, cwd=desk.repository, env=desk.environ, check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+def answer(run: Run, key: bytes) -> None:
+    """Answer a permission question, once it is open: keys typed before do not count."""
+    run.until(r"Allow this\?")
+    time.sleep(0.6)
+    os.write(run.master, key)
+
+
+def test_a_yes_for_always_is_shown_kept_and_not_asked_again(desk: Desk) -> None:
+    desk.write(
+        "  - tools: [{name: Bash, input: {command: make --version}}]\n"
+        "  - tools: [{name: Bash, input: {command: make --version}}]\n"
+        "  - text: done\n"
+    )
+    run = desk.prompt("--permission-mode", "default")
+    assert "always: Bash(make --version)  in this workspace" in run.until(r"always:")
+    answer(run, b"a")
+    run.until(r"done")
+    assert run.end() == 0
+    assert len([line for line in run.lines() if "asks for permission" in line]) == 1
+    assert "Bash(make --version)" in kept(desk)
+    again = desk.prompt("--permission-mode", "default")
+    again.until(r"done")
+    assert again.end() == 0
+    assert not any("asks for permission" in line for line in again.lines())
+
+
+@pytest.mark.parametrize("key", ["y", "n"])
+def test_a_repositorys_settings_are_asked_about_before_a_run_and_not_again(desk: Desk, key: str) -> None:
+    (desk.repository / ".claude").mkdir()
+    (desk.repository / ".claude" / "settings.json").write_text('{"permissions": {"allow": ["Bash(make --version)"]}}')
+    desk.write("  - tools: [{name: Bash, input: {command: make --version}}]\n  - text: done\n")
+    run = desk.prompt("--permission-mode", "default")
+    assert "permissions.allow: Bash(make --version)" in run.until(r"permissions\.allow")
+    run.until(r"Let them count.*\[y/N\]")
+    os.write(run.master, f"{key}\n".encode())
+    if key == "n":
+        answer(run, b"n")
+    run.until(r"done")
+    assert run.end() == 0
+    again = desk.prompt("--permission-mode", "default")
+    if key == "n":
+        again.until(r"Let them count.*\[y/N\]")
+        os.write(again.master, b"n\n")
+        answer(again, b"n")
+    again.until(r"done")
+    assert again.end() == 0
+    assert any("Let them count" in line for line in again.lines()) is (key == "n")

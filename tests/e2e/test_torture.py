@@ -12,10 +12,11 @@ import pytest
 
 from sandbox.checkpoints import Checkpoints
 from tests.e2e.conftest import Bench, bash, tree_digest
+from tests.support import struck
+from tests.support.struck import SESSION
 from tests.support.torture import bodies, layers, left_over, points, stopped
 
 pytestmark = [pytest.mark.box, pytest.mark.timeout(900)]
-SESSION = "11111111-2222-4333-8444-555555555555"
 FIRST = (
     "mkdir -p d/e && echo 1 > d/e/f && ln -s f d/e/l && ln d/e/f twin && head -c 300000 /dev/urandom > large; "
     "rm check.py; echo note > ~/note; echo t > /tmp/t; mkfifo pipe; chmod 600 calc.py"
@@ -221,6 +222,14 @@ def test_a_fork_killed_anywhere_is_there_whole_or_not_at_all(travelled: Bench, s
 @rounds(1, 15, 2)
 def test_a_collection_killed_anywhere_loses_nothing(travelled: Bench, seed: int, count: int) -> None:
     forks_and_collections(travelled, ("gc", "--max-age", "0", "--turns", "2"), seed, count)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(10_000)
+@pytest.mark.parametrize("count", [10, pytest.param(200, marks=pytest.mark.torture)])
+def test_a_session_survives_any_number_of_kills(repository: Bench, count: int) -> None:
+    struck.travelled(repository)
+    struck.KilledWalk(repository).walk([*struck.COMMANDS] * (count // len(struck.COMMANDS)), count)
 
 
 if os.uname().machine != "x86_64":

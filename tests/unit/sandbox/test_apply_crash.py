@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox import confined
 from sandbox.apply import Applied, Applies, Part, Recovered
 from sandbox.bases import Bases
+from sandbox.beneath import Beneath
 from sandbox.errors import SandboxError, WorkspaceError
 from sandbox.held import HeldBack
 from sandbox.manifest import Manifest
@@ -209,7 +209,7 @@ def test_file_systems_without_exchange_do_as_well(tmp_path: Path, monkeypatch: p
     def cannot(*_: object) -> None:
         raise OSError(22, "no exchange here")
 
-    monkeypatch.setattr(confined, "exchange_beneath", cannot)
+    monkeypatch.setattr(Beneath, "exchange", cannot)
     number = first
     while True:
         stage = fresh(tmp_path, number)
@@ -289,7 +289,7 @@ def test_log_that_cannot_grow_leaves_all_as_it_was_or_is_recovered(
 
 def test_apply_that_went_back_can_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = fresh(tmp_path, 0)
-    real, calls = confined.exchange_beneath, []
+    real, calls = Beneath.exchange, []
 
     def full(*arguments: Any) -> None:
         calls.append(arguments)
@@ -298,7 +298,7 @@ def test_apply_that_went_back_can_be_tried_again(tmp_path: Path, monkeypatch: py
         real(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(confined, "exchange_beneath", full)
+        patched.setattr(Beneath, "exchange", full)
         with pytest.raises(SandboxError, match="no space"):
             Work(stage).apply()
     assert read(stage.root) == BEFORE

@@ -7,6 +7,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from sandbox.checks import Level
+from sandbox.containers import owner_label
+from sandbox.doctor import examine
 from sandbox.engine import connect
 from sandbox.rootless import as_mapped, is_local, is_ours
 from sandbox.spec import BoxSpec, Mount, Owner
@@ -60,3 +63,22 @@ def test_what_is_ours_is_asked_for_as_roots_and_nothing_else() -> None:
     assert as_mapped(spec) == replace(spec, owner=Owner(uid=0, gid=0), mounts=(replace(ours, top=(0, 0, 77)), others))
     other = replace(spec, owner=Owner(uid=us + 1, gid=5), mounts=())
     assert as_mapped(other) == other
+
+
+async def test_the_doctor_says_what_a_rootless_podman_lacks(fake: FakeEngine, tmp_path: Path) -> None:
+    """And counts as left over what `clean` would remove: not what nobody owns."""
+    alive = owner_label()
+    boot, pid, start = alive.rsplit(":", 2)
+    labels = [{"fumehood.owner": f"{boot}:{pid}:{int(start) + 1}"}, {"fumehood.owner": alive}, {"fumehood": "1"}]
+    rows = [{"Id": str(number), "State": "created", "Labels": each} for number, each in enumerate(labels)]
+    fake.answers["GET /v1.41/info"] = answer(
+        200, {"Rootless": True, "Driver": "vfs", "CgroupVersion": "1", "SecurityOptions": ["name=seccomp"]}
+    )
+    fake.answers["GET /v1.41/containers/json"] = answer(200, rows)
+
+    checks = {each.name: each for each in await examine(fake.environ, state=tmp_path / "state", cwd=tmp_path)}
+
+    assert checks["engine"].found.endswith("cgroup v1, rootless")
+    assert {name for name, each in checks.items() if each.level is Level.WARN} >= {"storage", "cgroup", "leftovers"}
+    assert "storage.conf" in checks["storage"].advice
+    assert checks["leftovers"].found.startswith("1 containers")
