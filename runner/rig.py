@@ -53,11 +53,14 @@ class Rig:
         self.spec, self.environ, self.store, self.lock = spec, environ, store, lock
         self.directory = store.directory(spec.session)
         self.cwd = box_cwd(spec)
+        self._credentials = enforced.credentials()
         self.journal = self._open_journal()
         self.before = self.journal.last_seq
         self._note_start()
         store.save(spec)
-        self._way_out: WayOut = import_module("runner.sessions.wayout").WayOut(inspects=enforced.policy.inspects)
+        self._way_out: WayOut = import_module("runner.sessions.wayout").WayOut(
+            inspects=enforced.policy.inspects, credentials=self._credentials
+        )
         self.housing: Housing = import_module("runner.sessions.housing").Housing(
             spec,
             directory=self.directory,
@@ -296,6 +299,9 @@ class Rig:
         for name, value in self.environ.items():
             if any(part in name.upper() for part in SECRET_NAMES):
                 secrets.add(name, value)
+        for number, credential in enumerate(self._credentials):
+            for secret in credential.injection.secrets:
+                secrets.add(credential.variable or f"credential {number + 1}", secret.decode())
         fresh = not (self.directory / "journal.jsonl").exists()
         opened = journals.Journal.create if fresh else journals.Journal.open
         journal: Journal = opened(self.directory, **({"session": self.spec.session} if fresh else {}), secrets=secrets)

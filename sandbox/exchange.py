@@ -12,6 +12,7 @@ from typing import Protocol, TypeAlias
 import h11
 
 from sandbox.hosts import PORTS, HostError, Target, authority_of, target_of
+from sandbox.injection import Mask
 from sandbox.leaving import GIVEN_UP, Asked, Client, GoneError, RefusedError, Request, Upstream, Way, why_not
 from sandbox.tunnel import Tunnel
 from sandbox.wire import PAYLOAD
@@ -157,16 +158,22 @@ class Talk:
         method = event.method.decode("ascii")
         request = Request(host=target.host, port=target.port, scheme=scheme, method=method, path=target.path)
         asked = await self._way.ask(self._client, request)
+        injection = asked.ruling.injection if self._secure and not socket else None
+        if injection is not None and (why := injection.objection(headers)):
+            asked.close(why)
+            raise RefusedError(why)
         end = {"failure": GIVEN_UP}
         try:
             upstream, there = await self._reach(asked)
+            headers = headers if injection is None else injection.into(headers)
             headers = [(b"Host", target.authority.encode("ascii")), *headers]
             sent = h11.Request(method=event.method, target=target.path.encode("ascii"), headers=headers)
             upstream.writer.write(there.send(sent) or b"")
             if socket:
                 await self._next()
                 upstream.writer.write(there.send(h11.EndOfMessage()) or b"")
-            await self._pass(upstream, there, socket=socket)
+            mask = Mask(() if injection is None else injection.secrets)
+            await self._pass(upstream, there, socket=socket, mask=mask)
             end = {}
         except RefusedError as refused:
             end = why_not(refused)
@@ -196,11 +203,11 @@ class Talk:
         self._there = there = h11.Connection(h11.CLIENT, max_incomplete_event_size=self._way.bounds.head_size)
         return upstream, there
 
-    async def _pass(self, upstream: Upstream, there: h11.Connection, *, socket: bool) -> None:
+    async def _pass(self, upstream: Upstream, there: h11.Connection, *, socket: bool, mask: Mask) -> None:
         """The request's body up, and the answer down, side by side: an answer may come before the end of the body."""
         up = asyncio.create_task(self._up(upstream, there)) if not socket else None
         try:
-            switched = await self._down(upstream, there)
+            switched = await self._down(upstream, there, mask)
         except h11.ProtocolError as error:
             raise RefusedError(f"the answer was no HTTP that is clear: {error}", status=502) from error
         finally:
@@ -232,8 +239,8 @@ class Talk:
             if not whole:
                 upstream.close()
 
-    async def _down(self, upstream: Upstream, there: h11.Connection) -> bool:
-        """The answer; True where it switches to another protocol."""
+    async def _down(self, upstream: Upstream, there: h11.Connection, mask: Mask) -> bool:
+        """The answer, without what `mask` takes out; True where it switches to another protocol."""
         while True:
             event = there.next_event()
             if event is h11.NEED_DATA:
@@ -248,14 +255,13 @@ class Talk:
                 case h11.InformationalResponse():
                     continue
                 case h11.Response():
-                    await self._send(
-                        h11.Response(
-                            status_code=event.status_code, headers=_cleaned(event.headers), reason=bytes(event.reason)
-                        )
-                    )
+                    headers = [(mask.whole(name), mask.whole(value)) for name, value in _cleaned(event.headers)]
+                    reason = mask.whole(bytes(event.reason))
+                    await self._send(h11.Response(status_code=event.status_code, headers=headers, reason=reason))
                 case h11.Data():
-                    await self._send(h11.Data(data=event.data))
+                    await self._send(h11.Data(data=mask.feed(bytes(event.data))))
                 case h11.EndOfMessage():
+                    await self._send(h11.Data(data=mask.rest()))
                     await self._send(h11.EndOfMessage())
                     return False
                 case _:

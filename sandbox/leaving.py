@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sandbox.errors import SandboxError
+from sandbox.injection import Injection
 from sandbox.reachable import Address, Network, Resolve, resolve, special
 from sandbox.streams import Stream
 from sandbox.wire import PAYLOAD
@@ -43,13 +44,15 @@ class Request:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ruling:
     """A Judge's word. `reason` for the client where it is a no, with the rule that would allow it. `named`: ranges
-    of special addresses that the deciding rule names; `barred`: ranges that a rule denies. `about` is the Judge's own.
+    of special addresses that the deciding rule names; `barred`: ranges that a rule denies. `injection`: the key
+    that goes into the request, by TLS that ends here only. `about` is the Judge's own.
     """
 
     allowed: bool
     reason: str = ""
     named: tuple[Network, ...] = ()
     barred: tuple[Network, ...] = ()
+    injection: Injection | None = None
     about: Any = None
 
     def objection(self, address: Address) -> str:

@@ -5,10 +5,10 @@ can be, recorded, and told when it is over. A yes counts for the host, port and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.effects import ConnectHost, Decision, Source, Verdict, effect_to_json
 from runner.events import ApprovalAsked, Egress, Failed, Judged
@@ -16,6 +16,7 @@ from runner.journal import digest
 from runner.policy.grants import offer
 from runner.policy.network import shown
 from runner.policy.rules import NETWORK
+from sandbox.injection import Injection
 from sandbox.leaving import Outcome, Request, Ruling
 
 if TYPE_CHECKING:
@@ -33,11 +34,31 @@ class Decided:
     cause: str
 
 
-class Outward:
-    """A `sandbox.leaving.Judge` over the gate. `turn`: the number of the one that runs."""
+class Bound(Protocol):
+    """A key that is bound to hosts."""
 
-    def __init__(self, gate: Gate, *, turn: Callable[[], int]) -> None:
+    @property
+    def injection(self) -> Injection:
+        """What goes into a request."""
+        ...
+
+    def fits(self, effect: ConnectHost) -> bool:
+        """Whether the key is for this request."""
+        ...
+
+    def concerns(self, host: str, port: int) -> bool:
+        """Whether it is for some request to there."""
+        ...
+
+
+class Outward:
+    """A `sandbox.leaving.Judge` over the gate. `turn`: the number of the one that runs. `credentials`: keys that go
+    into requests that are allowed; they allow nothing.
+    """
+
+    def __init__(self, gate: Gate, *, turn: Callable[[], int], credentials: Sequence[Bound] = ()) -> None:
         self._gate = gate
+        self._credentials = credentials
         self._turn = turn
         self._answers: dict[Key, tuple[int, asyncio.Task[Verdict]]] = {}
 
@@ -69,12 +90,16 @@ class Outward:
             reason=refusal(effect, verdict),
             named=named,
             barred=barred,
+            injection=next((each.injection for each in self._credentials if each.fits(effect)), None),
             about=Decided(verdict=verdict, cause=cause),
         )
 
     def expected(self, host: str, port: int) -> str:
         """See Judge."""
-        return self._gate.policy().expected(host, port)
+        found = self._gate.policy().expected(host, port)
+        if found == "https" and any(each.concerns(host, port) for each in self._credentials):
+            return "inspected"
+        return found
 
     def broken(self, request: Request, reason: str) -> None:
         """See Judge."""

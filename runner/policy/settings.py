@@ -111,6 +111,29 @@ def _service(url: str) -> str:
     return url
 
 
+class Credential(Shape):
+    """A key for some hosts, put into their requests on the way out (https only): from the variable `env` or from
+    `file`, as a bearer token where neither `header` nor `basic` (a user's name) says otherwise. `pin`: requests to
+    there with another key are refused.
+    """
+
+    hosts: Annotated[list[str], Field(min_length=1)]
+    env: Annotated[str, Field(pattern=NAME)] | None = None
+    file: str | None = None
+    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] | None = None
+    basic: Annotated[str, Field(pattern=r"^[!-9;-~]+$")] | None = None
+    bearer: bool = False
+    pin: bool = False
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        if bool(self.env) is bool(self.file):
+            raise ValueError("one of env and file is needed")
+        if bool(self.header) + bool(self.basic) + self.bearer > 1:
+            raise ValueError("one of header, basic and bearer")
+        return self
+
+
 class RemoteApprover(Shape):
     """Who answers where no terminal is: POST to `url`, signed with the secret in `secret_file` or in the variable
     `secret_env`. No answer within `deadline` seconds is a no.
@@ -176,6 +199,7 @@ class PolicyFile(Shape):
     system: Literal["readonly", "writable"] | None = None
     runtime: str | None = None
     env: dict[Annotated[str, Field(pattern=NAME)], str] = {}
+    credentials: list[Credential] = []
     approver: RemoteApprover | None = None
     search: Search | None = None
     hooks: dict[str, Any] = {}

@@ -24,7 +24,7 @@ from runner.policy.policy import Policy
 from runner.policy.rules import Kind, Rule
 from runner.policy.trust import Grants, keep_serials, read_serials
 from runner.sessions.chain import Chain
-from runner.sessions.specs import chain_of, ground_of, policy_of
+from runner.sessions.specs import chain_of, ground_of, home_of, policy_of
 from runner.sessions.store import state_home
 from runner.spec import SessionSpec
 from sandbox.masks import NO_MASKS, Masks
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from runner.hooks.config import Configured
     from runner.hooks.kinds import Handler
     from runner.mcp.servers import Server
+    from runner.sessions.credentials import Credential
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,7 @@ class Enforced:
         today instead of refused. `functions`: hooks of the Python API.
         Raises SettingsError, LockedError, PolicyChangedError, UsageError.
         """
-        self._places, self._home = places, state_home(environ)
+        self._places, self._home, self._stored = places, state_home(environ), stored
         self._chain: Chain = chain_of(spec, environ, places)
         if stored:
             spec, _ = under_ceilings(replace(spec, policy_digest=""), self._chain.settings)
@@ -100,6 +101,15 @@ class Enforced:
     ) -> Self:
         """As the constructor, for `app`'s lazy import."""
         return cls(spec, environ, places=places, stored=stored, functions=functions)
+
+    def credentials(self) -> tuple[Credential, ...]:
+        """Keys for requests of the box; none where a session is only reached for a command. Raises SettingsError."""
+        if self._stored or not self._settings.all("credentials"):
+            return ()
+        found: tuple[Credential, ...] = import_module("runner.sessions.credentials").read_credentials(
+            self._settings, self.environ, home_of(self.environ)
+        )
+        return found
 
     def begin(self) -> None:
         """The session starts under these managed settings: older ones do not count here any more."""

@@ -16,12 +16,14 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from sandbox.errors import PathError
+from sandbox.injection import PLACEHOLDER
 from sandbox.spec import Box
 from sandbox.streams import Grant, Stream
 from sandbox.wire import PathCode
 
 if TYPE_CHECKING:
     from runner.loop.gate import Gate
+    from runner.sessions.credentials import Credential
     from sandbox.authority import Authority
     from sandbox.egress import Egress
 
@@ -44,10 +46,13 @@ BUNDLES = (
 
 
 class WayOut:
-    """`begin` gives it what decides; nothing passes before. `inspects`: requests inside of TLS are looked into."""
+    """`begin` gives it what decides; nothing passes before. `inspects`: requests inside of TLS are looked into, as they
+    are where there are keys to put into them.
+    """
 
-    def __init__(self, *, inspects: bool) -> None:
-        self._inspects = inspects
+    def __init__(self, *, inspects: bool, credentials: tuple[Credential, ...] = ()) -> None:
+        self._inspects = inspects or bool(credentials)
+        self._credentials = credentials
         self._authority: Authority | None = None
         self._gate: Gate | None = None
         self._turn: Callable[[], int] = int
@@ -60,8 +65,9 @@ class WayOut:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What commands need to find whom to trust."""
-        return dict.fromkeys(TRUSTED_BY, str(TRUSTED)) if self._inspects else {}
+        """What commands need to find whom to trust, and what stands in the place of keys."""
+        trusting = dict.fromkeys(TRUSTED_BY, str(TRUSTED)) if self._inspects else {}
+        return trusting | {each.variable: PLACEHOLDER for each in self._credentials if each.variable}
 
     async def welcome(self, box: Box) -> None:
         """Before anything else is done in a box."""
@@ -95,7 +101,9 @@ class WayOut:
             stream.tell("fail", code=PathCode.REFUSED)
             return
         if self._egress is None:
-            judge = import_module("runner.loop.outward").Outward(self._gate, turn=self._turn)
+            judge = import_module("runner.loop.outward").Outward(
+                self._gate, turn=self._turn, credentials=self._credentials
+            )
             way = import_module("sandbox.leaving").Way(judge, authority=self._authority)
             self._egress = import_module("sandbox.egress").Egress(way, fault=judge.fault)
         self._egress.accept(stream, arguments)

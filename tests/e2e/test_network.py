@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -172,3 +172,68 @@ def test_rules_on_methods_and_paths_hold_inside_of_tls(repository: Bench, tmp_pa
     log = repository.run("net", "log").stdout
     assert f"allow  GET https://{where}/" in log
     assert f"deny   POST https://{where}/" in log
+
+
+class Echo(Site):
+    """Answers with what it was sent, and keeps it."""
+
+    heard: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        said = str(self.headers)
+        Echo.heard.append(said)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said.encode())
+
+
+def test_a_key_reaches_its_host_and_is_nowhere_else(repository: Bench, tmp_path: Path) -> None:
+    """Not in the box's environment, files and process lists, nor in anything that is kept of the session."""
+    key = "s3cret-key-of-ours-0123456789"
+    authority = Authority(datetime.now(UTC))
+    (tmp_path / "site.pem").write_bytes(authority.certificate)
+    Echo.heard.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+    server.socket = authority.context("127.0.0.1").wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    where = f"127.0.0.1:{server.server_port}"
+    settings = Path(repository.environ["HOME"]) / ".config/fumehood/settings.yaml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(
+        f"network:\n  allow: ['https://{where}']\n"
+        f"credentials:\n  - hosts: ['https://{where}']\n    env: SITE_KEY\n    pin: true\n"
+    )
+    through = "unset no_proxy NO_PROXY; "
+    fetch = f'{through} curl -sS -H "Authorization: Bearer $SITE_KEY" https://{where}/'
+    search = (
+        "env | grep SITE_KEY; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | grep -ac 3cret[-]key; "
+        "grep -rsl 3cret[-]key /run /tmp /home/box /etc . && echo found"
+    )
+    model = repository.script(
+        {"tools": [bash(fetch)]},
+        {"tools": [bash(search)]},
+        {"tools": [bash(f"{through} curl -sS -H 'Authorization: Bearer somebody-elses' https://{where}/")]},
+        {"text": "done"},
+    )
+    try:
+        repository.run("-p", "go", "--model", model, SSL_CERT_FILE=str(tmp_path / "site.pem"), SITE_KEY=key)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert [key in said for said in Echo.heard] == [True]
+    session = repository.sessions()[0]["session"]
+    fetched, searched, refused = outputs(repository, session)
+    assert "*" * len(key) in fetched
+    assert searched.splitlines()[0] == "SITE_KEY=fumehood-placeholder"
+    assert searched.splitlines()[1] == "0"
+    assert "found" not in searched.splitlines()
+    assert "this host takes its own key only" in refused
+    for output in (fetched, searched, refused, repository.run("net", "log", "--json").stdout):
+        assert key not in output
+    kept = Path(repository.environ["FUMEHOOD_HOME"]) / "sessions" / session
+    files = [path for path in kept.rglob("*") if path.is_file()]
+    assert len(files) > 3
+    assert [path for path in files if key.encode() in path.read_bytes()] == []
