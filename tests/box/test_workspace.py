@@ -171,6 +171,7 @@ os.makedirs("nested"); os.system("cd nested && git init -q && echo x > x && git 
         assert after == box
         assert [(remark.path, remark.why) for remark in report.dropped] == [
             ("fifo", "a fifo is never applied"),
+            ("script", "setuid, setgid and sticky bits are never applied"),
             ("sock", "a socket is never applied"),
         ]
         assert [remark.path for remark in report.held_back] == ["nested/.git"]
