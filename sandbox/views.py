@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sandbox.apply import Applied, AppliedReport, Applies, Part, Recovered
 from sandbox.bases import Bases
-from sandbox.changes import Change, Pair, classify, listed_pairs, other_attributes, overlay_pairs
+from sandbox.changes import Change, Pair, classify, listed_pairs, other_attributes, overlay_pairs, user_attributes
 from sandbox.compare import Began
 from sandbox.diff import PATCH_BYTES, FileDiff, Sides, with_renames
 from sandbox.errors import DiskFullError, StoreError, WorkspaceError
@@ -146,7 +146,7 @@ class Views:
                 for path in touched
                 if (now := copy.stat(path)) is None
                 or not now.stamp.alike(manifest.stamp(path))
-                or (now.is_file and host.stat(path) is not None and other_attributes(copy, host, path))
+                or (now.is_file and _own_attributes(copy, host, path))
             }
 
     def diffs(self, layer: Layer, changes: Sequence[Change]) -> Generator[FileDiff, None, None]:
@@ -304,6 +304,13 @@ def _below(tree: Tree, path: bytes) -> Iterator[Entry]:
         yield entry
         if entry.is_directory:
             yield from _below(tree, entry.path)
+
+
+def _own_attributes(copy: Tree, host: Tree, path: bytes) -> bool:
+    """Whether a file of a copy has other attributes than the host's; where the host has none by now, any."""
+    if host.stat(path) is None:
+        return bool(user_attributes(copy, path))
+    return other_attributes(copy, host, path)
 
 
 def _is_planted(layer: Layer, pair: Pair, upper: Tree) -> bool:

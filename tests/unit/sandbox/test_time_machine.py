@@ -4,6 +4,7 @@ whole copies for everybody, over real overlay mounts where this process may make
 
 from __future__ import annotations
 
+import os
 import unittest
 from typing import Any
 
@@ -87,5 +88,22 @@ def test_what_was_applied_away_has_a_place_again_when_the_box_goes_back_and_adds
         (bed.seen() / "d" / "new").write_bytes(b"new")
         bed.apply()
         assert (bed.host / "d" / "new").read_bytes() == b"new"
+    finally:
+        bed.close()
+
+
+def test_an_attribute_is_seen_on_a_copy_that_was_made_again_where_the_host_has_lost_the_file() -> None:
+    bed = LocalBed(Rung.COPY)
+    try:
+        made = bed.checkpoints.take("first")
+        assert made is not None
+        (bed.seen() / "a").rename(bed.seen() / "elsewhere")
+        bed.checkpoints.take("second")
+        bed.apply()
+        bed.checkpoints.restore(made.id)
+        bed.checkpoints.settle()
+        os.setxattr(bed.seen() / "a", "user.own", b"1")
+        bed.apply()
+        assert os.getxattr(bed.host / "a", "user.own") == b"1"
     finally:
         bed.close()
