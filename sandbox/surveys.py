@@ -7,12 +7,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sandbox.gitdir import find_top, read_head
 from sandbox.layers import Layer
-from sandbox.manifest import Drifted, find_drift, find_touched, write_manifest
+from sandbox.manifest import Drifted, Manifest, find_drift, find_touched, write_manifest
 from sandbox.places import Places
 from sandbox.roots import Root
 from sandbox.spec import Rung
@@ -44,6 +45,7 @@ class Surveys:
         self._views = views
         self._state = state
         self._walks: dict[str, asyncio.Task[None]] = {}
+        self._looked: set[str] = set()
 
     async def close(self) -> None:
         """End what is being walked; what was not finished is as if it had never begun."""
@@ -94,6 +96,18 @@ class Surveys:
         state = self._state.resolve()
         return (os.fsencode(state.relative_to(host)),) if state.is_relative_to(host) else ()
 
+    def _slipped_in(self, layer: Layer, file: Path) -> list[str]:
+        """What is to be masked, and came after masks were looked for and before the manifest was written: it is no
+        drift. Looked for once.
+        """
+        covers = self._places.covers
+        if layer.name in self._looked or covers.skipping(layer) is None:
+            return []
+        with closing(Manifest(file)) as manifest:
+            paths = [os.fsdecode(path) for path in manifest.beneath(b"") if b".git" not in path.split(b"/")]
+        self._looked.add(layer.name)
+        return [f"{layer.host}/{path}" for path in paths if covers.appeared(layer, path)]
+
     async def drift(self, roots: Sequence[Root]) -> Drift:
         """What the host changed since the session began: a walk of every root, in a process of its
         own. Raises WorkspaceError.
@@ -107,6 +121,7 @@ class Surveys:
             file = self._places.path(layer) / "manifest"
             if layer.host is not None and file.exists():
                 found = await find_drift(layer.name, layer.host, file, self.skip(layer.host))
+                unmasked += await asyncio.to_thread(self._slipped_in, layer, file)
                 unmasked += [f"{layer.host}/{d.path}" for d in found if covers.appeared(layer, d.path)]
                 found = tuple(each for each in found if not covers.names(layer, each.path))
                 paths += await asyncio.to_thread(self._views.not_ours, layer, found) if found else []

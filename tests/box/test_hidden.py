@@ -370,3 +370,17 @@ async def test_a_session_that_falls_to_a_whole_copy_keeps_the_mask(bench: Bench,
     assert await sought(inside) == ["0", "0"]
     assert await inside.workspace.changes() == ()
     await inside.discard()
+
+
+async def test_what_comes_before_the_roots_are_surveyed_is_masked_too(bench: Bench, repo: Path, place: Path) -> None:
+    inside = bench.session(repo, place / "state", masks=secrets())
+    await inside.workspace.prepare()
+    (repo / "new").mkdir()
+    (repo / "new" / ".env").write_text(SECRET)
+    await inside.workspace.start_manifest()
+    drift = await inside.workspace.drift()
+    assert drift.unmasked == (f"{repo}/new/.env",)
+    assert drift.paths == ()
+    await inside.workspace.prepare()
+    assert (await inside.workspace.drift()).unmasked == ()
+    await inside.workspace.discard()
