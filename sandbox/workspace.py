@@ -127,7 +127,7 @@ class Workspace:
             self._places.covers.cover(self.layers, self.masks, self._surveys.skip)
             return self._places.mounts(engine, fresh=self._fresh)
 
-        mounts = await asyncio.to_thread(make)
+        mounts = await _to_its_end(make)
         await self._surveys.note_copies(self.layers)
         return mounts
 
@@ -145,7 +145,7 @@ class Workspace:
             self._places.covers.cover(self.layers, self.masks, self._surveys.skip)
             return self._places.mounts(engine)
 
-        mounts = await asyncio.to_thread(fall)
+        mounts = await _to_its_end(fall)
         await self._surveys.note_copies(self.layers)
         return mounts
 
@@ -414,6 +414,16 @@ class Workspace:
         if self._engine is None:
             raise WorkspaceError("this needs a container engine")
         return self._engine
+
+
+async def _to_its_end(make: Callable[[], tuple[Mount, ...]]) -> tuple[Mount, ...]:
+    """In a thread, which ends before a cancellation goes on: what it made can be removed then."""
+    making = asyncio.ensure_future(asyncio.to_thread(make))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        await asyncio.gather(making, return_exceptions=True)
+        raise
 
 
 async def _from_thread(found: Generator[_Item, None, None]) -> AsyncGenerator[_Item, None]:

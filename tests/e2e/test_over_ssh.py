@@ -49,3 +49,6 @@ def test_the_main_job_over_ssh(repository: Bench, engine: Engine, fix: str, serv
     assert (repository.place / "deep/link").read_text() == "1\n"
     assert "a + b" in (repository.place / "calc.py").read_text()
     assert "Accepted publickey" in server.log.read_text()
+    session = repository.sessions()[0]["session"]
+    repository.run("discard", "--yes")
+    assert engine.volumes.list(f"fumehood.session={session}") == []
