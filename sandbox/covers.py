@@ -11,24 +11,22 @@ applies and checkpoints pass it over, whoever asks for them later.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from sandbox.confined import open_root, parent_beneath, read_beneath, stat_beneath
 from sandbox.copies import remove_beneath, remove_tree
-from sandbox.errors import StoreError, WorkspaceError
+from sandbox.errors import WorkspaceError
 from sandbox.gitdir import is_git_dir
+from sandbox.known import Known, read_known, write_known
 from sandbox.layers import MASK, Layer
-from sandbox.masks import CONFIG_LIMIT, NO_MASKS, Found, Masks, find, without_logins
+from sandbox.masks import CONFIG_LIMIT, Found, Masks, find, without_logins
 from sandbox.spec import Mount, Rung
 
-VERSION = 1
 MOST_KEPT = 200
 _OPAQUE = "user.overlay.opaque"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -56,19 +54,6 @@ class Ground(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Known:
-    """Of one layer. `planted`: where placeholders of ours lie in what the box may write: they stay no change of the
-    session's, whatever settings want later. `rung`: on which it was masked.
-    """
-
-    rung: str = ""
-    hidden: dict[str, bool] = field(default_factory=dict)
-    replaced: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-    planted: list[str] = field(default_factory=list)
-
-
 class Covers:
     """Of one session. `masks`: those in force, which the last `cover` took up. `remove`: takes away what this process
     may not. Everything blocks.
@@ -79,7 +64,7 @@ class Covers:
         self._ground = ground
         self._remove = remove
         self._file = ground.directory / "masks.json"
-        self.masks, self._known = _read(self._file)
+        self.masks, self._known = read_known(self._file)
         self.notes: tuple[str, ...] = ()
 
     def names(self, layer: Layer, path: str) -> bool:
@@ -122,7 +107,7 @@ class Covers:
         for layer in layers:
             if not self.masks.logins or layer.host is None or layer.rung is not Rung.OVERLAY:
                 continue
-            known = self._known.get(layer.name, _Known())
+            known = self._known.get(layer.name, Known())
             for path in {".git/config", *known.replaced}:
                 clean, shown = _config(layer.host, path), _config(self._ground.path(layer) / MASK, path)
                 if clean is not None and clean[0] != (shown[1] if shown else clean[1]):
@@ -146,7 +131,7 @@ class Covers:
             except OSError as error:
                 raise WorkspaceError(f"what policy hides in {layer.host} cannot be masked: {error}") from error
         self.notes = tuple(notes)
-        self._write()
+        write_known(self._file, self.masks, self._known)
 
     def shade(self, layer: Layer, upper: Path, trees: Iterable[Path]) -> None:
         """Put placeholders into an upper directory that is not mounted, over what frozen directories hold of what is
@@ -154,7 +139,7 @@ class Covers:
         """
         if layer.host is None or not self.masks:
             return
-        known = self._known.setdefault(layer.name, _Known())
+        known = self._known.setdefault(layer.name, Known())
         for tree in trees:
             found = find(tree, layer.at, self.masks, git=is_git_dir(layer.host))
             for path, data in found.replaced.items():
@@ -165,7 +150,7 @@ class Covers:
                     continue
                 if self._plant(upper, path, is_directory=is_directory, above=tree):
                     known.planted.append(path)
-        self._write()
+        write_known(self._file, self.masks, self._known)
 
     def mounts(self, layer: Layer) -> tuple[Mount, ...]:
         """What is mounted once more, read-only. Of what the session changed itself, and of directories with something
@@ -188,7 +173,7 @@ class Covers:
         return tuple(found)
 
     def _cover(self, layer: Layer, host: Path, skip: tuple[bytes, ...], *, changed: bool, notes: list[str]) -> None:
-        before = self._known.get(layer.name, _Known())
+        before = self._known.get(layer.name, Known())
         changed = changed or before.rung != layer.rung.value
         git = is_git_dir(host)
         if layer.remote:
@@ -203,7 +188,7 @@ class Covers:
             if changed:
                 before.planted += self._fill(self._ground.top(layer), found)
         notes += [f"{host}/{path} cannot be read by you: it is hidden as a whole" for path in found.unread]
-        self._known[layer.name] = _Known(
+        self._known[layer.name] = Known(
             rung=layer.rung.value,
             hidden=dict(found.hidden),
             replaced=list(found.replaced),
@@ -214,7 +199,7 @@ class Covers:
             self.shade(layer, self._ground.top(layer), self._ground.trees(layer))
 
     def _cover_remote(
-        self, layer: Layer, host: Path, skip: tuple[bytes, ...], before: _Known, *, changed: bool
+        self, layer: Layer, host: Path, skip: tuple[bytes, ...], before: Known, *, changed: bool
     ) -> Found:
         if (self._ground.path(layer) / "filled").exists():
             if changed and self.masks:
@@ -231,7 +216,7 @@ class Covers:
         """What a copy that is sent elsewhere has in the place of what is masked: a file's bytes, None for a hidden
         one or a hidden directory.
         """
-        known = self._known.get(layer.name, _Known())
+        known = self._known.get(layer.name, Known())
         made: dict[str, bytes | None] = dict.fromkeys(known.hidden)
         for path in known.replaced:
             config = _config(layer.host, path) if layer.host is not None else None
@@ -330,7 +315,7 @@ class Covers:
         finally:
             os.close(root)
 
-    def _whole(self, layer: Layer, top: Path, path: str, known: _Known) -> Iterator[str]:
+    def _whole(self, layer: Layer, top: Path, path: str, known: Known) -> Iterator[str]:
         """A place beneath `top` as a whole, or, of a directory in which something is masked or changed, what lies
         beside that.
         """
@@ -372,44 +357,6 @@ class Covers:
                     return None
                 written = written or place == path
         return written
-
-    def _write(self) -> None:
-        rows = {
-            name: {
-                "rung": one.rung,
-                "hidden": one.hidden,
-                "replaced": one.replaced,
-                "kept": one.kept,
-                "planted": one.planted,
-            }
-            for name, one in self._known.items()
-        }
-        body = {"version": VERSION, "masks": self.masks.to_json(), "layers": rows}
-        new = self._file.with_suffix(".new")
-        new.write_text(json.dumps(body) + "\n")
-        new.replace(self._file)
-
-
-def _read(file: Path) -> tuple[Masks, dict[str, _Known]]:
-    try:
-        body: dict[str, Any] = json.loads(file.read_bytes())
-        if body["version"] != VERSION:
-            raise StoreError(f"{file}: version {body['version']} is not known")
-        known = {
-            str(name): _Known(
-                rung=str(row["rung"]),
-                hidden={str(path): bool(kind) for path, kind in row["hidden"].items()},
-                replaced=list(map(str, row["replaced"])),
-                kept=list(map(str, row["kept"])),
-                planted=list(map(str, row["planted"])),
-            )
-            for name, row in body["layers"].items()
-        }
-        return Masks.from_json(body["masks"]), known
-    except FileNotFoundError:
-        return NO_MASKS, {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{file}: {error}") from error
 
 
 def _parents(path: str) -> list[str]:

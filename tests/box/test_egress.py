@@ -121,18 +121,16 @@ async def test_the_proxy_cannot_be_taken_over_by_a_command(boxes: Boxes) -> None
 
 
 async def test_tls_for_another_host_does_not_pass(boxes: Boxes) -> None:
-    heard, judge = Heard(), TableJudge(allowed={"127.0.0.1"})
-    async with serving(heard.echo) as port, connected(boxes, judge) as box:
-        through = f"env -u no_proxy -u NO_PROXY curl -sS -k --max-time 10 https://127.0.0.1:{port}/"
-        text, end = await run(box, f"{through} --connect-to 127.0.0.1:{port}:127.0.0.1:{port}")
-        assert heard.requests[0][:1] == b"\x16", text
-        heard.requests.clear()
+    own, other, judge = Heard(), Heard(), TableJudge(allowed={"127.0.0.1"})
+    async with serving(own.echo) as first, serving(other.echo) as second, connected(boxes, judge) as box:
+        through = "env -u no_proxy -u NO_PROXY curl -sS -k --max-time 10"
+        text, end = await run(box, f"{through} https://127.0.0.1:{first}/")
+        assert own.requests[0][:1] == b"\x16", text
         text, end = await run(
-            box, f"{through.replace('127.0.0.1:', 'evil.example:')} --connect-to evil.example:{port}:127.0.0.1:{port}"
+            box, f"{through} https://evil.example:{second}/ --connect-to evil.example:{second}:127.0.0.1:{second}"
         )
     assert end.code != 0
-    # the first connection's farewell may still come
-    assert not [data for data in heard.requests if data[:1] == b"\x16"]
+    assert other.requests == []
     assert "TLS for evil.example in a tunnel to 127.0.0.1" in judge.over[-1][1].refusal
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,12 +14,10 @@ import yaml
 from runner import new_spec, run
 from runner.events import BoxEnded, BoxStarted, ToolFinished
 from runner.loop.session import Session
-from sandbox.engine import Engine, ImageInfo
 from sandbox.masks import Masks
 from sandbox.pool import Pool
 from sandbox.selection import Selection
 from sandbox.spec import Rung
-from sandbox.toolbox import Toolbox
 from tests.support.masking import masks
 from tests.support.sessions import Bench, Inside
 
@@ -37,19 +34,6 @@ find . -type f -exec cat {{}} + 2>/dev/null | grep -c {SECRET}
 cat /proc/self/mountinfo /proc/1/environ 2>/dev/null | grep -c {SECRET}
 true
 """
-
-
-@pytest.fixture(scope="session")
-def bench(engine: Engine, base_image: ImageInfo, toolbox: Toolbox) -> Bench:
-    return Bench(engine, base_image, toolbox)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """A directory that is removed whatever its modes."""
-    yield tmp_path
-    for top, _, _ in os.walk(tmp_path):
-        Path(top).chmod(0o700)
 
 
 @pytest.fixture
