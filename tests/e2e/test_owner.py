@@ -13,6 +13,7 @@ import struct
 import subprocess
 import termios
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def written(bench: Bench, session: str, name: str) -> Path:
     return layers / bench.place.name / "upper" / name
 
 
-SESSION = "11111111-2222-4333-8444-555555555555"
+SESSION = str(uuid.uuid4())  # one of this process, since several test side by side
 
 
 def start_long_run(bench: Bench) -> subprocess.Popen[str]:

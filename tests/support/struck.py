@@ -5,11 +5,12 @@ and the next command goes on.
 from __future__ import annotations
 
 import json
+import uuid
 
 from tests.e2e.conftest import Bench, bash, tree_digest
 from tests.support.torture import bodies, layers, left_over, points, stopped
 
-SESSION = "11111111-2222-4333-8444-555555555555"
+SESSION = str(uuid.uuid4())  # one of this process, since several test side by side
 WORK = "mkdir -p d/e && echo {0} > d/e/f; ln -sf f d/e/l; echo {0} >> calc.py; echo {0} > ~/note; rm -f check.py"
 COMMANDS = ("checkpoint", "undo", "fork", "apply", "gc")
 
