@@ -111,9 +111,8 @@ class Checkpoints:
         for piece in log.pieces(payload):
             if isinstance(piece, str):
                 with self._lock:
-                    yield self._open().get(piece)
-            else:
-                yield piece
+                    piece = self._open().get(piece)  # noqa: PLW2901 - the lock is not held while a reader has its turn
+            yield piece
 
     @property
     def wants_packing(self) -> bool:

@@ -7,6 +7,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -109,6 +110,17 @@ def test_all_layers_come_back_together_and_a_second_process_knows_the_checkpoint
     stand.checkpoints.settle()
     stand.checkpoints.restore(second)
     assert stand.seen() == later
+
+
+def test_content_is_read_from_any_thread_and_a_reader_that_stops_holds_nothing_up(stand: Stand) -> None:
+    (stand.root / "a").write_text("one")
+    row = stand.checkpoints.state(stand.take())["root"]["a"]
+    half_read = stand.checkpoints.pieces(row.payload)
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as another:
+        assert one.submit(next, half_read).result() == b"one"
+        assert another.submit(stand.checkpoints.list).result(timeout=10)
+        assert another.submit(next, half_read, None).result() is None
+        assert another.submit(stand.checkpoints.close).result(timeout=10) is None
 
 
 def test_a_layer_that_is_as_wanted_is_left_alone(stand: Stand) -> None:
