@@ -153,7 +153,7 @@ def test_a_repository_on_overlayfs_is_worked_in_as_a_copy_and_applied(bench: Ben
         timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "copy" in done.stdout.splitlines()[1]
+    assert "copy" in done.stdout.splitlines()[1], done.stdout
     assert (top / "lower" / "old").read_text() == "old\n"
     assert (top / "upper" / "old").read_text() == "old\nnew\n"
     assert (top / "upper" / "g" / "e").is_dir()

@@ -13,7 +13,17 @@ import pyte
 import pytest
 from rich.text import Text
 
-from runner.events import ApprovalAsked, ApprovalGiven, Event, Failed, Judged, TextDelta, ToolChunk, ToolRequested
+from runner.events import (
+    ApprovalAsked,
+    ApprovalGiven,
+    BoxStarted,
+    Event,
+    Failed,
+    Judged,
+    TextDelta,
+    ToolChunk,
+    ToolRequested,
+)
 from runner.ui.glyphs import UNICODE
 from runner.ui.live import Live
 from runner.ui.plain import Plain
@@ -389,6 +399,23 @@ async def test_without_a_terminal_the_story_is_whole_lines(scene: Scene, termina
         "Done.",
     ]
     assert b"\x1b" not in screen.raw
+
+
+@pytest.mark.parametrize("interface", [Live, Plain])
+async def test_which_session_it_is_comes_first_even_where_the_box_is_quicker_than_the_turn(
+    scene: Scene, terminal: Opener, interface: type[Live | Plain]
+) -> None:
+    scene.usual()
+    started = BoxStarted(container="c", image="base", engine="docker", runtime="runc", rungs={"/w": "copy"})
+    turn = next(n for n, event in enumerate(scene.events) if event.type == "TurnStarted")
+    scene.events.insert(turn, scene.say(started))
+    scene.events.pop()
+    screen = terminal()
+    await interface(screen.out).follow(_replay(scene.events))
+    lines = [line for line in screen.read() if line]
+    assert "claude-sonnet-5" in lines[0]
+    assert "box ready" in lines[1]
+    assert sum("claude-sonnet-5" in line for line in lines) == 1
 
 
 async def test_a_long_line_of_output_is_cut_and_a_long_line_of_text_is_folded(scene: Scene, terminal: Opener) -> None:
