@@ -54,6 +54,7 @@ _SAME = {
     **dict.fromkeys(names("bsdtar gtar"), "tar"),
 }
 _PATTERNS = {name: re.compile(pattern, re.DOTALL) for name, pattern in _TELLING.items()}
+_ALL = frozenset({*_TELLING, *_SAME, "env", "sed", "gsed"})
 # They run what they read.
 STDIN = names("at batch crontab ed ex vi vim make sh bash dash zsh ksh mksh ash fish source . xargs parallel")
 # Variables that programs take a command from.
@@ -75,6 +76,8 @@ def code_in(simple: Simple) -> Iterator[str]:
     if not simple.words:
         return
     name = posixpath.basename(simple.words[0].value or "")
+    if name not in _ALL:
+        return
     values = [word.value for word in simple.words[1:] if word.value]
     if name == "env":
         yield from (value[2:] for value in values if value.startswith("-S"))

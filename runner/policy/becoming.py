@@ -26,6 +26,7 @@ _SLICE = re.compile(r":\s*(\d+)(?::\s*(\d+))?")
 _MOVES = re.compile(r"shift|.*[@*]:", re.DOTALL)
 _SETTERS = names("export declare typeset local readonly env")
 _READERS = names("read mapfile readarray")
+_LEARNT = _SETTERS | _READERS | names("alias hash printf set")
 
 
 @dataclass(slots=True)
@@ -38,16 +39,21 @@ class Values:
 
     def learn(self, script: Script) -> None:
         """Take in what a script assigns and defines."""
+        moves = 0
         self._functions.update(script.functions)
         for assigned in script.assigned:
             values = list(self.texts(assigned.source))
             if assigned.appends:
                 values = [old + new for old in [*self._variables.get(assigned.name, ()), ""] for new in values]
             self._assign(assigned.name, values)
-        moves = 4 if any(_MOVES.match(word.source) for simple in script.simples for word in simple.words) else 1
         for simple in script.simples:
-            name, *rest = [word.value if word.value is not None else word.source for word in simple.words] or [""]
+            name = simple.words[0].value or "" if simple.words else ""
+            if name not in _LEARNT and name not in self._functions:
+                continue
+            rest = [word.value if word.value is not None else word.source for word in simple.words[1:]]
             if name == "set" or name in self._functions:
+                if not moves:
+                    moves = 4 if any(_MOVES.match(word.source) for one in script.simples for word in one.words) else 1
                 self._arguments(rest, moves)
             else:
                 self._by_command(name, rest, script)
@@ -83,7 +89,7 @@ class Values:
 
     def become(self, simple: Simple) -> Iterator[Simple]:
         """The ways in which the command may read when it runs, but for the one that is written."""
-        if not simple.words:
+        if all(word.value is not None for word in simple.words) and not self._aliases:
             return
         ways = [self._ways(word, first=number == 0) for number, word in enumerate(simple.words)]
         if aliased := self._aliases.get(simple.words[0].value or ""):

@@ -162,7 +162,7 @@ class _Found:
         self.redirects += script.redirects
         for simple in script.simples:
             self.simple(simple, depth)
-        if depth < _DEEPEST and any(simple.words and base(simple.words[0]) in STDIN for simple in script.simples):
+        if depth < _DEEPEST and len(script.simples) + len(script.strings) > 1 and any(map(_reads_code, script.simples)):
             for code in self._values.fed(script):
                 self.script(behind_signs(code), depth + 1)
 
@@ -220,6 +220,10 @@ def _spaced(word: Word) -> str:
 def base(word: Word) -> str:
     """The name of the program that a word in command position calls."""
     return posixpath.basename(word.value or "")
+
+
+def _reads_code(simple: Simple) -> bool:
+    return bool(simple.words) and base(simple.words[0]) in STDIN
 
 
 def _behind(name: str, words: tuple[Word, ...]) -> bool:
