@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,68 +18,13 @@ from runner.effects import Decision, Mode, Source
 from runner.errors import LockedError, ManagedError, PolicyChangedError, SettingsError, UsageError
 from runner.policy.calls import call_of, judge
 from runner.policy.environment import HOST, MEANINGS, NUMBERS, passes
-from runner.policy.managed import Places
-from runner.policy.trust import Grants, content_digest
+from runner.policy.trust import Grants
 from runner.remote_approval import RemoteApprover
-from runner.sessions.chain import SOURCES, Chain, read_chain, read_given
-from runner.sessions.enforced import Enforced
-from runner.sessions.specs import chain_of, check_image_here, ground_of, new_spec, policy_of, resume_spec
-from runner.sessions.store import Store
+from runner.sessions.chain import SOURCES, read_given
+from runner.sessions.specs import chain_of, check_image_here, ground_of, policy_of
 from runner.spec import SessionSpec
-from tests.support.policies import manage, places, put
-
-
-class Machine:
-    """A user with a project, and places of managed settings."""
-
-    def __init__(self, root: Path) -> None:
-        self.home, self.project, self.state = root / "home", root / "proj", root / "state"
-        for directory in (self.home, self.project, self.state):
-            directory.mkdir()
-        self.places: Places = places(root)
-        self.environ = {"HOME": str(self.home), "FUMEHOOD_HOME": str(self.state), "FUMEHOOD_MODEL": "opus"}
-        self.heard: list[str] = []
-
-    def chain(self, cwd: Path | None = None, **more: Any) -> Chain:
-        return read_chain(
-            cwd or self.project, environ=self.environ, home=self.home, state=self.state, places=self.places, **more
-        )
-
-    def spec(self, cwd: Path | None = None, **more: Any) -> SessionSpec:
-        self.heard = []
-        return new_spec(cwd or self.project, environ=self.environ, places=self.places, notify=self.heard.append, **more)
-
-    def stored(self, **more: Any) -> SessionSpec:
-        spec = self.spec(**more)
-        store = Store(self.state)
-        store.prepare()
-        store.directory(spec.session).mkdir(parents=True, mode=0o700)
-        store.save(spec)
-        return spec
-
-    def resume(self, spec: SessionSpec, **more: Any) -> SessionSpec:
-        self.heard = []
-        return resume_spec(
-            spec.session, cwd=self.project, environ=self.environ, places=self.places, notify=self.heard.append, **more
-        )
-
-    def user(self, value: Any) -> Path:
-        return put(self.home / ".config/fumehood/settings.yaml", value)
-
-    def repository(self, value: Any, name: str = ".claude/settings.json") -> Path:
-        return put(self.project / name, value)
-
-    def trust(self, cwd: Path | None = None) -> None:
-        chain = self.chain(cwd)
-        Grants(self.state).trust(chain.workspace, content_digest(chain.content), datetime.now(UTC))
-
-    def enforced(self, spec: SessionSpec, **more: Any) -> Enforced:
-        return Enforced(spec, self.environ, places=self.places, **more)
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
+from tests.support.machine import Machine
+from tests.support.policies import manage, put
 
 
 def test_every_source_is_read_and_named(machine: Machine) -> None:
