@@ -18,7 +18,7 @@ from runner.policy.environment import overlaid
 from runner.policy.grants import with_grant
 from runner.policy.hiding import hides_logins
 from runner.policy.layers import Settings
-from runner.policy.locks import check_model, check_spec, under_ceilings
+from runner.policy.locks import check_image, check_model, check_spec, under_ceilings
 from runner.policy.managed import PLACES, Places, stamp
 from runner.policy.policy import Policy
 from runner.policy.rules import Kind, Rule
@@ -69,6 +69,7 @@ class Enforced:
         self._chain: Chain = chain_of(spec, environ, places)
         if stored:
             spec, _ = under_ceilings(replace(spec, policy_digest=""), self._chain.settings)
+            check_image(spec.image, self._chain.settings)  # its box is about to be made of it
         else:
             check_spec(spec, self._chain.settings)
         if any(self._chain.settings.value(key) is not None for key in ("allowedImages", "allowedRegistries")):
