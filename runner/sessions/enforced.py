@@ -48,7 +48,8 @@ class Change:
 
 class Enforced:
     """One session's policy. `policy` is the one it starts with; `environ` the environment under the variables of
-    the settings. `masks`: what the policy that is in force by now keeps from the box.
+    the settings. `masks`: what the policy that is in force by now keeps from the box. `named`: the full names of models
+    that were made, by the names that they give themselves.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Enforced:
         self._mark = (self._managed.stamp, self._chain.stamp)
         self._gist = gist(self.policy)
         self._broken: FumehoodError | None = None
+        self.named: dict[str, str] = {}
         self._functions = functions
         self._servers: tuple[Server, ...] = ()
         self.hooks = configured(self._settings, functions)
@@ -131,12 +133,15 @@ class Enforced:
         """Whether policy hides a path of the box."""
         return bool(self.masks) and self.masks.hides(path)
 
-    def check_models(self, *names: str) -> None:
-        """Raises LockedError for a model that settings do not allow, by whichever name it is asked for."""
+    def check_models(self, *names: str) -> str:
+        """The first one's full name, `provider:name`. Raises LockedError for a model that settings do not allow, by
+        whichever name it is asked for.
+        """
         model_id = import_module("runner.models.registry").model_id
-        for name in names:
-            full = model_id(name, self.environ)
-            check_model(full if ":" in full else f"anthropic:{full}", self._settings)
+        full = [_full(model_id(name, self.environ)) for name in names]
+        for name in full:
+            check_model(name, self._settings)
+        return full[0]
 
     def place(self, server: Server) -> None:
         """The command line brings this server to the host. Raises LockedError where settings forbid it, then and
@@ -207,7 +212,7 @@ class Enforced:
         spec = replace(self.spec, mode=mode)
         check_spec(spec, settings)
         self._check_servers(settings)
-        check_model(model if ":" in model else f"anthropic:{model}", settings)
+        check_model(self.named.get(model) or _full(model), settings)
         return policy_of(spec, chain, self.environ).policy
 
     def _lockdown(self, mode: Mode, error: FumehoodError) -> Change:
@@ -254,6 +259,10 @@ class Enforced:
         policy = with_grant(policy, rule, place, self.approvals_file)
         self._gist = gist(policy)
         return policy
+
+
+def _full(model: str) -> str:
+    return model if ":" in model else f"anthropic:{model}"
 
 
 def gist(policy: Policy) -> frozenset[object]:

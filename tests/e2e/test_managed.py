@@ -24,7 +24,7 @@ from runner.errors import LockedError
 from runner.events import Failed, Judged, PolicyLoaded
 from runner.loop.operations import SetMode, SetModel
 from tests.e2e.conftest import PROJECT, Bench, bash
-from tests.support.policies import manage, places
+from tests.support.policies import manage, places, put
 
 pytestmark = [pytest.mark.box, pytest.mark.timeout(240)]
 
@@ -134,7 +134,9 @@ def test_the_readmes_walk_through_word_for_word(repository: Bench, locked: Fumeh
 async def test_locks_hold_in_a_session_of_the_python_interface(repository: Bench, tmp_path: Path) -> None:
     where = places(tmp_path / "managed")
     path = manage(where, {"permissions": {"disableBypassPermissionsMode": "disable", "deny": ["Bash(rm *)"]}})
-    model = repository.script({"tools": [bash("rm calc.py")]}, {"text": "one"}, {"text": "two"})
+    model = repository.script(
+        {"tools": [bash("rm calc.py")]}, {"text": "one"}, {"tools": [bash("X=ls; $X")]}, {"text": "two"}
+    )
     with pytest.raises(LockedError):
         new_spec(repository.place, environ=repository.environ, model=model, mode=Mode.BYPASS, places=where)
     spec = new_spec(repository.place, environ=repository.environ, model=model, places=where)
@@ -155,6 +157,10 @@ async def test_locks_hold_in_a_session_of_the_python_interface(repository: Bench
         events = [event async for event in session.turn("go")]
         judged = next(e.body for e in events if isinstance(e.body, Judged) and e.body.tool == "Bash")
         assert (judged.verdict["decision"], judged.verdict["file"]) == ("deny", str(path))
+        put(Path(repository.environ["HOME"]) / ".claude/settings.json", {"permissions": {"deny": ["Bash(ls)"]}})
+        events = [event async for event in session.turn("what the user writes meanwhile counts")]
+        judged = next(e.body for e in events if isinstance(e.body, Judged) and e.body.tool == "Bash")
+        assert (judged.verdict["decision"], judged.verdict["source"]) == ("deny", "user")
         path.write_text("{")
         events = [event async for event in session.turn("go on")]
         assert [e.body.problem for e in events if isinstance(e.body, PolicyLoaded)] != [""]
