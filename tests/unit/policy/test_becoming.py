@@ -120,6 +120,17 @@ def test_a_critical_removal_by_a_variable_is_asked_for() -> None:
     assert decide("D=/; rm -rf $D", mode=Mode.BYPASS).decision is Decision.ASK
 
 
+WIDE = ("echo", "cp", "sed", "tee", "cat", "touch", "mkdir", "mv", "rm", "ln", "sort", "uniq", "tree", "curl", "tar")
+
+
+def test_no_mode_but_bypass_and_no_prefix_rule_lets_a_command_write_what_programs_obey() -> None:
+    rules = tuple(f"Bash({name} *)" for name in WIDE)
+    for command in lines("obeyed.txt"):
+        for mode in set(Mode) - {Mode.BYPASS}:
+            for allow in ((), rules):
+                assert decide(command, mode=mode, allow=allow).decision is not Decision.ALLOW, (command, mode)
+
+
 @given(st.text(alphabet="XY=rm ;$(){}\"'`\\\n@*!#%/,:-+[]<", max_size=40))
 def test_no_reading_raises_and_what_is_known_stays(command: str) -> None:
     texts = readings(command).texts

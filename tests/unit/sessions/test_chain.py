@@ -356,7 +356,7 @@ def test_managed_settings_that_break_start_nothing(machine: Machine) -> None:
 
 def test_a_managed_rule_that_is_none_starts_nothing(machine: Machine) -> None:
     manage(machine.places, "permissions:\n  deny:\n    - Bash(ok)\n    - Bash(oops\n")
-    with pytest.raises(ManagedError, match=r"managed-settings.yaml:4:1"):
+    with pytest.raises(ManagedError, match=r"managed-settings.yaml:4:7"):
         machine.spec()
 
 
