@@ -327,10 +327,11 @@ class Rig:
         return self._small
 
     def _resolve(self, name: str, *fallbacks: str) -> ModelClient:
-        self.enforced.check_models(name, *fallbacks)
+        full = self.enforced.check_models(name, *fallbacks)
         client: ModelClient = import_module("runner.models.registry").resolve_model(
             name, self.environ, fallbacks=fallbacks
         )
+        self.enforced.named[client.name] = full
         self._models.append(client)
         return client
 

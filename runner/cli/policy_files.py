@@ -18,7 +18,7 @@ from runner.errors import ManagedError, SettingsError, UsageError
 from runner.policy import claude, settings, signing
 from runner.policy.calls import call_of, judge
 from runner.policy.cases import Failure, Tried, failures, try_cases
-from runner.policy.compose import Composed, Ground, compose
+from runner.policy.compose import Composed, Ground, compose, settings_error
 from runner.policy.documents import Document, parse, read_file
 from runner.policy.layers import Loaded, Settings, join, mode_of
 from runner.policy.managed import KEYS_FILE, PLACES, SIGNATURE, expiry, read_managed
@@ -81,8 +81,7 @@ def problems(file: Path) -> list[SettingsError]:
     except SettingsError as error:
         return [error]
     return [
-        SettingsError(failure.problem, file=failure.entry.source.file, line=failure.entry.source.line, column=1)
-        for failure in failures(composed, joined, Ground(place=HERE))
+        settings_error(failure.entry, failure.problem) for failure in failures(composed, joined, Ground(place=HERE))
     ]
 
 

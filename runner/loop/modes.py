@@ -1,5 +1,5 @@
 """The policy of a session while it runs: its mode is changed by a client or by the tools for mode plan, its rules by
-an "always" of the user's, all of it by managed settings that changed.
+an "always" of the user's, all of it by settings that changed.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Remember:
 
 
 class Modes:
-    """Holds the policy in force. `before`: the mode to which the end of mode plan leads back. `look` tells before
-    each turn, by mode and model, what changed of the policy.
+    """Holds the policy in force. `before`: the mode to which the end of mode plan leads back. `look` tells
+    by mode and model what changed of the policy.
     """
 
     def __init__(
@@ -58,13 +58,15 @@ class Modes:
         self.before = Mode.DEFAULT
         self._record, self._look, self._remember = record, look, remember
 
-    def look(self, model: str) -> None:
-        """Before each turn. Raises what makes it the last one for now."""
+    def look(self, model: str, *, ends: bool = True) -> None:
+        """Before each request to the model and (`ends` False) each round of calls. Raises what makes the turn the
+        last one for now; without `ends` the calls are judged by it first, and all are denied.
+        """
         change = self._look(self.policy.mode, model) if self._look is not None else None
         if change is None:
             return
         self.enforce(change)
-        if change.problem is not None:
+        if change.problem is not None and ends:
             raise change.problem
 
     def enforce(self, change: Change) -> None:

@@ -112,6 +112,8 @@ class Rounds:
     async def _rounds(self, turn: Turn) -> str:
         """Ask, run what is asked for, ask again: the reason why the agent rests."""
         while (limit := turn.limit(self.limits, self.monotonic(), self.model().name)) is None:
+            if turn.rounds:
+                self.modes.look(self.model().name)
             self._tell_news()
             began = self.monotonic()
             turn.rounds += 1
@@ -122,6 +124,7 @@ class Rounds:
             if reply.stop_reason == "refusal":
                 await self.calls.abandon(calls, REFUSED)
             elif calls:
+                self.modes.look(self.model().name, ends=False)
                 await self.calls.run(calls)
                 if self.gate.failure is not None:
                     raise self.gate.failure

@@ -4,8 +4,11 @@ which a command names at all.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from runner.policy.readonly import Spec, is_clear, operands_of, paths_of, prints, reads
 from runner.policy.runs import base, readings, shown
@@ -18,6 +21,16 @@ NOWHERE = names("/dev/null /dev/stdin /dev/stdout /dev/stderr")
 _EDITS = names("mkdir touch rm rmdir mv cp sed")
 # Operands of these are written, changed or removed (and some only read), whatever their options.
 WRITERS = _EDITS | names("tee ln install truncate chmod chown unlink shred rsync dd patch")
+# Options of others behind which a file or a directory to write to stands.
+_INTO = {
+    "sort": re.compile(r"-\w*o|--o\w*"),
+    "tree": re.compile(r"-\w*o"),
+    "curl": re.compile(r"-\w*o|--output(?:-dir)?"),
+    "wget": re.compile(r"-\w*[OP]|--output-d\w*|--directory-p\w*"),
+    "tar": re.compile(r"-\w*C|--dir\w*|--cd"),
+    "unzip": re.compile(r"-\w*d"),
+}
+_SED_WRITES = re.compile(r"w\s*([^;}\n]+)")
 
 
 def edits(simple: Simple) -> tuple[str, ...] | None:
@@ -45,10 +58,19 @@ def edits(simple: Simple) -> tuple[str, ...] | None:
 
 def written(simple: Simple) -> tuple[str, ...]:
     """Every operand, as written, of a command that writes files: a loose reading, to look for protected paths."""
-    if not simple.words or base(simple.words[0]) not in WRITERS:
+    if not simple.words:
         return ()
-    words = [word for word in simple.words[1:] if word.value]
-    known = [word.value.partition("=")[2] if word.value.startswith("-") else word.value for word in words if word.value]
+    name = base(simple.words[0])
+    values = [word.value for word in simple.words[1:] if word.value]
+    if name in _INTO:
+        known = list(_behind_options(_INTO[name], values))
+    elif name == "uniq":
+        known = [value for value in values if not value.startswith("-")][1:]
+    elif name in WRITERS:
+        known = [value.partition("=")[2] if value.startswith("-") else value for value in values]
+        known += [file.strip() for value in values for file in _SED_WRITES.findall(value)] if name == "sed" else []
+    else:
+        return ()
     return tuple(path for path in known if path and len(path) < 4096 and "\0" not in path)
 
 
@@ -91,3 +113,15 @@ def only_reads(command: str) -> bool:
         and all(reads(shown(simple)) is not None for simple in script.simples)
         and not any(redirect.writes and redirect.word.value not in NOWHERE for redirect in script.redirects)
     )
+
+
+def _behind_options(option: re.Pattern[str], values: list[str]) -> Iterator[str]:
+    """What stands behind an option: as the next word, after `=`, or in the same word."""
+    for value, following in pairwise((*values, "")):
+        name, is_set, text = value.partition("=")
+        if is_set and option.fullmatch(name):
+            yield text
+        elif option.fullmatch(value):
+            yield following
+        elif not value.startswith("--") and (found := option.match(value)) is not None:
+            yield value[found.end() :]

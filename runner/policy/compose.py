@@ -139,7 +139,7 @@ def _rule(entry: Entry, text: str, decision: Decision, ground: Ground) -> tuple[
         try:
             made = parse_rule(text, decision, entry.source, ground.place, anchor=entry.anchor)
         except UsageError as error:
-            raise ManagedError(str(error), file=entry.source.file, line=entry.source.line, column=1) from error
+            raise settings_error(entry, str(error)) from error
         return _variants(made, text, ground, entry.anchor), ""
     found, problem = rule_or_strictest(text, decision, entry.source, ground.place, anchor=entry.anchor)
     if found is None or problem:
@@ -190,4 +190,4 @@ def check_versions(settings: Settings, version: str) -> None:
 def settings_error(entry: Entry, problem: str) -> SettingsError:
     """An error about one entry."""
     made = ManagedError if entry.source.layer is Source.MANAGED else SettingsError
-    return made(problem, file=entry.source.file, line=entry.source.line, column=1)
+    return made(problem, file=entry.source.file, line=entry.source.line, column=entry.column)

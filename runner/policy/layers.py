@@ -58,6 +58,7 @@ class Entry:
     place: int = 0
     anchor: PurePosixPath | None = None
     from_repository: bool = False
+    column: int = 1
 
     @property
     def where(self) -> str:
@@ -295,10 +296,12 @@ def _entries(one: Loaded, key: Key) -> Iterator[Entry]:
 
 
 def _entry(one: Loaded, key: str, value: Any, where: tuple[str | int, ...]) -> Entry:
+    line, column = one.document.mark(where)
     return Entry(
         key=key,
         value=value,
-        source=RuleSource(layer=one.layer, file=one.file, line=one.document.mark(where)[0]),
+        source=RuleSource(layer=one.layer, file=one.file, line=line),
+        column=column,
         place=one.place,
         anchor=one.anchor,
         from_repository=one.from_repository,

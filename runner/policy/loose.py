@@ -16,6 +16,7 @@ MOST = 20_000
 _LINE_ENDS = re.compile(r"\|\||&&|\|&|[;&|\n(){}`]|\$\(|<\(|>\(")
 _QUOTES = re.compile(r"['\"]")
 _LEADING = re.compile(r"(?:[A-Za-z_]\w*\+?=(?:'[^']*'|\"[^\"]*\"|[^\s'\"]++)*+|[<>]+&?\s*\S+|\d*[<>]+\S*)\s+")
+_ANSI = re.compile(r"\$(['\"])")
 _BRACES = re.compile(r"\{([^{}\s]*,[^{}\s]*)\}")
 _BLANKS = re.compile(r"\s+")
 _SEPARATORS = re.compile(r"[\s;&|<>(){}`'\"=,:]+")
@@ -37,6 +38,7 @@ def fragments(command: str) -> tuple[str, ...]:
     command. Runs of white space are one space.
     """
     flat = command.replace("\\\n", "").replace("${IFS}", " ").replace("$IFS", " ")
+    flat = _ANSI.sub(r"\1", flat)
     spread = _BRACES.sub(lambda found: found[1].replace(",", " "), flat)
     pieces = dict.fromkeys((flat, spread, *_LINE_ENDS.split(flat)))
     if _INTERPRETERS.search(flat):

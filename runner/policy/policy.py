@@ -183,6 +183,8 @@ class Policy:
         command = any(isinstance(effect, RunCommand) for effect in effects)
         verdicts: list[Verdict] = []
         for effect in effects or (None,):
+            if effect is not None and (kept := self._kept(effect, place)) is not None:
+                verdicts.append(kept)  # first: of two that are as strict, it says more
             if command and isinstance(effect, ReadPath | WritePath):
                 pass  # what a command touches is looked at with it
             elif isinstance(effect, RunCommand) and self.mode is not Mode.BYPASS:
@@ -193,8 +195,6 @@ class Policy:
                 verdicts.append(NO_HOST_ASKED)
             else:
                 verdicts.append(by_mode(self.mode, effect, place))
-            if effect is not None and (kept := self._kept(effect, place)) is not None:
-                verdicts.append(kept)
         return max(verdicts, key=lambda found: (found.decision, not found.classify))
 
     def _kept(self, effect: Effect, place: Place) -> Verdict | None:

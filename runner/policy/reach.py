@@ -13,6 +13,7 @@ from runner.policy.patterns import folded, keys_of
 from runner.policy.runs import Reading, base, readings
 
 MOST_PLACES = 16
+_GLOB = re.compile(r"\[[^\]/]+\]")
 _NORMAL = re.compile(r"(?:/(?!\.)[^/]+|/\.[^/.][^/]*)+")
 
 
@@ -43,6 +44,8 @@ def reach_of(command: str, cwd: str, home: str) -> Reach:
         for simple in reading.simples
         if simple.words[0].glob
     ]
+    if not reading.whole:
+        globs += [(name, rest) for name, _, rest in (text.partition(" ") for text in texts) if _GLOB.search(name)]
     patterns = dict.fromkeys(
         word.value for simple in reading.simples for word in simple.words[1:] if word.glob and word.value
     )

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from runner.policy.arguments import STDIN, behind_signs, code_in
+from runner.policy.becoming import Values
 from runner.policy.shell import parse
 from runner.policy.words import Redirect, Simple, Word, names
 
 _DEEPEST = 4
 _MOST_WORDS = 120
+_MOST_SIMPLES = 400
 
 
 SHELLS = names("sh bash dash zsh ksh mksh ash fish csh tcsh rbash")
@@ -25,7 +29,8 @@ _RUNNERS = names(
     "toybox chrt taskset numactl prlimit setpriv runuser pkexec systemd-run dbus-run-session gdb valgrind perf "
     "firejail bwrap fakeroot proot unbuffer expect entr setarch linux32 linux64 daemonize start-stop-daemon sg newgrp "
     "exec coproc torify torsocks proxychains catchsegv cgexec time nice nohup stdbuf timeout command builtin noglob "
-    "nocorrect"
+    "nocorrect trickle cpulimit watchexec faketime sshpass capsh screen tmux hyperfine chpst softlimit setuidgid gosu "
+    "su-exec tini dumb-init sem ld.so ld-linux.so.2 ld-linux-x86-64.so.2 ld-linux-aarch64.so.1 just"
 )
 # The same, behind certain words of theirs (none named: anywhere).
 _TOOLS: dict[str, frozenset[str]] = {
@@ -68,6 +73,9 @@ _CHANGERS = names(
     "readarray read declare typeset local readonly export unset getopts coproc command builtin ulimit umask disown "
     "jobs bg fg kill dirs pushd popd suspend logout"
 )
+# Names of variables may hold subscripts, and these substitutions: `printf -v 'a[$(x)]' y`.
+_ASSIGNERS = {"printf": re.compile(r"-v.*", re.DOTALL), **dict.fromkeys(("test", "["), re.compile(r"-[vR]"))}
+_ASSIGNERS["wait"] = re.compile(r"-\w*p.*", re.DOTALL)
 _QUIET_SET = re.compile(r"[-+][eufx]+|[-+][euf]*o|pipefail|errexit|nounset|xtrace")
 _ACTIONS = re.compile(r"-(?:exec|execdir|ok|okdir|delete|fls|fprint0?|fprintf|files0-from)\b")
 # Interpreters: letters of the options behind which code stands, and long ones.
@@ -92,6 +100,7 @@ BROAD = re.compile(
     r"(?:npm|pnpm|yarn|bun|uv|poetry|pipenv|hatch|cargo|go) (?:run|exec|dlx|x) )"
 )
 _ASKS = names("--version --help -V -h")
+_STREAMS = ("/dev/", "/proc/")
 _AWKS = names("awk gawk mawk nawk")
 _PLAIN_NAME = re.compile(r"[\w./+-]+")
 
@@ -114,6 +123,7 @@ def readings(command: str) -> Reading:
     """Never raises."""
     found = _Found()
     found.script(command, 0)
+    found.resolve()
     return Reading(
         texts=tuple(found.texts),
         simples=tuple(found.simples),
@@ -128,19 +138,41 @@ class _Found:
         self.simples: list[Simple] = []
         self.redirects: list[Redirect] = []
         self.whole = True
+        self._values = Values()
+        self._met: list[tuple[Simple, int]] = []
+
+    def resolve(self) -> None:
+        """Every command again, as it may read when it runs: by what the text itself says of its variables."""
+        met: set[tuple[Word, ...]] = set()
+        while self._met and len(met) < _MOST_SIMPLES:
+            simple, depth = self._met.pop(0)
+            for read in self._values.become(simple):
+                if read.words not in met:
+                    met.add(read.words)
+                    self.whole = False
+                    self.simple(read, depth)
+        self.redirects += [
+            replace(redirect, word=word) for redirect in self.redirects for word in self._values.opened(redirect.word)
+        ]
 
     def script(self, command: str, depth: int) -> None:
         script = parse(command)
+        self._values.learn(script)
         self.whole = self.whole and not script.opaque
         self.redirects += script.redirects
         for simple in script.simples:
             self.simple(simple, depth)
+        if depth < _DEEPEST and len(script.simples) + len(script.strings) > 1 and any(map(_reads_code, script.simples)):
+            for code in self._values.fed(script):
+                self.script(behind_signs(code), depth + 1)
 
     def simple(self, simple: Simple, depth: int) -> None:
         """The command itself, what it wraps, and the code among its words."""
+        self._coded(code_in(simple), depth)
         if not simple.words:
             return
         self.whole = self.whole and not shown(simple).opaque
+        self._met.append((simple, depth))
         self._take(simple)
         words = simple.words
         if len(words) > _MOST_WORDS:
@@ -155,14 +187,14 @@ class _Found:
         inner = words[1:] if name in _RUNNERS or _behind(name, words) else ()
         if name in _EVALUATORS or any(base(w) in SHELLS for w in words) or any(base(w) in _CALLED for w in inner):
             self.whole = False
-            if depth < _DEEPEST:
-                self._code(words, depth)
+            values = [word.value for word in words[1:] if word.value]
+            self._coded((re.sub(r"^[\w.-]+=", "", value) for value in (*values, " ".join(values))), depth)
 
-    def _code(self, words: tuple[Word, ...], depth: int) -> None:
-        values = [word.value for word in words[1:] if word.value]
-        for value in dict.fromkeys((*values, " ".join(values))):
-            code = re.sub(r"^[\w.-]+=", "", value)
-            if not _PLAIN_NAME.fullmatch(code):
+    def _coded(self, texts: Iterable[str], depth: int) -> None:
+        """Text that may be run, but for a mere name."""
+        for code in dict.fromkeys(texts):
+            self.whole = False
+            if depth < _DEEPEST and not _PLAIN_NAME.fullmatch(code):
                 self.script(code, depth + 1)
 
     def _take(self, simple: Simple) -> None:
@@ -188,6 +220,10 @@ def _spaced(word: Word) -> str:
 def base(word: Word) -> str:
     """The name of the program that a word in command position calls."""
     return posixpath.basename(word.value or "")
+
+
+def _reads_code(simple: Simple) -> bool:
+    return bool(simple.words) and base(simple.words[0]) in STDIN
 
 
 def _behind(name: str, words: tuple[Word, ...]) -> bool:
@@ -242,7 +278,7 @@ def _stripped(simple: Simple) -> tuple[Word, ...] | None:
     return simple.words[1 + text[: found.end()].count(" ") :]
 
 
-def obscure(simple: Simple) -> str:  # noqa: PLR0911 (a table, row by row)
+def obscure(simple: Simple) -> str:
     """Why the words of a command do not tell what it does: it runs some of them, or reads code."""
     name = base(simple.words[0])
     rest = simple.words[1:]
@@ -254,9 +290,20 @@ def obscure(simple: Simple) -> str:  # noqa: PLR0911 (a table, row by row)
         return f"{name} runs its arguments"
     if name in SHELLS:
         return _shell(name, rest)
-    if name == "find":
+    return _by_options(name, rest)
+
+
+def _by_options(name: str, rest: tuple[Word, ...]) -> str:
+    """The same of commands that do so only with certain options."""
+    if name in _ASSIGNERS:
+        if any(word.value is None or _ASSIGNERS[name].fullmatch(word.value) for word in rest[:1]):
+            return f"{name} may read code from a variable's name"
+    elif name == "find":
         if any(word.value is None or _ACTIONS.match(word.value) for word in rest):
             return "find may run or write what its arguments say"
+    elif name in {"fd", "fdfind"}:
+        if any(word.value is None or re.match(r"-\w*[xX]|--exec", word.value) for word in rest):
+            return f"{name} may run what its arguments say"
     elif name in _AWKS:
         if any(word.value is None or re.search(r"system|getline|[|>]", word.value) for word in rest):
             return f"{name} may run or write what its arguments say"
@@ -271,7 +318,7 @@ def _shell(name: str, rest: tuple[Word, ...]) -> str:
         if word.value is None:
             break
         if not word.value.startswith(("-", "+")):
-            return ""
+            return "" if not word.value.startswith(_STREAMS) else f"{name} reads code"
         if not re.fullmatch(r"-[euxvn]+", word.value):
             break
     return f"{name} reads code"
@@ -283,6 +330,8 @@ def _inline(name: str, options: tuple[str, tuple[str, ...]], rest: tuple[Word, .
     for word in rest:
         value = word.value
         if value is None:
+            break
+        if value.startswith(_STREAMS):
             break
         if value in _ASKS or value == "-m" or not value.startswith("-"):
             return ""

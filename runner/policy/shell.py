@@ -48,6 +48,9 @@ def parse(command: str) -> Script:
         redirects=tuple(reader.redirects),
         opaque=reader.opaque,
         plain=reader.plain and not reader.opaque,
+        assigned=tuple(reader.assigned),
+        functions=tuple(reader.functions),
+        strings=tuple(reader.strings),
     )
 
 

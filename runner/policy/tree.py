@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from runner.policy.signs import RESERVED
-from runner.policy.words import EXPANDED, WORDS, Redirect, Simple, Word, literal, names
+from runner.policy.words import EXPANDED, WORDS, Assigned, Redirect, Simple, Word, literal, names
 
 DEEPEST = 60
 _BETWEEN = re.compile(rb"(?:[ \t]|\\\n)*")
@@ -42,6 +42,9 @@ class Reader:
         self.source = source
         self.simples: list[Simple] = []
         self.redirects: list[Redirect] = []
+        self.assigned: list[Assigned] = []
+        self.functions: list[str] = []
+        self.strings: list[str] = []
         self.opaque = ""
         self.plain = True
         self._moves: tuple[Word, ...] = ()
@@ -95,14 +98,20 @@ class Reader:
             self.plain, nested = False, True
         if kind == "for_statement" and not _SAFE_NAME.fullmatch(node.named_children[0].text.decode()):
             self.doubt("it sets a variable that programs may obey")
+        if kind == "for_statement":
+            name = node.named_children[0].text.decode()
+            self.assigned += [Assigned(name, c.text.decode()) for c in node.named_children[1:] if c.type in WORDS]
         return [(child, nested) for child in node.children if child.type != "variable_name"]
 
     def _here(self, node: Any) -> list[tuple[Any, bool]]:
         """A here-string, or the text of a here-document."""
+        if node.type == "herestring_redirect":
+            self.strings += [child.text.decode() for child in node.named_children]
         return [(child, True) for child in node.named_children]
 
     def _function(self, node: Any) -> list[tuple[Any, bool]]:
         self.plain = False
+        self.functions.append(node.named_children[0].text.decode())
         return [(child, True) for child in node.named_children[1:]]
 
     def _inside(self, node: Any) -> list[tuple[Any, bool]]:
@@ -130,6 +139,8 @@ class Reader:
     def _expansion(self, node: Any) -> None:
         """`${name}`, and with a word for when it is empty, or cut off or replaced by a pattern."""
         signs = [child.type for child in node.children if not child.is_named]
+        if signs[1:2] in (["="], [":="]):
+            self.assigned.append(Assigned(node.named_children[0].text.decode(), node.named_children[-1].text.decode()))
         if not set(signs[1:-1]) <= _SAFE_EXPANSIONS or any(c.type == "subscript" for c in node.named_children):
             self.doubt("an expansion that may do more than expand")
         if any(child.type in {"raw_string", "ansi_c_string"} for child in node.named_children):
@@ -143,19 +154,20 @@ class Reader:
         for child in node.children:
             kind = child.type
             gap, end = self.source[end : child.start_byte], child.end_byte
-            if not _BETWEEN.fullmatch(gap) or (words and kind in WORDS and not gap):
-                self.doubt("words are not told apart")
+            self._apart(gap, joined=bool(words) and kind in WORDS)
             if kind == "command_name":
                 child, kind = child.children[0], child.children[0].type  # noqa: PLW2901
             if kind == "variable_assignment":
                 assigns.append(_assigned(child))
+                self.assigned.append(_kept(child))
                 if not _NAME.fullmatch(assigns[-1][0]):
                     self.doubt("an assignment is not understood")
                 below += self._within(child)
             elif kind in {"file_redirect", "herestring_redirect", "heredoc_redirect"}:
                 below.append((child, nested))
             elif kind in WORDS:
-                words.append(literal(child))
+                before = words.pop().source if words and not gap else ""
+                words.append(Word(source=before + child.text.decode()) if before else literal(child))
                 below += self._inside(child)
             else:
                 self.doubt(f"a part of it is not understood ({kind.replace('_', ' ')})")
@@ -168,6 +180,10 @@ class Reader:
         elif words and words[0].value in {"pushd", "popd"}:
             self._moves = (*self._moves, Word(source="pushd"))
         return below
+
+    def _apart(self, gap: bytes, *, joined: bool) -> None:
+        if not _BETWEEN.fullmatch(gap) or (joined and not gap):
+            self.doubt("words are not told apart")
 
     def _within(self, node: Any) -> list[tuple[Any, bool]]:
         """The substitutions within an assignment."""
@@ -189,6 +205,7 @@ class Reader:
         for part in node.named_children if whole else (node,):
             if part.type == "variable_assignment":
                 name, _ = _assigned(part)
+                self.assigned.append(_kept(part))
                 if not (_SAFE_NAME.fullmatch(name) or name in SAFE_VARIABLES):
                     self.doubt("it sets a variable that programs may obey")
                 found += self._within(part)
@@ -265,3 +282,12 @@ def _assigned(node: Any) -> tuple[str, Word | None]:
     if name.type != "variable_name" or (value and value[0].type == "array"):
         text += "[]"
     return text, literal(value[0]) if value and value[0].type in WORDS else None
+
+
+def _kept(node: Any) -> Assigned:
+    """An assignment as it is written; of an array, or a part of one, by the array's name."""
+    name, *value = node.named_children
+    words = value[0].named_children if value and value[0].type == "array" else value
+    source = " ".join(word.text.decode() for word in words)
+    appends = any(child.type == "+=" for child in node.children)
+    return Assigned(name.text.decode().partition("[")[0], source, appends)

@@ -62,6 +62,11 @@ class Grants:
         """Where "always" is kept."""
         return self._approvals
 
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """Where all of it is kept."""
+        return self._trust, self._approvals
+
     def is_trusted(self, workspace: Path, content: str) -> bool:
         """Whether this content was trusted in this place."""
         return any(one.workspace == str(workspace) and one.digest == content for one in self.trusted())

@@ -45,7 +45,8 @@ _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _QUOTED_ESCAPE = re.compile(r"\\([$`\"\\])")
 _GLOB = re.compile(r"(?<!\\)(?:\\\\)*[*?\[]")
 _BRACES = re.compile(r"\{[^}]*(?:,|\.\.)")
-_SIMPLE_ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", "'": "'", '"': '"'}
+_SIMPLE_ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", "'": "'", '"': '"', "?": "?"}
+_ANSI = re.compile(r"\\(?:x([0-9A-Fa-f]{1,2})|u([0-9A-Fa-f]{1,4})|U([0-9A-Fa-f]{1,8})|([0-7]{1,3})|(.))", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,16 +89,31 @@ class Simple:
         return " ".join(word.source for word in self.words)
 
 
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """A value, as written, that a variable gets (an array's words with blanks between), or that is put behind what
+    it has.
+    """
+
+    name: str
+    source: str
+    appends: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
     """All that was found. `opaque`: the first reason why more, or something else, might run; "" when none.
-    `plain`: nothing but simple commands joined by `;`, `&&`, `||`, `|` and line ends.
+    `plain`: nothing but simple commands joined by `;`, `&&`, `||`, `|` and line ends. `assigned`: every assignment,
+    in order; `functions`: the names of those it defines; `strings`: its here-strings, as written.
     """
 
     simples: tuple[Simple, ...] = ()
     redirects: tuple[Redirect, ...] = ()
     opaque: str = ""
     plain: bool = False
+    assigned: tuple[Assigned, ...] = ()
+    functions: tuple[str, ...] = ()
+    strings: tuple[str, ...] = ()
 
 
 def doubtful(kind: str, text: bytes) -> str:
@@ -144,23 +160,24 @@ def _value(node: Any) -> str | None:  # noqa: PLR0911 (a table, row by row)
                 return None
             return _QUOTED_ESCAPE.sub(r"\1", inner.replace("\\\n", ""))
         case "ansi_c_string":
-            return _ansi(text[2:-1])
+            return ansi(text[2:-1])
         case _:
             return None
 
 
-def _ansi(text: str) -> str | None:
-    """`$'…'` with the commonest escapes; None for others."""
+def ansi(text: str) -> str | None:
+    """`$'…'` with the commonest escapes; None for others, and where anything but ASCII comes out."""
     unknown = False
 
     def plain(found: re.Match[str]) -> str:
         nonlocal unknown
-        if found[1]:
-            return chr(int(found[1], 16))
-        if found[2]:
-            return chr(int(found[2], 8) & 255)
-        unknown = unknown or found[3] not in _SIMPLE_ESCAPES
-        return _SIMPLE_ESCAPES.get(found[3], "")
+        if number := found[1] or found[2] or found[3]:
+            unknown = unknown or int(number, 16) > 0x7F
+            return "" if unknown else chr(int(number, 16))
+        if found[4]:
+            return chr(int(found[4], 8) & 255)
+        unknown = unknown or found[5] not in _SIMPLE_ESCAPES
+        return _SIMPLE_ESCAPES.get(found[5], "")
 
-    value = re.sub(r"\\(?:x([0-9A-Fa-f]{1,2})|([0-7]{1,3})|(.))", plain, text, flags=re.DOTALL)
+    value = _ANSI.sub(plain, text)
     return None if unknown or "\0" in value or not value.isascii() else value

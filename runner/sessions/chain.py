@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -41,7 +41,8 @@ class Seen:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
     """What was read. `workspace`: the directory that trust is about. `content`: the digest of what the repository
-    would have interpreted, by file; empty where it has no settings.
+    would have interpreted, by file; empty where it has no settings. `watched`: every file of the user's and the
+    repository's that counts or would; `stamp`: what they looked like before they were read.
     """
 
     settings: Settings
@@ -49,6 +50,8 @@ class Chain:
     workspace: Path
     content: Mapping[str, str] = field(default_factory=dict)
     others: tuple[Loaded, ...] = ()
+    watched: tuple[Path, ...] = ()
+    stamp: tuple[tuple[int, ...], ...] = ()
 
     @property
     def trusted(self) -> bool:
@@ -76,9 +79,16 @@ class Chain:
                 ]
         return tuple(dict.fromkeys(lines))
 
-    def again(self, managed: Managed) -> Settings:
-        """The same with other managed settings."""
-        return join((*managed.loaded, *self.others), trusted=self.trusted)
+    def after(self, before: Chain) -> Chain:
+        """This chain in a session that began under another: what a repository that is not trusted said before goes on
+        to count, for it can only have tightened.
+        """
+        if self.trusted:
+            return self
+        known = {one.document.digest for one in self.others}
+        kept = (one for one in before.others if one.from_repository and one.document.digest not in known)
+        others = (*self.others, *kept)
+        return replace(self, settings=join((*self.managed.loaded, *others), trusted=False), others=others)
 
 
 def _helps(key: str) -> bool:
@@ -112,6 +122,10 @@ def read_chain(
     found = find_top(cwd)
     top = found.top if found else cwd
     seen = seen or Seen(home=PurePosixPath("/home/box"))
+    grants = Grants(state)
+    names = {name for name, *_ in _names(top, cwd, sources, seen)}
+    watched = (*sorted(top / name for name in names), *_of_user(environ, home), *grants.files)
+    mark = stamp_of(watched)
     others: list[Loaded] = []
     if given:
         others.append(_unpacked(given))
@@ -120,19 +134,45 @@ def read_chain(
     if "user" in sources:
         others += _user(environ, home, seen)
     content = {one.file: one.document.digest for one in repository}
-    trusted = bool(content) and Grants(state).is_trusted(top, content_digest(content))
+    trusted = bool(content) and grants.is_trusted(top, content_digest(content))
     settings = join((*managed.loaded, *others), trusted=trusted)
-    return Chain(settings=settings, managed=managed, workspace=top, content=content, others=tuple(others))
+    return Chain(
+        settings=settings,
+        managed=managed,
+        workspace=top,
+        content=content,
+        others=tuple(others),
+        watched=watched,
+        stamp=mark,
+    )
 
 
-def _user(environ: Mapping[str, str], home: Path, seen: Seen) -> Iterator[Loaded]:
+def stamp_of(paths: tuple[Path, ...]) -> tuple[tuple[int, ...], ...]:
+    """What `stat` says of each of them; cheap enough for every request to the model."""
+    return tuple(map(_stamp, paths))
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        return (error.errno or 0,)
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_mode)
+
+
+def _of_user(environ: Mapping[str, str], home: Path) -> tuple[Path, Path]:
+    """The user's two files."""
     named = environ.get("XDG_CONFIG_HOME", "")
     ours = (Path(named) if named.startswith("/") else home / ".config") / "fumehood" / "settings.yaml"
     claude = Path(environ.get("CLAUDE_CONFIG_DIR") or home / ".claude")
     if not claude.is_absolute():
         raise UsageError(f"CLAUDE_CONFIG_DIR must be an absolute path, not {str(claude)!r}")
+    return ours, claude / "settings.json"
+
+
+def _user(environ: Mapping[str, str], home: Path, seen: Seen) -> Iterator[Loaded]:
     anchor = seen.home / ".claude"
-    for path in (ours, claude / "settings.json"):
+    for path in _of_user(environ, home):
         data = read_file(path)
         if data is not None:
             yield _shaped(parse(data, _tilde(path, home)), Source.USER, anchor=anchor)
@@ -142,15 +182,21 @@ def _tilde(path: Path, home: Path) -> str:
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
-def _repository(top: Path, cwd: Path, sources: tuple[str, ...], seen: Seen) -> Iterator[Loaded]:
-    below = cwd.relative_to(top)
-    wanted: list[tuple[str, Source, PurePosixPath, PurePosixPath | None]] = []
+def _names(
+    top: Path, cwd: Path, sources: tuple[str, ...], seen: Seen
+) -> Iterator[tuple[str, Source, PurePosixPath, PurePosixPath | None]]:
+    """The repository's files, from its top, each with its level, the directory that it is for, and the anchor."""
     if "local" in sources:
-        wanted.append((".claude/settings.local.json", Source.LOCAL, PurePosixPath(), seen.cwd))
-    if "project" in sources:
-        for where in dict.fromkeys((PurePosixPath(below), PurePosixPath())):
-            anchor = seen.root / where if seen.root is not None else None
-            wanted += [(name, Source.PROJECT, where, anchor) for name in (".claude/settings.json", "fumehood.yaml")]
+        yield ".claude/settings.local.json", Source.LOCAL, PurePosixPath(), seen.cwd
+    for where in dict.fromkeys((PurePosixPath(cwd.relative_to(top)), PurePosixPath())) if "project" in sources else ():
+        anchor = seen.root / where if seen.root is not None else None
+        for name in (".claude/settings.json", "fumehood.yaml"):
+            yield str(where / name), Source.PROJECT, where, anchor
+
+
+def _repository(top: Path, cwd: Path, sources: tuple[str, ...], seen: Seen) -> Iterator[Loaded]:
+    below = PurePosixPath(cwd.relative_to(top))
+    wanted = tuple(_names(top, cwd, sources, seen))
     if not wanted:
         return
     try:
@@ -158,11 +204,10 @@ def _repository(top: Path, cwd: Path, sources: tuple[str, ...], seen: Seen) -> I
     except OSError:
         return
     try:
-        for name, layer, where, anchor in wanted:
-            path = str(where / name)
+        for path, layer, where, anchor in wanted:
             data = _read_beneath(root, path)
             if data is not None:
-                above = layer is Source.PROJECT and where != PurePosixPath(below)
+                above = layer is Source.PROJECT and where != below
                 yield _shaped(parse(data, path), layer, anchor=anchor, repository=True, above=above)
     except SettingsError as error:
         raise SettingsError(

@@ -1,5 +1,5 @@
-"""The policy in force in a session that runs: made from its settings chain at the start, looked at again before each
-turn, strictest where managed settings cannot be relied on any more.
+"""The policy in force in a session that runs: made from its settings chain at the start, looked at again before
+each request, strictest where settings cannot be relied on any more.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from runner.policy.environment import overlaid
 from runner.policy.grants import with_grant
 from runner.policy.hiding import hides_logins
 from runner.policy.layers import Settings
-from runner.policy.locks import check_model, check_spec, under_ceilings
-from runner.policy.managed import PLACES, Managed, Places, read_managed, stamp
+from runner.policy.locks import check_image, check_model, check_spec, under_ceilings
+from runner.policy.managed import PLACES, Places, stamp
 from runner.policy.policy import Policy
 from runner.policy.rules import Kind, Rule
-from runner.policy.trust import Grants, keep_serials, read_serials
-from runner.sessions.chain import Chain
+from runner.policy.trust import Grants, keep_serials
+from runner.sessions.chain import Chain, stamp_of
 from runner.sessions.specs import chain_of, ground_of, home_of, policy_of
 from runner.sessions.store import state_home
 from runner.spec import SessionSpec
@@ -48,7 +48,8 @@ class Change:
 
 class Enforced:
     """One session's policy. `policy` is the one it starts with; `environ` the environment under the variables of
-    the settings. `masks`: what the policy that is in force by now keeps from the box.
+    the settings. `masks`: what the policy that is in force by now keeps from the box. `named`: the full names of models
+    that were made, by the names that they give themselves.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class Enforced:
         Raises SettingsError, LockedError, PolicyChangedError, UsageError.
         """
         self._places, self._home, self._stored = places, state_home(environ), stored
+        self._given = environ
         self._chain: Chain = chain_of(spec, environ, places)
         if stored:
             spec, _ = under_ceilings(replace(spec, policy_digest=""), self._chain.settings)
+            check_image(spec.image, self._chain.settings)  # its box is about to be made of it
         else:
             check_spec(spec, self._chain.settings)
         if any(self._chain.settings.value(key) is not None for key in ("allowedImages", "allowedRegistries")):
@@ -84,7 +87,10 @@ class Enforced:
         self._roots = tuple(PurePosixPath(root.at) for root in spec.roots)
         self.masks = masked(self.policy, self._roots)
         self._managed = self._chain.managed
+        self._mark = (self._managed.stamp, self._chain.stamp)
+        self._gist = gist(self.policy)
         self._broken: FumehoodError | None = None
+        self.named: dict[str, str] = {}
         self._functions = functions
         self._servers: tuple[Server, ...] = ()
         self.hooks = configured(self._settings, functions)
@@ -127,12 +133,15 @@ class Enforced:
         """Whether policy hides a path of the box."""
         return bool(self.masks) and self.masks.hides(path)
 
-    def check_models(self, *names: str) -> None:
-        """Raises LockedError for a model that settings do not allow, by whichever name it is asked for."""
+    def check_models(self, *names: str) -> str:
+        """The first one's full name, `provider:name`. Raises LockedError for a model that settings do not allow, by
+        whichever name it is asked for.
+        """
         model_id = import_module("runner.models.registry").model_id
-        for name in names:
-            full = model_id(name, self.environ)
-            check_model(full if ":" in full else f"anthropic:{full}", self._settings)
+        full = [_full(model_id(name, self.environ)) for name in names]
+        for name in full:
+            check_model(name, self._settings)
+        return full[0]
 
     def place(self, server: Server) -> None:
         """The command line brings this server to the host. Raises LockedError where settings forbid it, then and
@@ -146,32 +155,40 @@ class Enforced:
             import_module("runner.mcp.servers").check_servers(self._servers, settings)
 
     def look(self, mode: Mode, model: str) -> Change | None:
-        """Before each turn: what changed of the managed settings. Where they cannot be relied on, or forbid what
-        this session is, the change is the strictest policy there is, with the problem, before every turn again.
+        """Before each request to the model and each round of calls: what changed of any settings. What tightens counts
+        at once; what loosens does as it would at a start, but that a repository which is not trusted takes nothing
+        back. Where a file cannot be relied on, or managed settings forbid what this session is, the change is the
+        strictest policy there is, with the problem, time and again. Models, limits and the rest of what a session
+        is made of are read once; hooks that come where there were none begin with the next session.
         """
-        mark = stamp(self._places)
-        if mark == self._managed.stamp:
+        mark = (stamp(self._places), stamp_of(self._chain.watched))
+        if mark == self._mark:
             return None if self._broken is None else self._lockdown(mode, self._broken)
+        self._mark = mark
         try:
-            managed = read_managed(self._places, now=datetime.now(UTC), seen=read_serials(self._home))
+            chain = chain_of(self.spec, self._given, self._places).after(self._chain)
+            managed, settings = chain.managed, chain.settings
             if self._managed.loaded and not managed.loaded:
                 raise ManagedError("managed settings that were in force are gone")
-            settings = self._chain.again(managed)
-            policy = self._under(settings, mode, model)
+            policy = self._under(chain, mode, model)
             hooks = configured(settings, self._functions)
             if hooks is not None and self.hooks is None:
-                raise PolicyChangedError("managed settings have hooks by now: end this session and go on with it anew")
+                if any(one.document.value.get("hooks") for one in managed.loaded):
+                    raise PolicyChangedError("managed settings have hooks by now: end this session and begin anew")
+                hooks = None
             if settings.value("requiredAuditSink") != self.sink:
                 raise PolicyChangedError(
                     "another audit sink is required by now: end this session and go on with it anew"
                 )
         except FumehoodError as error:
-            self._managed = Managed(loaded=self._managed.loaded, serials=self._managed.serials, stamp=mark)
             self._broken = error
             return self._lockdown(mode, error)
-        self._managed, self._settings, self._broken, self.hooks = managed, settings, None, hooks
-        self.masks = masked(policy, self._roots)
+        was, self._broken, before = self._broken, None, self._gist
+        self._chain, self._managed, self._settings, self.hooks = chain, managed, settings, hooks
+        self._gist, self.masks = gist(policy), masked(policy, self._roots)
         keep_serials(self._home, managed.serials)
+        if was is None and self._gist == before:
+            return None
         return Change(policy=policy, event=self.loaded(policy))
 
     @property
@@ -186,16 +203,17 @@ class Enforced:
 
     def heard(self, mode: Mode, model: str) -> Change:
         """It does again: what stood before. Raises what settings refuse."""
-        policy = self._under(self._settings, mode, model)
+        policy = self._under(self._chain, mode, model)
         return Change(policy=policy, event=self.loaded(policy))
 
-    def _under(self, settings: Settings, mode: Mode, model: str) -> Policy:
+    def _under(self, chain: Chain, mode: Mode, model: str) -> Policy:
+        settings = chain.settings
         mode = mode if mode in settings.modes else settings.start_mode
         spec = replace(self.spec, mode=mode)
         check_spec(spec, settings)
         self._check_servers(settings)
-        check_model(model if ":" in model else f"anthropic:{model}", settings)
-        return policy_of(spec, self._chain, self.environ, settings=settings).policy
+        check_model(self.named.get(model) or _full(model), settings)
+        return policy_of(spec, chain, self.environ).policy
 
     def _lockdown(self, mode: Mode, error: FumehoodError) -> Change:
         policy = locked_down(mode)
@@ -237,7 +255,20 @@ class Enforced:
             raise LockedError("managed settings allow managed rules only: nothing is allowed for always")
         place = ground_of(self.spec, self.environ).place
         Grants(self._home).approve(self._chain.workspace, rule, datetime.now(UTC), self.spec.session)
-        return with_grant(policy, rule, place, self.approvals_file)
+        self._mark = (self._mark[0], stamp_of(self._chain.watched))
+        policy = with_grant(policy, rule, place, self.approvals_file)
+        self._gist = gist(policy)
+        return policy
+
+
+def _full(model: str) -> str:
+    return model if ":" in model else f"anthropic:{model}"
+
+
+def gist(policy: Policy) -> frozenset[object]:
+    """What of a policy is another one when it changes, whatever its mode and the lines that its rules stand in."""
+    rules = ((rule.decision, rule.text, rule.source.layer, rule.source.file) for rule in policy.rules)
+    return frozenset((*rules, *policy.locks, *policy.modes, policy.hosts_asked))
 
 
 def configured(settings: Settings, functions: tuple[Handler, ...] = ()) -> Configured | None:

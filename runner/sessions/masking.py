@@ -9,11 +9,12 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from runner.effects import Decision
-from runner.policy.explain import BOUNDARY, NEXT_TURN, strength
+from runner.policy.explain import ADVISORY, BOUNDARY, NEXT_TURN, strength
 from runner.policy.hiding import hides_logins, is_hidden
 from runner.policy.patterns import PathPattern, folded
 from runner.policy.policy import Policy
 from runner.policy.rules import Kind, Rule
+from sandbox.covers import MOST_KEPT
 from sandbox.masks import Masks, PathRule, find
 
 BUILT_IN = {"Read": Kind.READ, "Edit": Kind.EDIT}
@@ -48,21 +49,28 @@ def is_built_in(rule: Rule, roots: tuple[PurePosixPath, ...]) -> bool:
 def strengths(policy: Policy, roots: Mapping[PurePosixPath, Path]) -> dict[Rule, str]:
     """What each deny and ask rule holds, in a session over these roots (by their places in the box): a rule that is
     built into the box is a boundary where there is something to hide or keep now, and from the next turn on where
-    that comes to be there. One walk of the roots, where there is such a rule.
+    that comes to be there. Of more than MOST_KEPT places to keep in one root the rest is advice, and counted. One walk
+    of the roots, where there is such a rule.
     """
     rules = [rule for rule in policy.rules if rule.decision is not Decision.ALLOW]
     built = [rule for rule in rules if is_built_in(rule, tuple(roots))]
     masks = masks_of(policy, tuple(roots))
     there: list[str] = []
+    beyond: list[str] = []
     for at, host in roots.items() if built else ():
         with suppress(OSError):
             found = find(host, at, masks)
-            there += [folded(str(at / path)) for path in (*found.hidden, *found.kept)]
-    return {
-        rule: (BOUNDARY if _speaks(rule, there) else NEXT_TURN) if rule in built else strength(rule) for rule in rules
-    }
+            there += [folded(str(at / path)) for path in (*found.hidden, *found.kept[:MOST_KEPT])]
+            beyond += [folded(str(at / path)) for path in found.kept[MOST_KEPT:]]
+    return {rule: _built(rule, there, beyond) if rule in built else strength(rule) for rule in rules}
 
 
-def _speaks(rule: Rule, there: list[str]) -> bool:
+def _built(rule: Rule, there: list[str], beyond: list[str]) -> str:
+    if rule.kind is Kind.EDIT and (count := _spoken(rule, beyond)):
+        return f"{BOUNDARY} but for {count} places too many: {ADVISORY} there"
+    return BOUNDARY if _spoken(rule, there) else NEXT_TURN
+
+
+def _spoken(rule: Rule, there: list[str]) -> int:
     pattern = rule.pattern
-    return isinstance(pattern, PathPattern) and any(map(pattern.matches, there))
+    return sum(map(pattern.matches, there)) if isinstance(pattern, PathPattern) else 0

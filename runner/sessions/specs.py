@@ -231,18 +231,11 @@ def _checked(spec: SessionSpec, environ: Mapping[str, str], places: Places, noti
     return spec
 
 
-def policy_of(
-    spec: SessionSpec,
-    chain: Chain,
-    environ: Mapping[str, str],
-    *,
-    settings: Settings | None = None,
-    mode: Mode | None = None,
-) -> Composed:
-    """The policy of a spec under its settings chain, its examples tried. `settings`, `mode`: others than the
-    chain's and the spec's. Raises SettingsError, UsageError for a rule that is wrong.
+def policy_of(spec: SessionSpec, chain: Chain, environ: Mapping[str, str], *, mode: Mode | None = None) -> Composed:
+    """The policy of a spec under its settings chain, its examples tried. `mode`: another than the spec's. Raises
+    SettingsError, UsageError for a rule that is wrong.
     """
-    settings = chain.settings if settings is None else settings
+    settings = chain.settings
     check_versions(settings, VERSION)
     grants = Grants(state_home(environ))
     composed = compose(

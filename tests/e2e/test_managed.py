@@ -6,9 +6,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
+import textwrap
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,12 +23,24 @@ from runner.effects import Mode
 from runner.errors import LockedError
 from runner.events import Failed, Judged, PolicyLoaded
 from runner.loop.operations import SetMode, SetModel
-from tests.e2e.conftest import Bench, bash
-from tests.support.policies import manage, places
+from tests.e2e.conftest import PROJECT, Bench, bash
+from tests.support.policies import manage, places, put
 
 pytestmark = [pytest.mark.box, pytest.mark.timeout(240)]
 
-Fumehood = Callable[..., subprocess.CompletedProcess[str]]
+
+@dataclass(frozen=True)
+class Fumehood:
+    """`fumehood ARGUMENTS` there, and a shell."""
+
+    start: Callable[..., subprocess.CompletedProcess[str]]
+    bench: Bench
+
+    def __call__(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        return self.start(*self.bench.command(*arguments), **more)
+
+    def shell(self, script: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        return self.start("sh", "-c", script, **more)
 
 
 @pytest.fixture
@@ -34,11 +51,11 @@ def locked(repository: Bench, tmp_path: Path) -> Fumehood:
     work.mkdir()
     users = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
 
-    def fumehood(*arguments: str, code: int = 0, **environ: str) -> subprocess.CompletedProcess[str]:
+    def start(*argv: str, code: int | None = 0, **environ: str) -> subprocess.CompletedProcess[str]:
         more = ",userxattr" if users else ""
         script = f'mount -t overlay overlay -o "lowerdir=/etc,upperdir={upper},workdir={work}{more}" /etc && exec "$@"'
         done = subprocess.run(
-            ["unshare", "--mount", *users, "sh", "-c", script, "sh", *repository.command(*arguments)],
+            ["unshare", "--mount", *users, "sh", "-c", script, "sh", *argv],
             cwd=repository.place,
             env=repository.environ | environ,
             capture_output=True,
@@ -47,10 +64,10 @@ def locked(repository: Bench, tmp_path: Path) -> Fumehood:
             timeout=100,
             stdin=subprocess.DEVNULL,
         )
-        assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert code in (None, done.returncode), f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
-    return fumehood
+    return Fumehood(start, repository)
 
 
 def test_a_workstation_is_locked_by_one_file(repository: Bench, locked: Fumehood, tmp_path: Path) -> None:
@@ -94,10 +111,32 @@ def test_a_workstation_is_locked_by_one_file(repository: Bench, locked: Fumehood
     assert "may be written by others" in locked("-p", "go", "--model", model, code=7).stderr
 
 
+def test_the_readmes_walk_through_word_for_word(repository: Bench, locked: Fumehood, tmp_path: Path) -> None:
+    """What a stranger types, with a `sudo` that runs its arguments, and what the README says comes of it."""
+    text = (PROJECT / "README.md").read_text()
+    first, then = re.findall(r"(?:^    .*\n)+", text[text.index("### A locked workstation") :], re.MULTILINE)[:2]
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, line in (("sudo", 'exec "$@"'), ("fumehood", shlex.join(repository.command()) + ' "$@"')):
+        (programs / name).write_text(f"#!/bin/sh\n{line}\n")
+        (programs / name).chmod(0o755)
+    path = f"{programs}:{repository.environ['PATH']}"
+    (tmp_path / "upper/fumehood").rmdir()
+    shown = locked.shell("set -e\n" + textwrap.dedent(first), PATH=path).stdout
+    assert "9 examples hold" in shown
+    assert "(managed, /etc/fumehood/managed-settings.yaml:11)" in shown
+    lines = textwrap.dedent(then).splitlines()
+    for at in range(0, len(lines), 2):
+        said = locked.shell(lines[at].removeprefix("$ "), code=None, PATH=path).stderr
+        assert said.startswith(lines[at + 1]), said
+
+
 async def test_locks_hold_in_a_session_of_the_python_interface(repository: Bench, tmp_path: Path) -> None:
     where = places(tmp_path / "managed")
     path = manage(where, {"permissions": {"disableBypassPermissionsMode": "disable", "deny": ["Bash(rm *)"]}})
-    model = repository.script({"tools": [bash("rm calc.py")]}, {"text": "one"}, {"text": "two"})
+    model = repository.script(
+        {"tools": [bash("rm calc.py")]}, {"text": "one"}, {"tools": [bash("X=ls; $X")]}, {"text": "two"}
+    )
     with pytest.raises(LockedError):
         new_spec(repository.place, environ=repository.environ, model=model, mode=Mode.BYPASS, places=where)
     spec = new_spec(repository.place, environ=repository.environ, model=model, places=where)
@@ -118,6 +157,10 @@ async def test_locks_hold_in_a_session_of_the_python_interface(repository: Bench
         events = [event async for event in session.turn("go")]
         judged = next(e.body for e in events if isinstance(e.body, Judged) and e.body.tool == "Bash")
         assert (judged.verdict["decision"], judged.verdict["file"]) == ("deny", str(path))
+        put(Path(repository.environ["HOME"]) / ".claude/settings.json", {"permissions": {"deny": ["Bash(ls)"]}})
+        events = [event async for event in session.turn("what the user writes meanwhile counts")]
+        judged = next(e.body for e in events if isinstance(e.body, Judged) and e.body.tool == "Bash")
+        assert (judged.verdict["decision"], judged.verdict["source"]) == ("deny", "user")
         path.write_text("{")
         events = [event async for event in session.turn("go on")]
         assert [e.body.problem for e in events if isinstance(e.body, PolicyLoaded)] != [""]

@@ -20,15 +20,19 @@ class Relay:
     """Passes bytes between connections to `path` and the engine at `endpoint`, until `die`.
 
     `dies_at`: bytes of a request at which the engine dies, before it hears of it. `forbids`: a sentence with
-    which every request is refused instead (what an authorization plugin does).
+    which every request is refused instead (what an authorization plugin does). `seeks`: words to look for in all
+    that goes to the engine; `sought` holds those that went by.
     """
 
-    def __init__(self, path: Path, endpoint: str, *, dies_at: bytes = b"", forbids: str = "") -> None:
+    def __init__(
+        self, path: Path, endpoint: str, *, dies_at: bytes = b"", forbids: str = "", seeks: tuple[bytes, ...] = ()
+    ) -> None:
         self.path = path
         self.host = f"unix://{path}"
         self._engine = urlsplit(endpoint).path
         self._dies_at = dies_at
         self._forbids = forbids
+        self._seeks, self.sought = seeks, set[bytes]()
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._listener: socket.socket | None = None
@@ -94,6 +98,7 @@ class Relay:
         with selectors.DefaultSelector() as ready:
             ready.register(client, selectors.EVENT_READ, engine)
             ready.register(engine, selectors.EVENT_READ, client)
+            tail = b""
             while ready.get_map():
                 for key, _ in ready.select():
                     assert isinstance(key.fileobj, socket.socket)
@@ -101,6 +106,9 @@ class Relay:
                     if key.fileobj is client and self._dies_at and self._dies_at in data:
                         self.die()
                         return
+                    if key.fileobj is client and self._seeks:
+                        tail = tail[-max(map(len, self._seeks)) :] + data
+                        self.sought |= {word for word in self._seeks if word in tail}
                     if data:
                         key.data.sendall(data)
                         continue

@@ -149,3 +149,23 @@ def test_locked_down_denies_everything() -> None:
     for tool in ("Bash", "Read", "mcp__x__y", "TodoWrite"):
         assert policy.hides(tool)
     assert policy.of(Decision.DENY)
+
+
+async def test_what_changes_between_a_reply_and_its_calls_is_judged_by_what_is_in_force_then(stage: Stage) -> None:
+    stage.script(CHANGE, {"text": "done"}, CHANGE, {"text": "never asked for"})
+    looks = 0
+
+    def look(mode: Mode, _model: str) -> Changed | None:
+        nonlocal looks
+        looks += 1
+        policy = locked_down(mode)
+        if looks not in (2, 6, 7):  # turn, calls, request; then turn, calls, request, with a problem
+            return None
+        problem = ManagedError("is no YAML", file="/etc/fumehood/managed-settings.yaml") if looks > 2 else None
+        return Changed(policy, PolicyLoaded(digest=policy.digest, mode=mode.value, problem=str(problem or "")), problem)
+
+    async with stage.open(look=look) as session:
+        await stage.play(session)
+        await stage.play(session)
+    assert [done.is_error for done in stage.bodies(ToolFinished)] == [True, True]
+    assert [(e.reason, e.rounds) for e in stage.bodies(TurnEnded)] == [("completed", 2), ("failed", 1)]

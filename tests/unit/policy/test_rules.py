@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -232,6 +232,7 @@ COMMANDS = st.sampled_from(
         "f() { git push; }; f",
         "a &&& b",
         "wc src/*",
+        *(line.replace("@@", "\n") for line in Path(__file__).with_name("denied.txt").read_text("utf-8").splitlines()),
     ]
 )
 EFFECTS = st.one_of(

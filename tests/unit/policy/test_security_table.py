@@ -29,3 +29,11 @@ def test_every_test_that_the_table_names_is_there() -> None:
     for file, test in named:
         assert file.is_file(), file
         assert not test or f"def {test}(" in file.read_text(), f"{file.name}::{test}"
+
+
+def test_every_line_of_the_table_names_a_test_that_tries_it() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    rows = [line for line in text[text.index("## How others failed") :].splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 35
+    assert [row for row in rows if not re.search(r"`[\w/]*test_\w+\.py", row)] == []
+    assert [row for row in rows if re.search(r"`tests/[\w/]*`", row)] == []  # a directory shows nothing

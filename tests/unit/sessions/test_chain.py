@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,68 +18,13 @@ from runner.effects import Decision, Mode, Source
 from runner.errors import LockedError, ManagedError, PolicyChangedError, SettingsError, UsageError
 from runner.policy.calls import call_of, judge
 from runner.policy.environment import HOST, MEANINGS, NUMBERS, passes
-from runner.policy.managed import Places
-from runner.policy.trust import Grants, content_digest
+from runner.policy.trust import Grants
 from runner.remote_approval import RemoteApprover
-from runner.sessions.chain import SOURCES, Chain, read_chain, read_given
-from runner.sessions.enforced import Enforced
-from runner.sessions.specs import chain_of, check_image_here, ground_of, new_spec, policy_of, resume_spec
-from runner.sessions.store import Store
+from runner.sessions.chain import SOURCES, read_given
+from runner.sessions.specs import chain_of, check_image_here, ground_of, policy_of
 from runner.spec import SessionSpec
-from tests.support.policies import manage, places, put
-
-
-class Machine:
-    """A user with a project, and places of managed settings."""
-
-    def __init__(self, root: Path) -> None:
-        self.home, self.project, self.state = root / "home", root / "proj", root / "state"
-        for directory in (self.home, self.project, self.state):
-            directory.mkdir()
-        self.places: Places = places(root)
-        self.environ = {"HOME": str(self.home), "FUMEHOOD_HOME": str(self.state), "FUMEHOOD_MODEL": "opus"}
-        self.heard: list[str] = []
-
-    def chain(self, cwd: Path | None = None, **more: Any) -> Chain:
-        return read_chain(
-            cwd or self.project, environ=self.environ, home=self.home, state=self.state, places=self.places, **more
-        )
-
-    def spec(self, cwd: Path | None = None, **more: Any) -> SessionSpec:
-        self.heard = []
-        return new_spec(cwd or self.project, environ=self.environ, places=self.places, notify=self.heard.append, **more)
-
-    def stored(self, **more: Any) -> SessionSpec:
-        spec = self.spec(**more)
-        store = Store(self.state)
-        store.prepare()
-        store.directory(spec.session).mkdir(parents=True, mode=0o700)
-        store.save(spec)
-        return spec
-
-    def resume(self, spec: SessionSpec, **more: Any) -> SessionSpec:
-        self.heard = []
-        return resume_spec(
-            spec.session, cwd=self.project, environ=self.environ, places=self.places, notify=self.heard.append, **more
-        )
-
-    def user(self, value: Any) -> Path:
-        return put(self.home / ".config/fumehood/settings.yaml", value)
-
-    def repository(self, value: Any, name: str = ".claude/settings.json") -> Path:
-        return put(self.project / name, value)
-
-    def trust(self, cwd: Path | None = None) -> None:
-        chain = self.chain(cwd)
-        Grants(self.state).trust(chain.workspace, content_digest(chain.content), datetime.now(UTC))
-
-    def enforced(self, spec: SessionSpec, **more: Any) -> Enforced:
-        return Enforced(spec, self.environ, places=self.places, **more)
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
+from tests.support.machine import Machine
+from tests.support.policies import manage, put
 
 
 def test_every_source_is_read_and_named(machine: Machine) -> None:
@@ -356,85 +300,6 @@ def test_locks_on_hooks_hold_on_every_way_in(machine: Machine, way: str, lock: d
     assert [handler.text for handler in enforced.hooks.handlers] == left
 
 
-WAYS = ("flag", "spec", "settings", "user", "resume")
-
-
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(
-    ("lock", "fields"),
-    [
-        ({"permissions": {"disableBypassPermissionsMode": "disable"}}, {"mode": Mode.BYPASS}),
-        ({"permissions": {"disableAutoMode": "disable"}}, {"mode": Mode.AUTO}),
-        ({"forcedMode": "plan"}, {"mode": Mode.DEFAULT}),
-        ({"availableModels": ["sonnet"]}, {"model": "opus"}),
-        ({"availableModels": ["sonnet"]}, {"model": "scripted:/x"}),
-        ({"deniedModels": ["opus"]}, {"model": "opus"}),
-        ({"availableModels": ["opus"]}, {"fallback_models": ("sonnet",)}),
-        ({"allowedImages": ["base"]}, {"image": "evil"}),
-        ({"allowedRegistries": ["registry.example"]}, {"image": "other.example/evil"}),
-        ({"limits": {"memory": "1g"}}, {"box": {"memory": 2 << 30}}),
-        ({"limits": {"maxTurns": 5}}, {"turn": {"max_turns": 6}}),
-    ],
-)
-def test_a_managed_lock_holds_on_every_way_in(
-    machine: Machine, way: str, lock: dict[str, Any], fields: dict[str, Any]
-) -> None:
-    start = (
-        {"model": "opus"} if lock != {"deniedModels": ["opus"]} and "sonnet" not in str(lock) else {"model": "sonnet"}
-    )
-    if way == "spec":
-        spec = machine.spec(**(start | fields))
-        manage(machine.places, lock)
-        with pytest.raises(LockedError):
-            machine.enforced(SessionSpec.from_json(spec.to_json() | {"policy_digest": ""}))
-    elif way == "flag":
-        manage(machine.places, lock)
-        with pytest.raises(LockedError):
-            machine.spec(**(start | fields))
-    elif way == "resume":
-        stored = machine.stored(**start)
-        manage(machine.places, lock)
-        with pytest.raises(LockedError):
-            machine.resume(stored, **fields)
-    else:
-        manage(machine.places, lock)
-        machine.environ["FUMEHOOD_MODEL"] = str(start["model"])
-        value = as_settings(fields)
-        if "model" in fields:
-            machine.environ.pop("FUMEHOOD_MODEL")
-        if way == "settings":
-            more: dict[str, Any] = {"settings": read_given(json.dumps(value), machine.project)}
-        else:
-            machine.user(value)
-            more = {}
-        try:
-            spec = machine.spec(**more)
-        except LockedError:
-            return
-        machine.enforced(spec)  # what settings asked for did not come about
-        for name, asked in fields.items():
-            if name in ("box", "turn"):
-                part = spec.box if name == "box" else spec.limits
-                assert all(getattr(part, key) < number for key, number in asked.items())
-            else:
-                assert getattr(spec, name) != asked
-
-
-def as_settings(fields: dict[str, Any]) -> dict[str, Any]:
-    """What settings would say to get these fields."""
-    match fields:
-        case {"mode": mode}:
-            return {"permissions": {"defaultMode": mode.value}}
-        case {"fallback_models": models}:
-            return {"fallbackModel": list(models)}
-        case {"box": {"memory": size}}:
-            return {"limits": {"memory": size}}
-        case {"turn": {"max_turns": number}}:
-            return {"limits": {"maxTurns": number}}
-        case _:
-            return fields
-
-
 def test_a_locked_start_mode_becomes_the_default_one(machine: Machine) -> None:
     manage(machine.places, {"permissions": {"disableBypassPermissionsMode": "disable"}})
     assert machine.spec().mode is Mode.DEFAULT
@@ -491,7 +356,7 @@ def test_managed_settings_that_break_start_nothing(machine: Machine) -> None:
 
 def test_a_managed_rule_that_is_none_starts_nothing(machine: Machine) -> None:
     manage(machine.places, "permissions:\n  deny:\n    - Bash(ok)\n    - Bash(oops\n")
-    with pytest.raises(ManagedError, match=r"managed-settings.yaml:4:1"):
+    with pytest.raises(ManagedError, match=r"managed-settings.yaml:4:7"):
         machine.spec()
 
 

@@ -1,0 +1,98 @@
+"""Commands that run what stands among their arguments, in their environment, or on their input: programs with options
+for it, as a table. For deny and ask rules only.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+
+from runner.policy.words import Simple, names
+
+# What of a program's words tells that others of them are commands.
+_TELLING = {
+    "git": r"-c|config|-x|--exec.*|foreach|filter-branch|difftool|-O.*|--open-files-in-pager.*|--upload-pack.*|"
+    r"--receive-pack.*|--extcmd.*",
+    "tar": r"--to-c.*|--checkpoint-a.*|-\w*[IF]|--use-c.*|--(?:info|new-volume)-script.*|--rsh.*",
+    "rsync": r"-\w*e|--rsh.*|--rsync-path.*",
+    "scp": r"-[oS].*",
+    "sftp": r"-[oS].*",
+    "zip": r"-TT|--unzip-command.*",
+    "vi": r"-c|--cmd|-S|\+.*",
+    "less": r"\+.*",
+    "man": r"-[PH].*|--pager.*|--html.*",
+    "gdb": r"-{1,2}(?:ex|eval-command|ix|x)\b.*",
+    "make": r"-f|--eval.*|--file.*|[A-Z_]+=.*",
+    "nix": r"--run|--command|-c",
+    "deno": r"eval",
+    "tsx": r"-[ep]|--eval|--print",
+    "sort": r"--comp.*",
+    "split": r"--filter.*",
+    "socat": r"(?i:exec|system|shell):.*",
+    "nc": r"-[ec]|--sh-exec|--exec",
+    "apt": r"-o.*",
+    "expect": r"-\w*c",
+    "capsh": r"-\w*c",
+    "hyperfine": r".*",
+    "nodemon": r"-x|--exec",
+    "watchexec": r".*",
+    "php": r"-[rRBE]|--run",
+    "lua": r"-e",
+    "busybox": r"-\w*c",
+    "compgen": r"-C",
+    "complete": r"-C",
+}
+_SAME = {
+    **dict.fromkeys(names("vim nvim view ex vimdiff gvim"), "vi"),
+    **dict.fromkeys(names("gmake bmake"), "make"),
+    **dict.fromkeys(names("nix-shell"), "nix"),
+    **dict.fromkeys(names("ts-node bun node nodejs"), "tsx"),
+    **dict.fromkeys(names("more most"), "less"),
+    **dict.fromkeys(names("ncat netcat"), "nc"),
+    **dict.fromkeys(names("apt-get dpkg aptitude"), "apt"),
+    **dict.fromkeys(names("bsdtar gtar"), "tar"),
+}
+_PATTERNS = {name: re.compile(pattern, re.DOTALL) for name, pattern in _TELLING.items()}
+_ALL = frozenset({*_TELLING, *_SAME, "env", "sed", "gsed"})
+# They run what they read.
+STDIN = names("at batch crontab ed ex vi vim make sh bash dash zsh ksh mksh ash fish source . xargs parallel")
+# Variables that programs take a command from.
+_OBEYED = re.compile(
+    r"\w*(?:EDITOR|PAGER|COMMAND|SSH|SHELL|ASKPASS|OPEN|EXEC|RSH|BROWSER|VISUAL|CMD)|BASH_ENV|ENV|PS[0-4]"
+)
+_BEFORE = re.compile(
+    r"(?:-{1,2}[\w-]*[= ])?(?:[\w.-]+=)*(?:[\w.-]*:;|[!:+|;@-]+|(?i:exec|system|shell|spawn|command)[: ])*\s*"
+)
+_SED_RUNS = re.compile(r"(?:^|[;{}\n])[\d,$~!\s]*(?:/[^/]*/)?[,\s]*e\s+([^\n]+)", re.DOTALL)
+_SED_REPLACES = re.compile(r"s(\W)(?:\\.|(?!\1).)*\1((?:\\.|(?!\1).)*)\1[\w]*e\w*", re.DOTALL)
+
+
+def code_in(simple: Simple) -> Iterator[str]:
+    """Text that the command itself, or what it calls, may run."""
+    for name, word in simple.assigns:
+        if word is not None and word.value and _OBEYED.fullmatch(name):
+            yield word.value
+    if not simple.words:
+        return
+    name = posixpath.basename(simple.words[0].value or "")
+    if name not in _ALL:
+        return
+    values = [word.value for word in simple.words[1:] if word.value]
+    if name == "env":
+        yield from (value[2:] for value in values if value.startswith("-S"))
+    if name in {"sed", "gsed"}:
+        for value in values:
+            yield from _SED_RUNS.findall(value)
+            yield from (found[1] for found in _SED_REPLACES.findall(value))
+    pattern = _PATTERNS.get(_SAME.get(name, name))
+    if pattern is None or not any(map(pattern.fullmatch, values)):
+        return
+    for value in values:
+        yield from (value, behind_signs(value))
+
+
+def behind_signs(text: str) -> str:
+    """A command without what says that it is one: `!`, `alias.x=!`, `--to-command=`, `exec=`, `:!`."""
+    before = _BEFORE.match(text)
+    return text[before.end() :] if before is not None else text
