@@ -215,6 +215,7 @@ class Ending:
 
 def _output(spec: SessionSpec, tools: tuple[str, ...], look: Look) -> Output:
     serve, messages = import_module("runner.serve.output"), import_module("runner.serve.stream_json")
+    prices = import_module("runner.models.prices")
     init = messages.Init(
         session=spec.session,
         cwd=spec.cwd,
@@ -224,7 +225,7 @@ def _output(spec: SessionSpec, tools: tuple[str, ...], look: Look) -> Output:
         tools=tools,
         api_key_source="ANTHROPIC_API_KEY" if os.environ.get("ANTHROPIC_API_KEY") else "none",
     )
-    translator = messages.Messages(init, partial=look.partial)
+    translator = messages.Messages(init, partial=look.partial, sizes=prices.sizes_of)
     notify = None if look.quiet else say
     made: Output = serve.Output(look.format, translator, verbose=look.verbose, notify=notify)
     return made

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from rich.text import Text
 
-from runner.events import Event, ModelReplied, TextDelta, TurnEnded, TurnStarted
+from runner.events import BoxStarted, Event, ModelReplied, TextDelta, TurnEnded, TurnStarted
 from runner.ui.ask import ALL, ALWAYS, NO, YES, grant_lines, keys_line, question
 from runner.ui.choose import choose, hint, is_questions, lines_of
 from runner.ui.glyphs import glyphs_for
@@ -105,7 +105,7 @@ class Live:
     def _feed(self, event: Event) -> None:
         self.state = fold(self.state, event)
         match event.body:
-            case TurnStarted() if event.agent == MAIN and not self._last:
+            case TurnStarted() | BoxStarted() if event.agent == MAIN and not self._last:
                 self._print("head", [header(self.state, self._glyphs)])
             case TextDelta(text=text) if event.agent == MAIN:
                 self._stream(text)

@@ -10,7 +10,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from runner.events import ApprovalAsked, Event, Failed, Judged, ModelReplied, TurnEnded, TurnStarted
+from runner.events import ApprovalAsked, BoxStarted, Event, Failed, Judged, ModelReplied, TurnEnded, TurnStarted
 from runner.ui.glyphs import glyphs_for
 from runner.ui.safe import encodable, one_line
 from runner.ui.story import call_title, header, reply_text, tell
@@ -44,7 +44,7 @@ class Plain:
         if self._quiet:
             return
         match event.body:
-            case TurnStarted() if not self._begun:
+            case TurnStarted() | BoxStarted() if not self._begun:
                 self._begun = True
                 self.write([header(self.state, self._glyphs)])
             case ModelReplied(content=content) if event.agent == MAIN:
