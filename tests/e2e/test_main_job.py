@@ -52,7 +52,8 @@ def test_a_directory_without_git_and_an_empty_one_work_the_same(bench: Bench) ->
     assert bench.run("-p", "--model", model, "write").stdout == "ok\n"
     assert list(bench.place.iterdir()) == []
     assert "new file mode 100644" in bench.run("diff").stdout
-    bench.run("apply")
+    assert "no such path here" in bench.run("diff", "nothing-like-it", check=2).stderr
+    assert bench.run("apply").stdout == "A new\nA new/file\nL new/link\n3 paths applied\n"
     assert (bench.place / "new" / "file").read_text() == "hello\n"
     assert os.readlink(bench.place / "new" / "link") == "file"  # noqa: PTH115
 
@@ -79,6 +80,7 @@ def test_further_directories_are_seen_and_applied_too(repository: Bench, tmp_pat
     model = repository.script({"tools": [bash("echo b >> /workspace/other/notes")]}, {"text": "ok"})
     repository.run("-p", "--model", model, "--add-dir", str(other), "write")
     assert (other / "notes").read_text() == "a\n"
+    assert repository.run("diff").stdout.startswith(f"# in {other}\ndiff --git a/notes b/notes\n")
     repository.run("apply", str(other))
     assert (other / "notes").read_text() == "a\nb\n"
 
