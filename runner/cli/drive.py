@@ -144,9 +144,9 @@ async def _run(spec: SessionSpec, text: str, look: Look, signals: Signals, promp
             async for _ in events:
                 pass
         elif look.live:
-            await _draw(running, events, look)
+            await _draw(running, events, look, spec)
         else:
-            await _tell(running, events)
+            await _tell(running, events, spec)
         return watch.exit_code
 
 
@@ -231,7 +231,7 @@ def _output(spec: SessionSpec, tools: tuple[str, ...], look: Look) -> Output:
     return made
 
 
-async def _draw(running: Running, events: AsyncIterator[Event], look: Look) -> None:
+async def _draw(running: Running, events: AsyncIterator[Event], look: Look, spec: SessionSpec) -> None:
     """Live, in a terminal. Its drawing library is read beside the first model request."""
     live = await asyncio.to_thread(import_module, "runner.ui.live")
 
@@ -242,18 +242,18 @@ async def _draw(running: Running, events: AsyncIterator[Event], look: Look) -> N
         await running.session.submit(Answer(call=call, allowed=True, input=sent))
 
     asked = {"answer": answer, "choose": choose} if look.asks else {}
-    shown = live.Live(sys.stdout, keys=sys.stdin, state=await _past(running), **asked)
+    shown = live.Live(sys.stdout, keys=sys.stdin, state=await _past(running, spec), **asked)
     await _summarise(running, await shown.follow(events))
 
 
-async def _tell(running: Running, events: AsyncIterator[Event]) -> None:
+async def _tell(running: Running, events: AsyncIterator[Event], spec: SessionSpec) -> None:
     """Plain lines, where there is no terminal to draw on."""
     plain = await asyncio.to_thread(import_module, "runner.ui.plain")
-    shown = plain.Plain(sys.stdout, state=await _past(running))
+    shown = plain.Plain(sys.stdout, state=await _past(running, spec))
     await _summarise(running, await shown.follow(events))
 
 
-async def _past(running: Running) -> ViewState | None:
+async def _past(running: Running, spec: SessionSpec) -> ViewState | None:
     """Where a session that goes on stands; None for a new one."""
     if running.before < 0:
         return None
@@ -261,7 +261,8 @@ async def _past(running: Running) -> ViewState | None:
     state: ViewState = view.ViewState()
     for event in running.session.journal.read(limit=running.before + 1):
         state = view.fold(state, event)
-    return state
+    taken: ViewState = view.take_up(state, spec)
+    return taken
 
 
 async def _summarise(running: Running, view: ViewState) -> None:

@@ -108,10 +108,14 @@ def test_continue_and_resume_go_on_with_the_conversation_in_its_box(repository: 
     third = repository.script({"text": "three", "expect": {"contains": "the third thing"}})
     done = repository.run("-p", "--resume", session["session"][:8], "--model", third, "the third thing", cwd=Path("/"))
     assert done.stdout == "three\n"
+    fourth = repository.script({"text": "four"})
+    told = repository.run("--continue", "--model", fourth, "the fourth thing").stdout
+    assert told.startswith(f"{session['session'][:8]} · scripted:{Path(fourth).name} · bypassPermissions\n")
+    assert " · 0 calls · " in told
     (again,) = repository.sessions()
     assert (again["session"], again["title"]) == (session["session"], "the first thing")
     prompts = [r for r in repository.records(session["session"]) if r["type"] == "PromptGiven" and r["body"]["content"]]
-    assert len(prompts) == 3
+    assert len(prompts) == 4
 
 
 def test_discard_removes_the_session_and_nothing_else(repository: Bench, fix: str) -> None:

@@ -193,9 +193,7 @@ def test_stat_counts_a_file_that_became_a_directory(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {"f": (0o644, b"1\n2\n")})
     (stage.upper / "f").mkdir()
     (stage.upper / "f" / "g").write_bytes(b"3\n")
-    assert format_stat(diffs(stage)) == (
-        " f   | 2 --\n f/g | 1 +\n 2 files changed, 1 insertion(+), 2 deletions(-)\n"
-    )
+    assert format_stat(diffs(stage)) == (" f   | 2 --\n f/g | 1 +\n 2 files changed, 1 insertion(+), 2 deletions(-)\n")
 
 
 def test_json_has_both_sides(tmp_path: Path) -> None:
