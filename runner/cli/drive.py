@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -279,4 +279,11 @@ async def _count(running: Running, count: Callable[..., ChangeCount]) -> ChangeC
     except SandboxError as error:
         say(f"what changed could not be counted: {error}", hint=error.hint)
         return None
+    filled = {(row["root"], str(above)) for row in rows for above in PurePosixPath(row["path"]).parents}
+    rows = [row for row in rows if not (_is_directory(row) and (row["root"], row["path"]) in filled)]
     return count(files=len(rows), added=sum(row["added"] for row in rows), removed=sum(row["removed"] for row in rows))
+
+
+def _is_directory(row: dict[str, Any]) -> bool:
+    """Not a file that became one, which is a change of its own."""
+    return bool(row["kind"] != "type" and (row["new"] or row["old"] or {}).get("type") == "directory")
