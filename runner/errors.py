@@ -115,6 +115,15 @@ class AuthenticationError(ModelError):
     hint = "see that ANTHROPIC_API_KEY holds a key that is valid there"
 
 
+class MissingKeyError(AuthenticationError):
+    """The environment holds no key for the model's provider."""
+
+    hint = "set ANTHROPIC_API_KEY, or ANTHROPIC_AUTH_TOKEN for a gateway"
+
+    def __init__(self) -> None:
+        super().__init__("there is no key for the model's provider")
+
+
 class ModelNotFoundError(ModelError):
     """The provider knows no such model (404)."""
 

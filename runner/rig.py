@@ -92,6 +92,8 @@ class Rig:
         self, model: ModelClient | None, approver: Approver | None, prompt_tool: PromptTool | None = None
     ) -> Session:
         """The session, taking operations; its box on the way, engine and image known to be there."""
+        if model is None:
+            import_module("runner.models.registry").require_key(self.spec.model, self.environ)
         self.housing.begin()
         await asyncio.to_thread(_import_loop)  # in which the engine answers
         if self.enforced.sink is not None:

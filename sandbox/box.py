@@ -1,15 +1,11 @@
-"""A session's container: how it is made, its hardening, its life. What is said over the pipe to the
-server inside is in `sandbox.pipe` and `sandbox.process`.
+"""A session's container: its life, and what is asked of it. What it is made of is in `sandbox.blueprint`, what is
+said over the pipe to the server inside in `sandbox.pipe` and `sandbox.process`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
-import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,58 +14,16 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self, cast
 
-from sandbox.accounts import HOME, USER, account_files
+from sandbox.blueprint import Blueprint
 from sandbox.checks import OWN_KERNEL
-from sandbox.containers import SYSTEM_LABEL, ContainerSpec, session_labels
 from sandbox.engine import Engine
-from sandbox.errors import EngineRefusedError, ImageMissingError, ProtocolError, SandboxError
+from sandbox.errors import EngineRefusedError, ProtocolError, SandboxError
 from sandbox.pipe import Pipe
 from sandbox.process import StreamProcess, rows_of
 from sandbox.rootless import as_mapped, is_ours
-from sandbox.seccomp import seccomp_json, supported
-from sandbox.spec import BoxSpec, Command, Content, Mount, Resolution, Stat
+from sandbox.spec import BoxSpec, Command, Content, Resolution, Stat
 from sandbox.streams import Grant
-from sandbox.toolbox import SERVER, TOOLBOX_ENVIRONMENT, TOOLBOX_PYTHON
-from sandbox.wire import FOR_COMMANDS, PROXY_PORT
 
-MAIN = f"{SERVER}/sandbox/server/main.py"
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-CAPABILITIES = ("SETUID", "SETGID", "KILL", "SETPCAP")
-SYSTEM_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETFCAP")
-MASKED_PATHS = (
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-    "/sys/kernel/debug",
-    "/sys/kernel/vmcoreinfo",
-)
-READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-SHM = 256 << 20
-RUN = 64 << 20
-SMALLEST_TMPFS = 16 << 20
-PROXY = f"http://127.0.0.1:{PROXY_PORT}"
-# What programs look for on their way out. ALL_PROXY is http too: some stop at a socks5h that they cannot speak, which
-# is spoken at the same port for those who ask for it.
-PROXY_ENVIRONMENT = {
-    name: value
-    for both, value in {
-        "http_proxy": PROXY,
-        "https_proxy": PROXY,
-        "ftp_proxy": PROXY,
-        "all_proxy": PROXY,
-        "no_proxy": "localhost,127.0.0.1,::1",
-    }.items()
-    for name in (both, both.upper())
-} | {"NODE_USE_ENV_PROXY": "1"}
 REMOVALS, REMOVAL_PAUSE = 5, 0.2
 ANSWER_SECONDS = 120.0
 # What the server's hello must hold, and what it means where it does not.
@@ -100,8 +54,7 @@ class ContainerBox:
         self.container = ""
         self.keep_container = False
         self._engine = engine
-        self._scratch = scratch
-        self._temporary: Path | None = None
+        self.blueprint = Blueprint(self.spec, engine, scratch=scratch, proxied=bool(grants))
         self._grants = grants
         self._start_timeout = start_timeout
         self._pipe: Pipe | None = None
@@ -166,13 +119,13 @@ class ContainerBox:
         """Create, attach, start; in a thread. The socket carries the pipe."""
         containers = self._engine.containers
         self._check_runtime()
-        spec = self.container_spec()
+        spec = self.blueprint.container()
         try:
             self.container = containers.create(spec)
         except EngineRefusedError as error:
             if "seccomp" not in str(error):
                 raise
-            self.container = containers.create(self.container_spec(filtered=False))
+            self.container = containers.create(self.blueprint.container(filtered=False))
         sock = containers.attach(self.container)
         try:
             containers.start(self.container)
@@ -199,138 +152,7 @@ class ContainerBox:
                 break
             except SandboxError:
                 time.sleep(REMOVAL_PAUSE)
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
-
-    # What it is made of
-
-    def container_spec(self, *, filtered: bool = True) -> ContainerSpec:
-        """The container as the engine is asked for it. `filtered`: with the seccomp profile."""
-        spec = self.spec
-        image = self._engine.images.find(spec.image)
-        if image is None:
-            raise ImageMissingError(f"the engine has no image {spec.image}")
-        owner, limits = spec.owner, spec.limits
-        settings = [f"uid={owner.uid}", f"gid={owner.gid}"]
-        capabilities: tuple[str, ...] = CAPABILITIES
-        if spec.system_writable:
-            owner_is_root, settings = True, ["uid=0", "gid=0", "system=1"]
-            capabilities += SYSTEM_CAPABILITIES
-        else:
-            owner_is_root = owner.uid == 0
-        if owner_is_root and "SETFCAP" not in capabilities:
-            capabilities += ("SETFCAP",)
-        mounts = self._mounts(image.id)
-        if self._engine.kind == "podman":  # gives the top of each new volume the image's time, or its own user
-            tops = [(mount.top, mount.at) for mount in mounts if mount.top]
-            settings += [f"top={uid}:{gid}:{time_ns}:{at}" for (uid, gid, time_ns), at in tops]
-            capabilities = (*capabilities, *({"CHOWN"} - set(capabilities)))
-        return ContainerSpec(
-            image=spec.image,
-            command=(*TOOLBOX_PYTHON, MAIN, *settings),
-            name=f"fumehood-{spec.session[:12]}-{secrets.token_hex(3)}",
-            labels=session_labels(spec.session)
-            | dict(spec.labels)
-            | ({SYSTEM_LABEL: "1"} if spec.system_writable else {}),
-            environment=self._environment(image.environment),
-            mounts=mounts,
-            tmpfs=self._tmpfs({str(mount.at) for mount in mounts}, image.volumes),
-            capabilities=capabilities,
-            security_opt=self._security(filtered=filtered),
-            masked_paths=MASKED_PATHS,
-            readonly_paths=READONLY_PATHS,
-            ulimits={"nofile": limits.nofile, "core": 0, "fsize": limits.file_size},
-            read_only=not spec.system_writable,
-            stdin=True,
-            runtime=spec.runtime,
-            auto_remove=not spec.system_writable,
-            pids=limits.pids,
-            memory=limits.memory,
-            cpus=limits.cpus,
-            shm_size=min(SHM, limits.memory // 4),
-        )
-
-    def _mounts(self, image: str) -> tuple[Mount, ...]:
-        spec = self.spec
-        files = {str(at): str(path) for at, path in spec.files.items()}
-        if self._engine.on_this_machine and not spec.system_writable:
-            passwd, group = account_files(self._engine, image, spec.owner, self._directory())
-            files = {"/etc/passwd": str(passwd), "/etc/group": str(group)} | files
-        binds = (Mount(volume=path, at=PurePosixPath(at), read_only=True) for at, path in files.items())
-        return (*spec.mounts, *binds)
-
-    def _tmpfs(self, mounted: set[str], volumes: tuple[str, ...]) -> dict[str, str]:
-        """Places that are nobody's layer. Together they are smaller than the memory of the box."""
-        owner, memory = self.spec.owner, self.spec.limits.memory
-        uid, gid = (0, 0) if self.spec.system_writable else (owner.uid, owner.gid)
-        mine, private = f"rw,nosuid,nodev,uid={uid},gid={gid}", "755"
-        if self._engine.kind == "podman":  # knows no owner of a tmpfs; nobody else is in the box
-            mine, private = "rw,nosuid,nodev", "1777"
-        wanted = {"/run": f"{mine},mode={private},noexec,size={min(RUN, memory // 8)}"}
-        rest = ["/tmp", "/var/tmp", HOME, *(volume for volume in volumes if volume.startswith("/"))]  # noqa: S108
-        rest = [place for place in dict.fromkeys(rest) if place not in mounted]
-        size = max(memory // 4 // max(len(rest), 1), SMALLEST_TMPFS)
-        for place in rest:
-            mode = "1777" if place in {"/tmp", "/var/tmp"} else private  # noqa: S108
-            wanted[place] = f"{mine},mode={mode},exec,size={size}"
-        return {place: options for place, options in wanted.items() if place not in mounted}
-
-    def _environment(self, image: tuple[str, ...]) -> dict[str, str]:
-        spec = self.spec
-        """What the user passes goes with each command, over the pipe: the engine keeps a container's variables, and
-        an image made of it has them too.
-        """
-        theirs = dict(entry.partition("=")[::2] for entry in image)
-        path = theirs.get("PATH") or PATH
-        mine = {
-            "PATH": path,
-            "HOME": HOME,
-            "USER": "root" if spec.system_writable or spec.owner.uid == 0 else USER,
-            "LANG": spec.locale,
-            "TZ": spec.timezone,
-            "TERM": "dumb",
-        }
-        mine["LOGNAME"] = mine["USER"]
-        if (
-            spec.system_writable and spec.owner.uid != 0
-        ):  # uid 0 works in a repository that is somebody else's: git asks
-            mine |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
-        wanted = mine | (PROXY_ENVIRONMENT if self._grants else {})
-        wanted[FOR_COMMANDS] = ":".join(TOOLBOX_ENVIRONMENT)
-        for name in TOOLBOX_ENVIRONMENT:  # meant for commands, not for the server's own loader
-            value = theirs.get(name, "")
-            if value:
-                wanted[f"{FOR_COMMANDS}_{name}"] = value
-        return wanted | TOOLBOX_ENVIRONMENT
-
-    def _security(self, *, filtered: bool) -> tuple[str, ...]:
-        options = ("no-new-privileges", *(self._filter() if filtered else ("seccomp=unconfined",)))
-        if self._engine.kind == "podman":  # passes over the field that Docker has for it
-            options += (f"mask={':'.join(MASKED_PATHS)}",)
-        return options
-
-    def _filter(self) -> tuple[str, ...]:
-        """Our seccomp profile: as JSON to Docker, as a file's path to Podman. None for other runtimes than
-        the engine's own kind, which filter by themselves.
-        """
-        engine, runtime = self._engine, self.spec.runtime
-        machine = os.uname().machine if engine.on_this_machine else engine.info.architecture
-        if runtime in {"runsc", "kata", "kata-runtime"} or not supported(machine):
-            return ()
-        profile = seccomp_json(machine)
-        if engine.kind != "podman":
-            return (f"seccomp={profile}",)
-        file = self._directory() / "seccomp.json"
-        file.write_text(profile, "utf-8")
-        return (f"seccomp={file}",)
-
-    def _directory(self) -> Path:
-        if self._scratch is not None:
-            self._scratch.mkdir(parents=True, exist_ok=True)
-            return self._scratch
-        if self._temporary is None:
-            self._temporary = Path(tempfile.mkdtemp(prefix="fumehood-"))
-        return self._temporary
+        self.blueprint.close()
 
     # What is asked of it
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
+from sandbox.marks import OPAQUE
 from sandbox.trees import Entry, Tree, same_content
 
-_OPAQUE = "user.overlay.opaque"
 Pair: TypeAlias = tuple[bytes, Entry | None, Entry | None]
 
 
@@ -87,7 +87,7 @@ def _visit(upper: Tree, lower: Tree, path: bytes, *, merged: bool) -> Iterator[P
         elif above.is_directory:
             both = below is not None and below.is_directory
             yield above.path, below, above
-            shows = merged and both and upper.attributes(above.path).get(_OPAQUE) not in (b"y", b"x")
+            shows = merged and both and upper.attributes(above.path).get(OPAQUE) not in (b"y", b"x")
             if both and not shows:
                 kept = {entry.path for entry in upper.scan(above.path)}
                 for entry in lower.scan(above.path):

@@ -17,8 +17,9 @@ from sandbox.diff import FileDiff, Sides, with_renames
 from sandbox.gitpatch import format_patch
 from sandbox.layers import Layer
 from sandbox.manifest import Stamp
+from sandbox.marks import OPAQUE
 from sandbox.spec import Rung
-from sandbox.states import OPAQUE, Payload, Row, State
+from sandbox.states import Payload, Row, State
 from sandbox.trees import Entry, Tree
 
 NOW = ""

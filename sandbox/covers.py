@@ -24,11 +24,11 @@ from sandbox.errors import WorkspaceError
 from sandbox.gitdir import is_git_dir
 from sandbox.known import Known, read_known, write_known
 from sandbox.layers import MASK, Layer
+from sandbox.marks import is_opaque, is_whiteout, make_opaque
 from sandbox.masks import CONFIG_LIMIT, Found, Masks, find, without_logins
 from sandbox.spec import Mount, Rung
 
 MOST_KEPT = 1000  # each is a mount, and takes about a millisecond of the start
-_OPAQUE = "user.overlay.opaque"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -146,7 +146,7 @@ class Covers:
                 if self._plant(upper, path, is_directory=False, data=data, above=tree):
                     known.planted.append(path)
             for path, is_directory in found.hidden.items():
-                if _is_whiteout(tree / path):
+                if is_whiteout(tree / path):
                     continue
                 if self._plant(upper, path, is_directory=is_directory, above=tree):
                     known.planted.append(path)
@@ -243,7 +243,7 @@ class Covers:
         for path, is_directory in found.hidden.items():
             if is_directory:
                 (new / path).mkdir(mode=0o700)
-                _empty(new / path)
+                make_opaque(new / path)
             else:
                 os.close(os.open(new / path, _NEW, 0))
         for path, data in found.replaced.items():
@@ -260,7 +260,7 @@ class Covers:
         root = open_root(top)
         try:
             for path in found.hidden:
-                if not _is_whiteout(top / path):
+                if not is_whiteout(top / path):
                     with parent_beneath(root, path) as (parent, name):
                         remove_beneath(parent, name)
         finally:
@@ -296,7 +296,7 @@ class Covers:
                     self._remove(top / path)
                 if is_directory:
                     os.mkdir(name, 0o700, dir_fd=directory)
-                    _empty(Path(f"/proc/self/fd/{directory}/{os.fsdecode(name)}"))
+                    make_opaque(Path(f"/proc/self/fd/{directory}/{os.fsdecode(name)}"))
                     return True
                 opened = os.open(name, _NEW, 0 if data is None else 0o600, dir_fd=directory)
                 try:
@@ -353,7 +353,7 @@ class Covers:
                     seen = (tree / place).lstat()
                 except OSError:
                     break
-                if not stat.S_ISDIR(seen.st_mode) or _is_opaque(tree / place):
+                if not stat.S_ISDIR(seen.st_mode) or is_opaque(tree / place):
                     return None
                 written = written or place == path
         return written
@@ -373,39 +373,12 @@ def _in(path: str, places: Iterable[str]) -> bool:
     return any(path.startswith(place + "/") for place in places)
 
 
-def _empty(directory: Path) -> None:
-    """A new directory of ours hides what lies beneath it, and takes nothing in. Only an overlay reads the mark, and a
-    file system that has none carries no overlay.
-    """
-    try:
-        os.setxattr(directory, _OPAQUE, b"y")
-    except OSError as error:
-        if error.errno != errno.ENOTSUP:
-            raise
-    directory.chmod(0o555)
-
-
 def _exists(root: int, path: str) -> bool:
     try:
         stat_beneath(root, path)
     except OSError:
         return False
     return True
-
-
-def _is_whiteout(path: Path) -> bool:
-    try:
-        seen = path.lstat()
-    except OSError:
-        return True
-    return stat.S_ISCHR(seen.st_mode) and seen.st_rdev == 0
-
-
-def _is_opaque(path: Path) -> bool:
-    try:
-        return os.getxattr(path, _OPAQUE, follow_symlinks=False) in (b"y", b"x")
-    except OSError:
-        return False
 
 
 def _config(top: Path, path: str) -> tuple[bytes, bytes] | None:

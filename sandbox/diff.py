@@ -201,12 +201,13 @@ def format_stat(diffs: Iterable[FileDiff], *, width: int = 80) -> str:
     for diff in found:
         change = diff.change
         entry = change.new or change.old
-        if entry is not None and entry.is_directory and (change.path in filled or change.kind is Kind.DELETED):
+        directory = entry is not None and entry.is_directory and not diff.patch.text
+        if directory and (change.path in filled or change.kind is Kind.DELETED):
             continue
         name = _shown(change.path)
         if change.source:
             name = f"{_shown(change.source)} => {name}"
-        special = change.special or ("directory" if change.new and change.new.is_directory else "")
+        special = change.special or ("directory" if directory else "")
         rows.append((name, diff.patch, special))
     if not rows:
         return ""

@@ -8,7 +8,7 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 
-from sandbox.states import OPAQUE
+from sandbox.marks import OPAQUE
 from sandbox.trees import Entry, Tree
 
 _HIDES = (b"y", b"x")

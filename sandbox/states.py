@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from sandbox.errors import StoreError
 from sandbox.kinds import Kinded
+from sandbox.marks import OPAQUE
 
 STATE_VERSION = 2  # 1 knew no frozen layers
-OPAQUE = "user.overlay.opaque"
 
 
 class Frozen(NamedTuple):

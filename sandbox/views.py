@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sandbox.apply import Applied, AppliedReport, Applies, Part, Recovered
+from sandbox.apply import Applied, AppliedReport, Applies, Part, Recovered, applied
 from sandbox.bases import Bases
 from sandbox.changes import Change, Pair, classify, listed_pairs, other_attributes, overlay_pairs, user_attributes
 from sandbox.compare import Began
@@ -323,12 +323,7 @@ def _is_planted(layer: Layer, pair: Pair, upper: Tree) -> bool:
 
 
 def _report(plans: list[Plan], *, dry: bool) -> AppliedReport:
-    planned = tuple(
-        Applied(root=step.change.root, path=step.change.path, action=step.action)
-        for plan in plans
-        for step in plan.steps
-        if dry
-    )
+    planned = tuple(applied(step) for plan in plans for step in plan.steps if dry)
     return AppliedReport(
         applied=planned,
         held_back=tuple(remark for plan in plans for remark in plan.held_back),

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sandbox.addresses import find_layer, find_root
 from sandbox.apply import Applied, AppliedReport, Recovered
@@ -44,9 +44,8 @@ from sandbox.skeleton import own_places
 from sandbox.spec import Mount, Owner, Rung
 from sandbox.surveys import Drift, Surveys
 from sandbox.system import System
+from sandbox.threads import from_thread, to_its_end
 from sandbox.views import Views
-
-_Item = TypeVar("_Item")
 
 
 class Workspace:
@@ -127,7 +126,7 @@ class Workspace:
             self._places.covers.cover(self.layers, self.masks, self._surveys.skip)
             return self._places.mounts(engine, fresh=self._fresh)
 
-        mounts = await _to_its_end(make)
+        mounts = await to_its_end(make)
         await self._surveys.note_copies(self.layers)
         return mounts
 
@@ -145,7 +144,7 @@ class Workspace:
             self._places.covers.cover(self.layers, self.masks, self._surveys.skip)
             return self._places.mounts(engine)
 
-        mounts = await _to_its_end(fall)
+        mounts = await to_its_end(fall)
         await self._surveys.note_copies(self.layers)
         return mounts
 
@@ -243,7 +242,7 @@ class Workspace:
             return (git or not change.in_git) and not masked and chosen.takes(change)
 
         for layer in self.layers:
-            async with aclosing(_from_thread(self._past.diffs(layer, *points, takes=takes))) as found:
+            async with aclosing(from_thread(self._past.diffs(layer, *points, takes=takes))) as found:
                 async for item in found:
                     yield item
 
@@ -307,7 +306,7 @@ class Workspace:
         for layer in self._views.roots:
             mine = [change for change in changes if change.root == layer.name]
             if mine:
-                async with aclosing(_from_thread(self._views.diffs(layer, mine))) as found:
+                async with aclosing(from_thread(self._views.diffs(layer, mine))) as found:
                     async for item in found:
                         yield item
 
@@ -327,7 +326,7 @@ class Workspace:
         for layer in self._views.roots:
             mine = [change for change in changes if change.root == layer.name]
             if mine:
-                async with aclosing(_from_thread(self._views.patch(layer, mine, selection))) as found:
+                async with aclosing(from_thread(self._views.patch(layer, mine, selection))) as found:
                     async for piece in found:
                         yield piece
 
@@ -414,22 +413,3 @@ class Workspace:
         if self._engine is None:
             raise WorkspaceError("this needs a container engine")
         return self._engine
-
-
-async def _to_its_end(make: Callable[[], tuple[Mount, ...]]) -> tuple[Mount, ...]:
-    """In a thread, which ends before a cancellation goes on: what it made can be removed then."""
-    making = asyncio.ensure_future(asyncio.to_thread(make))
-    try:
-        return await asyncio.shield(making)
-    except asyncio.CancelledError:
-        await asyncio.gather(making, return_exceptions=True)
-        raise
-
-
-async def _from_thread(found: Generator[_Item, None, None]) -> AsyncGenerator[_Item, None]:
-    """What a generator that blocks gives, each item made in a thread; closed with this one."""
-    try:
-        while (item := await asyncio.to_thread(next, found, None)) is not None:
-            yield item
-    finally:
-        found.close()

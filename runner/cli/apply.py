@@ -189,7 +189,7 @@ def _print(report: dict[str, Any], *, done: str) -> None:
     out = sys.stdout.write
     would = "would be " if report["dry"] else ""
     for row in report["applied"]:
-        out(f"{_SIGNS.get(row['action'], '?')} {one_line(row['path'])}\n")
+        out(f"{_sign(row)} {one_line(row['path'])}\n")
     for row in report["refs"]:
         moved = f"{_short(row['old'])} to {_short(row['new'])}"
         out(f"git: {one_line(row['ref'])} went from {moved} in the box; commits stay there\n")
@@ -205,3 +205,7 @@ def _print(report: dict[str, Any], *, done: str) -> None:
 def _short(value: str) -> str:
     """An object's id as people write it, a symbolic ref whole."""
     return one_line(value if "/" in value else value[:12]) or "nothing"
+
+
+def _sign(row: dict[str, Any]) -> str:
+    return "A" if row["action"] == "write" and row.get("new") else _SIGNS.get(row["action"], "?")

@@ -7,6 +7,7 @@ import codecs
 import json
 import os
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from typer import Argument, Option
 from runner import app as runner_app
 from runner.cli.selecting import absolute, in_box, split_points
 from runner.cli.travelling import InSession
+from runner.errors import UsageError
 from runner.ui.diff import DiffPainter, wants_colour
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -42,25 +44,35 @@ def diff(
     """
     named, points, paths = split_points(arguments or [], session)
     wanted = in_box(paths) if points else absolute(paths)
-    asyncio.run(_diff(named, wanted, points, stat=stat, as_json=as_json))
+    shown = asyncio.run(_diff(named, wanted, points, stat=stat, as_json=as_json))
+    unknown = [path for path in wanted if not os.path.lexists(path)]
+    if unknown and not shown and not points:
+        raise UsageError(f"{unknown[0]}: there is no such path here and nothing changed there, nor such a session")
 
 
 async def _diff(
     session: str | None, paths: tuple[str, ...], points: tuple[str, ...], *, stat: bool, as_json: bool
-) -> None:
+) -> bool:
+    """Whether there was anything to show."""
     async with runner_app.reach(session, cwd=Path.cwd(), environ=os.environ) as access:
         if as_json:
-            sys.stdout.write(json.dumps(await access.changes(paths, points), indent=1) + "\n")
-            return
-        pieces = access.stat(paths, points) if stat else access.diff(paths, points)
-        if not sys.stdout.isatty():
-            async for piece in pieces:
-                sys.stdout.buffer.write(piece)
-            sys.stdout.flush()
-            return
-        painter = DiffPainter(colour=not stat and wants_colour(os.environ, terminal=True))
-        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+            sys.stdout.write(json.dumps(rows := await access.changes(paths, points), indent=1) + "\n")
+            return bool(rows)
+        return await _show(access.stat(paths, points) if stat else access.diff(paths, points), stat=stat)
+
+
+async def _show(pieces: AsyncIterator[bytes], *, stat: bool) -> bool:
+    """Whether there was anything."""
+    shown = False
+    if not sys.stdout.isatty():
         async for piece in pieces:
-            sys.stdout.write(painter.feed(decoder.decode(piece)))
-        sys.stdout.write(painter.close())
+            shown = bool(sys.stdout.buffer.write(piece)) or shown
         sys.stdout.flush()
+        return shown
+    painter = DiffPainter(colour=not stat and wants_colour(os.environ, terminal=True))
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    async for piece in pieces:
+        shown = bool(sys.stdout.write(painter.feed(decoder.decode(piece)))) or shown
+    sys.stdout.write(painter.close())
+    sys.stdout.flush()
+    return shown

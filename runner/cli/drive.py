@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -144,9 +144,9 @@ async def _run(spec: SessionSpec, text: str, look: Look, signals: Signals, promp
             async for _ in events:
                 pass
         elif look.live:
-            await _draw(running, events, look)
+            await _draw(running, events, look, spec)
         else:
-            await _tell(running, events)
+            await _tell(running, events, spec)
         return watch.exit_code
 
 
@@ -215,6 +215,7 @@ class Ending:
 
 def _output(spec: SessionSpec, tools: tuple[str, ...], look: Look) -> Output:
     serve, messages = import_module("runner.serve.output"), import_module("runner.serve.stream_json")
+    prices = import_module("runner.models.prices")
     init = messages.Init(
         session=spec.session,
         cwd=spec.cwd,
@@ -224,13 +225,13 @@ def _output(spec: SessionSpec, tools: tuple[str, ...], look: Look) -> Output:
         tools=tools,
         api_key_source="ANTHROPIC_API_KEY" if os.environ.get("ANTHROPIC_API_KEY") else "none",
     )
-    translator = messages.Messages(init, partial=look.partial)
+    translator = messages.Messages(init, partial=look.partial, sizes=prices.sizes_of)
     notify = None if look.quiet else say
     made: Output = serve.Output(look.format, translator, verbose=look.verbose, notify=notify)
     return made
 
 
-async def _draw(running: Running, events: AsyncIterator[Event], look: Look) -> None:
+async def _draw(running: Running, events: AsyncIterator[Event], look: Look, spec: SessionSpec) -> None:
     """Live, in a terminal. Its drawing library is read beside the first model request."""
     live = await asyncio.to_thread(import_module, "runner.ui.live")
 
@@ -241,18 +242,18 @@ async def _draw(running: Running, events: AsyncIterator[Event], look: Look) -> N
         await running.session.submit(Answer(call=call, allowed=True, input=sent))
 
     asked = {"answer": answer, "choose": choose} if look.asks else {}
-    shown = live.Live(sys.stdout, keys=sys.stdin, state=await _past(running), **asked)
+    shown = live.Live(sys.stdout, keys=sys.stdin, state=await _past(running, spec), **asked)
     await _summarise(running, await shown.follow(events))
 
 
-async def _tell(running: Running, events: AsyncIterator[Event]) -> None:
+async def _tell(running: Running, events: AsyncIterator[Event], spec: SessionSpec) -> None:
     """Plain lines, where there is no terminal to draw on."""
     plain = await asyncio.to_thread(import_module, "runner.ui.plain")
-    shown = plain.Plain(sys.stdout, state=await _past(running))
+    shown = plain.Plain(sys.stdout, state=await _past(running, spec))
     await _summarise(running, await shown.follow(events))
 
 
-async def _past(running: Running) -> ViewState | None:
+async def _past(running: Running, spec: SessionSpec) -> ViewState | None:
     """Where a session that goes on stands; None for a new one."""
     if running.before < 0:
         return None
@@ -260,7 +261,8 @@ async def _past(running: Running) -> ViewState | None:
     state: ViewState = view.ViewState()
     for event in running.session.journal.read(limit=running.before + 1):
         state = view.fold(state, event)
-    return state
+    taken: ViewState = view.take_up(state, spec)
+    return taken
 
 
 async def _summarise(running: Running, view: ViewState) -> None:
@@ -277,4 +279,11 @@ async def _count(running: Running, count: Callable[..., ChangeCount]) -> ChangeC
     except SandboxError as error:
         say(f"what changed could not be counted: {error}", hint=error.hint)
         return None
+    filled = {(row["root"], str(above)) for row in rows for above in PurePosixPath(row["path"]).parents}
+    rows = [row for row in rows if not (_is_directory(row) and (row["root"], row["path"]) in filled)]
     return count(files=len(rows), added=sum(row["added"] for row in rows), removed=sum(row["removed"] for row in rows))
+
+
+def _is_directory(row: dict[str, Any]) -> bool:
+    """Not a file that became one, which is a change of its own."""
+    return bool(row["kind"] != "type" and (row["new"] or row["old"] or {}).get("type") == "directory")

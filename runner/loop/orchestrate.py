@@ -146,7 +146,7 @@ class Calls:
         )
 
     def _without_box(self, error: SandboxError) -> ToolResult:
-        text = ". ".join(part.rstrip(".") for part in (str(error), error.hint) if part) + "."
+        text = "; ".join(part.rstrip(".") for part in (str(error), error.hint) if part) + "."
         if self.gate.failure is not None:
             return tool_error(f"The box cannot be used: {text}")
         self.gate.record(Failed(error=type(error).__name__, message=text, exit_code=error.exit_code, retrying=True))

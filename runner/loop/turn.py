@@ -21,7 +21,7 @@ def ending(reply: ModelReplied) -> str:
 def failed(error: BaseException) -> Failed:
     """What ended a turn, for the user: the error's class, words, hint and exit code."""
     parts = (str(error), str(getattr(error, "hint", "")))
-    text = ". ".join(part.rstrip(".") for part in parts if part)
+    text = "; ".join(part.rstrip(".") for part in parts if part)
     return Failed(error=type(error).__name__, message=text, exit_code=getattr(error, "exit_code", 1))
 
 

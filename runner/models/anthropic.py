@@ -25,6 +25,7 @@ from runner.errors import (
     AuthenticationError,
     BrokenStreamError,
     InvalidRequestError,
+    MissingKeyError,
     ModelError,
     PromptTooLongError,
 )
@@ -163,7 +164,7 @@ class AnthropicModel:
         return made
 
     async def stream(self, request: Request) -> AsyncGenerator[Delta]:
-        """One attempt. Raises AuthenticationError before any request where there is no key."""
+        """One attempt. Raises MissingKeyError before any request where there is no key."""
         body, betas = request_body(replace(request, model=request.model or self.name), self._settings.options)
         headers = self._headers(betas)
         content = encode(body)
@@ -233,7 +234,7 @@ class AnthropicModel:
             headers["authorization"] = f"Bearer {settings.token.get_secret_value()}"
         headers |= {name: value.get_secret_value() for name, value in settings.headers.items()}
         if not headers.keys() & {"x-api-key", "authorization"}:
-            raise AuthenticationError("no key: set ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN for a gateway)")
+            raise MissingKeyError
         return headers
 
     async def _refusal(self, http: HttpReply) -> ModelError:

@@ -67,10 +67,10 @@ def facts_of(model: str) -> ModelFacts | None:
     )
 
 
-def context_window(model: str) -> int | None:
-    """Tokens that a request and its reply may have together; None where it is not known."""
+def sizes_of(model: str) -> tuple[int, int] | None:
+    """Tokens that a request and its reply may have together, and the reply alone; None where it is not known."""
     facts = facts_of(model)
-    return facts.context if facts else None
+    return (facts.context, facts.max_output) if facts else None
 
 
 def cost_of(model: str, usage: Mapping[str, Any]) -> float | None:

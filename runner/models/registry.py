@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.errors import InvalidRequestError
+from runner.errors import InvalidRequestError, MissingKeyError
 from runner.models.base import ModelClient
 
 MOST_RETRIES = 15
 _PROVIDERS = ("anthropic", "scripted")
+_KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_CUSTOM_HEADERS")
 
 
 def model_id(name: str, environ: Mapping[str, str]) -> str:
@@ -23,6 +24,15 @@ def model_id(name: str, environ: Mapping[str, str]) -> str:
     if provider == "scripted":
         return f"scripted:{target}"
     return f"anthropic:{_module('prices').resolve_alias(target, environ)}"
+
+
+def require_key(name: str, environ: Mapping[str, str]) -> None:
+    """Before anything slow is begun. Raises MissingKeyError where the model cannot be asked for want of a key,
+    InvalidRequestError.
+    """
+    provider, _ = _split(name)
+    if provider == "anthropic" and not any(environ.get(key, "").strip() for key in _KEYS):
+        raise MissingKeyError
 
 
 def resolve_model(

@@ -1,11 +1,13 @@
 """Pieces of a reply as the Messages API's stream events, for `--include-partial-messages`.
 
 Our live events carry text only, so starts, stops and tool inputs are added: a client that assembles the
-events gets the reply's blocks, in order. The message id is the request's until the reply names its own.
+events gets the reply's blocks, in order. The message id is the request's, in all messages of the reply: the
+provider's own is not known when the first piece goes out.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,6 +80,9 @@ def _whole(index: int, block: Raw) -> list[Raw]:
         delta, key = _DELTAS[kind]
         start = _block_start(index, {"type": kind, key: ""} | _signature(kind))
         return [start, _delta(index, {"type": delta, key: block.get(key, "")})]
+    if kind == "tool_use":
+        start = _block_start(index, block | {"input": {}})
+        return [start, _delta(index, {"type": "input_json_delta", "partial_json": json.dumps(block.get("input", {}))})]
     return [_block_start(index, block)]
 
 

@@ -36,12 +36,14 @@ _SAID = {
 }
 _ERRORS = {
     "AuthenticationError": "authentication_failed",
+    "MissingKeyError": "authentication_failed",
     "ModelNotFoundError": "model_not_found",
     "InvalidRequestError": "invalid_request",
     "PromptTooLongError": "invalid_request",
     "OverloadedError": "overloaded",
     "BrokenStreamError": "server_error",
 }
+_STATUSES = {429: "rate_limit", 529: "overloaded"}
 
 
 @dataclass(slots=True)
@@ -125,9 +127,10 @@ def is_model_failure(failure: Failed) -> bool:
 
 def error_kind(failure: Failed) -> str:
     """The word that an assistant message carries as its `error`."""
-    if failure.detail.get("status") == 429:
-        return "rate_limit"
-    return _ERRORS.get(failure.error, "unknown")
+    status = failure.detail.get("status") or 0
+    if status in _STATUSES:
+        return _STATUSES[status]
+    return _ERRORS.get(failure.error, "server_error" if status >= 500 else "unknown")
 
 
 def failure_result(message: str, *, seconds: float = 0.0) -> dict[str, Any]:

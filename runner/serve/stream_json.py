@@ -64,12 +64,13 @@ class Init:
 @dataclass(slots=True)
 class Messages:
     """The translator of one session. `partial`: stream events too. `last` is the last result message,
-    `failure` what it failed with; `window(model)` gives a model's context window where it is known.
+    `failure` what it failed with; `sizes(model)` gives a model's context window and longest reply, in tokens, where
+    they are known.
     """
 
     init: Init
     partial: bool = False
-    window: Callable[[str], int | None] | None = None
+    sizes: Callable[[str], tuple[int, int] | None] | None = None
     last: Message | None = None
     failure: Failed | None = None
     _mode: str = ""
@@ -195,7 +196,7 @@ class Messages:
                 self._totals.add(reply)
                 if event.agent == MAIN:
                     self._in_tools = not reply.partial and any(b.get("type") == "tool_use" for b in reply.content)
-                self._name_window(reply.model)
+                self._name_sizes(reply.model)
                 return self._assistant(event, reply)
             case _:
                 return []
@@ -213,7 +214,7 @@ class Messages:
             last = index == len(reply.content) - 1
             before, after = streaming.block(index, block) if streaming else ([], [])
             made += [_stream(raw) for raw in before]
-            made.append(_assistant_message(event, reply, block, last=last))
+            made.append(_assistant_message(event, reply, block, last=last, streamed=streaming))
             made += [_stream(raw) for raw in after]
         if streaming:
             made += [_stream(raw) for raw in streaming.end(reply)]
@@ -258,11 +259,12 @@ class Messages:
             return [
                 _system(
                     "api_retry",
-                    attempt=detail.get("attempt", 1),
-                    max_retries=detail.get("attempts", 1),
+                    attempt=detail.get("attempt", 2) - 1,  # ours counts the first request too
+                    max_retries=detail.get("attempts", 2) - 1,
                     retry_delay_ms=delay,
                     error_status=detail.get("status"),
-                    error=failed.message,
+                    error=error_kind(failed),
+                    message=failed.message,
                 )
             ]
         self.failure = failed
@@ -303,10 +305,9 @@ class Messages:
             )
         return made
 
-    def _name_window(self, model: str) -> None:
-        window = self.window(model) if self.window else None
-        if window:
-            self._totals.models[model]["contextWindow"] = window
+    def _name_sizes(self, model: str) -> None:
+        if self.sizes and (sizes := self.sizes(model)):
+            self._totals.models[model] |= {"contextWindow": sizes[0], "maxOutputTokens": sizes[1]}
 
 
 _TASK_ENDS = {"completed": "completed", "failed": "failed", "killed": "stopped"}
@@ -320,10 +321,12 @@ def _stream(raw: dict[str, Any]) -> Message:
     return {"type": "stream_event", "event": raw, "parent_tool_use_id": None}
 
 
-def _assistant_message(event: Event, reply: ModelReplied, block: dict[str, Any], *, last: bool) -> Message:
+def _assistant_message(
+    event: Event, reply: ModelReplied, block: dict[str, Any], *, last: bool, streamed: PartialReply | None
+) -> Message:
     shown = {"signature": ""} | block if block.get("type") == "thinking" else block
     body = {
-        "id": reply.message,
+        "id": streamed.request if streamed else reply.message,
         "type": "message",
         "role": "assistant",
         "model": reply.model,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -16,8 +16,10 @@ from runner.sessions.access import Selection
 from runner.sessions.branches import Carry, make_branch
 from runner.sessions.forking import Forker, Request
 from runner.sessions.travel import Journey, Travel
+from sandbox.apply import Applied as Done
 from sandbox.compare import NOW
 from sandbox.diff import FileDiff, format_stat
+from sandbox.gitpatch import quoted
 from sandbox.hunks import to_hunks
 from sandbox.selection import PlanError
 from sandbox.selection import Selection as Chosen
@@ -60,7 +62,14 @@ class Desk:
 
     async def diff(self, paths: tuple[str, ...] = (), points: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         """See Access."""
+        workspace = await self._workspace()
+        hosts = {root.name: root.host for root in workspace.roots}
+        told = workspace.roots[0].name
         async for item in self._diffs(paths, points):
+            root = item.change.root
+            if root != told and not points:  # what stands before `diff --git` is no part of the patch
+                told = root
+                yield b"# in " + quoted(b"", os.fsencode(hosts[root])) + b"\n"
             if item.patch.text:
                 yield item.patch.text
 
@@ -86,19 +95,17 @@ class Desk:
         chosen = _chosen(workspace, selection)
         await self._still_as_seen(selection)
         report = await workspace.apply(chosen, dry=selection.dry)
-        done = [{"root": item.root, "path": item.path, "action": item.action.value} for item in report.applied]
-        if done and not selection.dry:
-            self._record(Applied(paths=done[:APPLIED_PATHS], count=len(done)))
+        if report.applied and not selection.dry:
+            self._record(Applied(paths=_rows(report.applied[:APPLIED_PATHS]), count=len(report.applied)))
         remarks = {name: [asdict(item) for item in getattr(report, name)] for name in _REMARKS}
         refs = [asdict(move) for move in await workspace.commits()]
+        done = [row | {"new": item.new} for row, item in zip(_rows(report.applied), report.applied, strict=True)]
         return {"applied": done, "dry": report.dry, "refs": refs, **remarks}
 
     async def undo_apply(self) -> dict[str, Any]:
         """See Access."""
         workspace = await self._workspace()
-        done = [
-            {"root": item.root, "path": item.path, "action": item.action.value} for item in await workspace.undo_apply()
-        ]
+        done = _rows(await workspace.undo_apply())
         if done:
             self._record(Applied(paths=done[:APPLIED_PATHS], count=len(done), undone=True))
         return {"applied": done, "undone": True}
@@ -209,6 +216,10 @@ def _chosen(workspace: Workspace, selection: Selection) -> Chosen:
         markers=selection.markers,
         hunks=hunks,
     )
+
+
+def _rows(done: Sequence[Done]) -> list[dict[str, Any]]:
+    return [{"root": item.root, "path": item.path, "action": item.action.value} for item in done]
 
 
 def _pairs(workspace: Workspace, paths: tuple[str, ...]) -> tuple[tuple[str, str], ...]:

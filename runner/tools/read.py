@@ -24,6 +24,7 @@ DESCRIPTION = described(__file__)
 FIRST = 1 << 20
 DEFAULT_LINES = 2000
 DEFAULT_TOKENS = 25_000
+LARGE = 4
 CHARACTERS_PER_TOKEN = 4
 IMAGES = {".png", ".jpg", ".jpeg", ".gif", ".webp"}
 _IMAGE_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a")
@@ -35,6 +36,7 @@ class ReadArguments(Arguments):
     file_path: BoxPathText = Field(description="Absolute path of the file")
     offset: int | None = Field(None, ge=0, description="Line to start from, counted from 1")
     limit: int | None = Field(None, ge=1, description="How many lines to show")
+    allow_large: bool = Field(False, description="Show up to four times as much text in one call")
     pages: str | None = Field(None, description='Pages of a PDF, "3" or "1-5"; at most 20 in one call')
 
 
@@ -95,8 +97,8 @@ async def _text(
     if args.pages is not None:
         msg = f"{path} is not a PDF; pages is for PDF files only."
         raise RefusedError(msg)
-    start, lines = max(args.offset or 1, 1), args.limit or DEFAULT_LINES
-    characters = token_limit(ctx.environment) * CHARACTERS_PER_TOKEN
+    start, lines = max(args.offset or 1, 1), args.limit or DEFAULT_LINES * _times(args)
+    characters = token_limit(ctx.environment) * CHARACTERS_PER_TOKEN * _times(args)
     whole = stat.size <= len(data)
     form = detect(data) if whole else _form_of_start(data)
     if form is None:
@@ -137,6 +139,10 @@ def token_limit(environment: Mapping[str, str]) -> int:
     return int(text) if text.isascii() and text.isdigit() and int(text) else DEFAULT_TOKENS
 
 
+def _times(args: ReadArguments) -> int:
+    return LARGE if args.allow_large else 1
+
+
 def _shown(
     path: PurePosixPath,
     target: PurePosixPath,
@@ -151,7 +157,7 @@ def _shown(
     if page.capped and asked and args.limit is not None:
         msg = (
             f"Lines {page.start}-{page.start + args.limit - 1} of {path} are more than "
-            f"{token_limit(ctx.environment)} tokens. Ask for fewer lines, or search with Grep."
+            f"{token_limit(ctx.environment) * _times(args)} tokens. Ask for fewer lines, or search with Grep."
         )
         raise RefusedError(msg)
     state = ctx.state

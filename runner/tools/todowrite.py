@@ -52,5 +52,6 @@ class TodoWrite(Tool[TodoWriteArguments]):
         state = "updated" if ctx.state.todos else "cleared"
         ctx.record(TaskUpdated(kind="todos", task="todos", state=state, items=new))
         done = sum(todo["status"] == "completed" for todo in new)
-        text = f"The list was updated: {done} of {len(new)} done. Go on with what is in progress."
+        more = " Go on with what is in progress." if done < len(new) else ""
+        text = f"The list was updated: {done} of {len(new)} done.{more}"
         return ToolResult(for_model=text, for_user={"oldTodos": old, "newTodos": new})

@@ -1,5 +1,6 @@
 """Single keys from a terminal, without echo, while something is drawn on it. Ctrl-C keeps its meaning;
-Ctrl-Z gives the terminal back first. Leaving restores it.
+Ctrl-Z gives the terminal back first. Leaving restores it. What is typed while nobody waits for a key stays in
+the terminal, for the shell that reads it next.
 """
 
 from __future__ import annotations
@@ -35,9 +36,7 @@ class Keys:
             return self
         self._saved = saved
         self._quieten(saved)
-        loop = asyncio.get_running_loop()
-        loop.add_reader(fd, self._read)
-        loop.add_signal_handler(signal.SIGTSTP, self._stop)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTSTP, self._stop)
         return self
 
     def __exit__(
@@ -45,9 +44,7 @@ class Keys:
     ) -> None:
         if self._saved is None:
             return
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._source.fileno())
-        loop.remove_signal_handler(signal.SIGTSTP)
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTSTP)
         self._give_back(self._saved)
         self._saved = None
 
@@ -58,10 +55,15 @@ class Keys:
 
     async def key(self) -> str:
         """The next key pressed from now on; what was typed before is dropped."""
-        self._waiting = asyncio.get_running_loop().create_future()
+        loop, fd = asyncio.get_running_loop(), self._source.fileno()
+        with suppress(termios.error):  # the terminal may be gone
+            termios.tcflush(fd, termios.TCIFLUSH)
+        self._waiting = loop.create_future()
+        loop.add_reader(fd, self._read)
         try:
             return await self._waiting
         finally:
+            loop.remove_reader(fd)
             self._waiting = None
 
     def _quieten(self, saved: list[Any]) -> None:

@@ -44,7 +44,7 @@ class Plain:
         if self._quiet:
             return
         match event.body:
-            case TurnStarted() | BoxStarted() if not self._begun:  # the box may be quicker than the turn
+            case TurnStarted() | BoxStarted() if not self._begun:
                 self._begun = True
                 self.write([header(self.state, self._glyphs)])
             case ModelReplied(content=content) if event.agent == MAIN:

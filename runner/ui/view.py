@@ -181,6 +181,11 @@ def begin(spec: SessionSpec) -> ViewState:
     return ViewState(session=spec.session, cwd=box_cwd(data), model=spec.model, mode=spec.mode.value, spec=data)
 
 
+def take_up(state: ViewState, spec: SessionSpec) -> ViewState:
+    """The view of a session that goes on: what a run counts begins anew, the model may be another one."""
+    return replace(state, model=spec.model, mode=spec.mode.value, calls=0, denied=0, usage=Usage())
+
+
 def fold(state: ViewState, event: Event) -> ViewState:
     """The state after the event. Events that no interface shows leave it as it is."""
     match event.body:

@@ -110,6 +110,12 @@ def set_capabilities(bits: int) -> None:
     _checked(_libc.capset(ctypes.byref(_CapHeader(0x20080522, 0)), data), "capset")
 
 
+def _permitted() -> int:
+    data = (_CapData * 2)()
+    _checked(_libc.capget(ctypes.byref(_CapHeader(0x20080522, 0)), data), "capget")
+    return int(data[0].permitted) | int(data[1].permitted) << 32
+
+
 def bound_capabilities(bits: int) -> None:
     """Drop everything else from the bounding set."""
     for number in range(64):
@@ -172,7 +178,11 @@ def set_fs_ids(uid: int, gid: int) -> bool:
     if _libc.setfsuid(ctypes.c_uint(_SAME)) == uid and _libc.setfsgid(ctypes.c_uint(_SAME)) == gid:
         return True
     calls = ((SYS_SETRESGID, gid), (SYS_SETRESUID, uid))
-    return all(system_call(number, _SAME, effective, _SAME) == 0 for number, effective in calls)
+    prctl(PR_SET_KEEPCAPS, 1)  # capabilities(7): with the last id that is 0 all capabilities would go
+    done = all(system_call(number, _SAME, effective, _SAME) == 0 for number, effective in calls)
+    prctl(PR_SET_KEEPCAPS, 0)
+    set_capabilities(_permitted())  # the effective ones went all the same
+    return done
 
 
 def open_path(path: bytes, flags: int, mode: int = 0) -> int:

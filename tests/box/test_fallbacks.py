@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from sandbox.blueprint import Blueprint
 from sandbox.box import ContainerBox
 from sandbox.seccomp import seccomp_profile
 from tests.support.boxes import Boxes, run
@@ -14,8 +15,8 @@ from tests.support.boxes import Boxes, run
 pytestmark = pytest.mark.box
 
 
-class WithoutNamespaces(ContainerBox):
-    """On a host that refuses them: here the filter does."""
+class WithoutNamespaces(Blueprint):
+    """For a host that refuses them: here the filter does."""
 
     def _filter(self) -> tuple[str, ...]:
         profile = seccomp_profile(os.uname().machine)
@@ -28,7 +29,9 @@ class WithoutNamespaces(ContainerBox):
 @pytest.mark.parametrize("uid", [1000, 0])
 async def test_without_user_namespaces_the_uid_alone_protects_the_server(boxes: Boxes, uid: int) -> None:
     usual = boxes.box(uid)
-    async with WithoutNamespaces(usual.spec, boxes.engine, scratch=boxes.cache) as box:
+    closed = ContainerBox(usual.spec, boxes.engine, scratch=boxes.cache)
+    closed.blueprint = WithoutNamespaces(closed.spec, boxes.engine, scratch=boxes.cache, proxied=False)
+    async with closed as box:
         assert [text for text in box.used_fallbacks if "user namespaces" in text]
         text, end = await run(box, "python3 /opt/fumehood/server/attacks.py")
         assert end.code == 0, text

@@ -49,10 +49,11 @@ def test_a_directory_without_git_and_an_empty_one_work_the_same(bench: Bench) ->
     model = bench.script(
         {"tools": [bash("mkdir -p new && echo hello > new/file && ln -s file new/link")]}, {"text": "ok"}
     )
-    assert bench.run("-p", "--model", model, "write").stdout == "ok\n"
+    assert "  2 files changed in the box (+2 -0)" in bench.run("--model", model, "write").stdout
     assert list(bench.place.iterdir()) == []
     assert "new file mode 100644" in bench.run("diff").stdout
-    bench.run("apply")
+    assert "no such path here" in bench.run("diff", "nothing-like-it", check=2).stderr
+    assert bench.run("apply").stdout == "A new\nA new/file\nL new/link\n3 paths applied\n"
     assert (bench.place / "new" / "file").read_text() == "hello\n"
     assert os.readlink(bench.place / "new" / "link") == "file"  # noqa: PTH115
 
@@ -79,6 +80,7 @@ def test_further_directories_are_seen_and_applied_too(repository: Bench, tmp_pat
     model = repository.script({"tools": [bash("echo b >> /workspace/other/notes")]}, {"text": "ok"})
     repository.run("-p", "--model", model, "--add-dir", str(other), "write")
     assert (other / "notes").read_text() == "a\n"
+    assert repository.run("diff").stdout.startswith(f"# in {other}\ndiff --git a/notes b/notes\n")
     repository.run("apply", str(other))
     assert (other / "notes").read_text() == "a\nb\n"
 
@@ -106,10 +108,14 @@ def test_continue_and_resume_go_on_with_the_conversation_in_its_box(repository: 
     third = repository.script({"text": "three", "expect": {"contains": "the third thing"}})
     done = repository.run("-p", "--resume", session["session"][:8], "--model", third, "the third thing", cwd=Path("/"))
     assert done.stdout == "three\n"
+    fourth = repository.script({"text": "four"})
+    told = repository.run("--continue", "--model", fourth, "the fourth thing").stdout
+    assert told.startswith(f"{session['session'][:8]} · scripted:{Path(fourth).name} · bypassPermissions\n")
+    assert " · 0 calls · " in told
     (again,) = repository.sessions()
     assert (again["session"], again["title"]) == (session["session"], "the first thing")
     prompts = [r for r in repository.records(session["session"]) if r["type"] == "PromptGiven" and r["body"]["content"]]
-    assert len(prompts) == 3
+    assert len(prompts) == 4
 
 
 def test_discard_removes_the_session_and_nothing_else(repository: Bench, fix: str) -> None:

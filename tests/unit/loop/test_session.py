@@ -492,7 +492,7 @@ async def test_a_box_that_does_not_start_ends_the_turn_with_its_reason(stage: St
     async with stage.open(box=broken) as session:
         await stage.play(session)
     (failed,) = stage.bodies(Failed)
-    assert failed == Failed(error="BoxStartError", message="no hello. Look at doctor", exit_code=46)
+    assert failed == Failed(error="BoxStartError", message="no hello; Look at doctor", exit_code=46)
     assert len(stage.bodies(ToolFinished)) == 2
     assert [b.reason for b in stage.bodies(TurnEnded)] == ["failed"]
 

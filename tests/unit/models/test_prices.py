@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runner.models import prices
-from runner.models.prices import context_window, cost_of, facts_of, resolve_alias
+from runner.models.prices import cost_of, facts_of, resolve_alias, sizes_of
 
 TABLE = json.loads((Path(prices.__file__).parent / "prices.json").read_text())
 
@@ -55,18 +55,18 @@ def test_a_reply_costs_what_its_usage_says(model: str, usage: dict[str, Any], co
 
 
 @pytest.mark.parametrize(
-    ("model", "window"),
+    ("model", "sizes"),
     [
-        ("claude-sonnet-4-5-20250929", 200_000),
-        ("claude-sonnet-4-5[1m]", 1_000_000),
-        ("claude-opus-4-0", 200_000),
-        ("claude-3-7-sonnet-latest", 200_000),
-        ("anthropic:claude-opus-5-5", 1_000_000),
+        ("claude-sonnet-4-5-20250929", (200_000, 64_000)),
+        ("claude-sonnet-4-5[1m]", (1_000_000, 64_000)),
+        ("claude-opus-4-0", (200_000, 32_000)),
+        ("claude-3-7-sonnet-latest", (200_000, 64_000)),
+        ("anthropic:claude-opus-5-5", (1_000_000, 128_000)),
         ("gpt-9", None),
     ],
 )
-def test_a_context_window_is_known_by_id_date_or_none(model: str, window: int | None) -> None:
-    assert context_window(model) == window
+def test_a_models_sizes_are_known_by_id_date_or_none(model: str, sizes: tuple[int, int] | None) -> None:
+    assert sizes_of(model) == sizes
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import AuthenticationError, InvalidRequestError
+from runner.errors import InvalidRequestError, MissingKeyError
 from runner.models.base import Request
-from runner.models.registry import model_id, resolve_model
+from runner.models.registry import model_id, require_key, resolve_model
 
 REQUEST = Request(model="", system=(), messages=(), tools=(), max_output_tokens=5)
 
@@ -56,8 +56,16 @@ def test_what_cannot_be_used_is_named(name: str, environ: dict[str, str], says: 
 
 async def test_without_a_key_nothing_is_sent() -> None:
     model = resolve_model("opus", {"ANTHROPIC_BASE_URL": "http://127.0.0.1:1"})
-    with pytest.raises(AuthenticationError, match="set ANTHROPIC_API_KEY"):
+    with pytest.raises(MissingKeyError):
         await anext(aiter(model.stream(REQUEST)))
+
+
+@pytest.mark.parametrize("name", ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_CUSTOM_HEADERS"])
+def test_a_key_is_asked_for_before_anything_slow_where_the_model_needs_one(name: str) -> None:
+    require_key("opus", {name: "x"})
+    require_key("scripted:/x", {})
+    with pytest.raises(MissingKeyError):
+        require_key("opus", {name: " "})
 
 
 def imported_by(code: str) -> set[str]:

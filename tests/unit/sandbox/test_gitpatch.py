@@ -189,6 +189,13 @@ def test_stat_counts_lines_and_names_what_has_none(tmp_path: Path) -> None:
     assert format_stat([]) == ""
 
 
+def test_stat_counts_a_file_that_became_a_directory(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {"f": (0o644, b"1\n2\n")})
+    (stage.upper / "f").mkdir()
+    (stage.upper / "f" / "g").write_bytes(b"3\n")
+    assert format_stat(diffs(stage)) == (" f   | 2 --\n f/g | 1 +\n 2 files changed, 1 insertion(+), 2 deletions(-)\n")
+
+
 def test_json_has_both_sides(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {"f": (0o644, b"1\n")})
     stage.change({"f": (0o755, b"2\n")})

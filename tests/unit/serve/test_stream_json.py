@@ -19,6 +19,7 @@ from runner.events import (
     ToolFinished,
     ToolRequested,
 )
+from runner.models.prices import sizes_of
 from runner.serve.output import LINE_LIMIT, Output, encode, encode_line
 from runner.serve.stream_json import Init, Messages
 
@@ -43,7 +44,7 @@ async def _replay(events: list[Event]) -> AsyncIterator[Event]:
 
 
 def translate(scene: Scene, *, partial: bool = False) -> list[dict[str, Any]]:
-    messages = Messages(init=INIT, partial=partial)
+    messages = Messages(init=INIT, partial=partial, sizes=sizes_of)
     return [message for event in scene.events for message in messages.of(event)]
 
 
@@ -115,6 +116,8 @@ def test_the_result_adds_up(scene: Scene) -> None:
                 "cacheCreationInputTokens": 0,
                 "webSearchRequests": 0,
                 "costUSD": 0.02,
+                "contextWindow": 1_000_000,
+                "maxOutputTokens": 128_000,
             }
         },
         "permission_denials": [],
@@ -171,17 +174,18 @@ def test_stream_events_assemble_to_the_blocks_of_the_reply(scene: Scene) -> None
 
 
 def test_a_retry_is_told(scene: Scene) -> None:
-    detail = {"attempt": 2, "attempts": 10, "delay": 1.5, "status": 529}
-    scene.say(Failed(error="Retrying", message="overloaded", exit_code=0, retrying=True, detail=detail))
+    detail = {"attempt": 2, "attempts": 11, "delay": 1.5, "status": 529}
+    scene.say(Failed(error="Retrying", message="busy (529)", exit_code=0, retrying=True, detail=detail))
     (message,) = translate(scene)
     assert {key: message[key] for key in message if key not in ("uuid", "session_id")} == {
         "type": "system",
         "subtype": "api_retry",
-        "attempt": 2,
+        "attempt": 1,
         "max_retries": 10,
         "retry_delay_ms": 1500,
         "error_status": 529,
         "error": "overloaded",
+        "message": "busy (529)",
     }
 
 
@@ -240,7 +244,7 @@ async def test_each_end_has_its_result_and_exit_code(
     scene.start()
     scene.end(reason)
     out = io.StringIO()
-    assert await Output("json", Messages(init=INIT), out=out).follow(_replay(scene.events)) == code
+    assert await Output("json", Messages(init=INIT, sizes=sizes_of), out=out).follow(_replay(scene.events)) == code
     result = json.loads(out.getvalue())
     assert (result["subtype"], result["terminal_reason"]) == (subtype, terminal)
     assert result["is_error"] is (code != 0)
@@ -253,7 +257,7 @@ async def test_a_refused_key_is_the_result_text_and_the_exit_code(scene: Scene) 
     scene.say(Failed(error="AuthenticationError", message="invalid x-api-key", exit_code=21, detail={"status": 401}))
     scene.end("failed", "")
     out = io.StringIO()
-    assert await Output("text", Messages(init=INIT), out=out).follow(_replay(scene.events)) == 21
+    assert await Output("text", Messages(init=INIT, sizes=sizes_of), out=out).follow(_replay(scene.events)) == 21
     assert out.getvalue() == "invalid x-api-key\n"
     told = translate(scene)
     assert (told[1]["type"], told[1]["error"]) == ("assistant", "authentication_failed")
@@ -263,7 +267,7 @@ async def test_a_refused_key_is_the_result_text_and_the_exit_code(scene: Scene) 
 async def test_text_is_the_answer_and_nothing_else(scene: Scene) -> None:
     scene.usual()
     out = io.StringIO()
-    assert await Output("text", Messages(init=INIT), out=out).follow(_replay(scene.events)) == 0
+    assert await Output("text", Messages(init=INIT, sizes=sizes_of), out=out).follow(_replay(scene.events)) == 0
     assert out.getvalue() == "Done.\n"
 
 
@@ -271,31 +275,33 @@ async def test_text_is_the_answer_and_nothing_else(scene: Scene) -> None:
 async def test_a_wait_for_the_provider_is_told_where_the_output_does_not_show_it(scene: Scene, form: str) -> None:
     scene.start()
     detail = {"attempt": 2, "attempts": 11, "delay": 1.5, "status": 529}
-    scene.say(Failed(error="Retrying", message="overloaded", exit_code=0, retrying=True, detail=detail))
+    scene.say(Failed(error="Retrying", message="busy (529)", exit_code=0, retrying=True, detail=detail))
     told: list[str] = []
-    await Output(form, Messages(init=INIT), out=io.StringIO(), notify=told.append).follow(_replay(scene.events))
-    wanted = ["overloaded; trying again in 1.5 s (attempt 2 of 11)"]
+    await Output(form, Messages(init=INIT, sizes=sizes_of), out=io.StringIO(), notify=told.append).follow(
+        _replay(scene.events)
+    )
+    wanted = ["busy (529); trying again in 1.5 s (attempt 2 of 11)"]
     assert told == (wanted if form != "stream-json" else [])
 
 
 async def test_stream_json_is_one_object_per_line(scene: Scene) -> None:
     scene.usual()
     out = io.StringIO()
-    await Output("stream-json", Messages(init=INIT), out=out).follow(_replay(scene.events))
+    await Output("stream-json", Messages(init=INIT, sizes=sizes_of), out=out).follow(_replay(scene.events))
     assert [json.loads(line) for line in out.getvalue().splitlines()] == translate(scene)
 
 
 async def test_verbose_json_is_the_array_of_all_messages(scene: Scene) -> None:
     scene.usual()
     out = io.StringIO()
-    await Output("json", Messages(init=INIT), out=out, verbose=True).follow(_replay(scene.events))
+    await Output("json", Messages(init=INIT, sizes=sizes_of), out=out, verbose=True).follow(_replay(scene.events))
     assert json.loads(out.getvalue()) == translate(scene)
 
 
 async def test_a_session_that_breaks_off_still_gives_a_result(scene: Scene) -> None:
     scene.start()
     out = io.StringIO()
-    assert await Output("stream-json", Messages(init=INIT), out=out).follow(_replay(scene.events)) == 1
+    assert await Output("stream-json", Messages(init=INIT, sizes=sizes_of), out=out).follow(_replay(scene.events)) == 1
     result = json.loads(out.getvalue().splitlines()[-1])
     assert (result["subtype"], result["is_error"]) == ("error_during_execution", True)
     assert result["errors"] == ["the session ended before the turn did"]
@@ -352,8 +358,12 @@ def assemble(raw: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
             case "content_block_delta":
                 assert event["index"] in open_blocks
                 delta = event["delta"]
-                key = delta["type"].removesuffix("_delta")
-                messages[-1][event["index"]][key] += delta[key]
+                block = messages[-1][event["index"]]
+                if delta["type"] == "input_json_delta":
+                    block["input"] = json.loads(delta["partial_json"])
+                else:
+                    key = delta["type"].removesuffix("_delta")
+                    block[key] += delta[key]
             case "content_block_stop":
                 open_blocks.remove(event["index"])
             case "message_stop":
@@ -371,8 +381,8 @@ def test_the_messages_are_those_that_the_agent_sdk_was_shown_to_read(scene: Scen
 def everything(scene: Scene) -> None:
     """One of each kind of message that we send."""
     scene.usual()
-    detail = {"attempt": 2, "attempts": 10, "delay": 1.5, "status": 529}
-    scene.say(Failed(error="Retrying", message="overloaded", exit_code=0, retrying=True, detail=detail))
+    detail = {"attempt": 2, "attempts": 11, "delay": 1.5, "status": 529}
+    scene.say(Failed(error="Retrying", message="busy (529)", exit_code=0, retrying=True, detail=detail))
     scene.say(ToolRequested(call="toolu_2", name="Bash", input={"command": "curl x"}))
     verdict = {"decision": "deny", "source": "command_line", "rule": "Bash(curl:*)", "reason": ""}
     scene.say(Judged(call="toolu_2", tool="Bash", digest="d", effects=[], verdict=verdict))

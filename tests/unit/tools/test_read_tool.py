@@ -96,6 +96,8 @@ async def test_too_much_asked_for_in_so_many_words_is_an_error(bench: ToolBench,
     result = await bench.use(read, file_path="a.txt", offset=1, limit=1500)
     assert result.is_error
     assert "more than 25000 tokens" in text_of(result)
+    assert not (await bench.use(read, file_path="a.txt", offset=1, limit=1500, allow_large=True)).is_error
+    assert not (await bench.use(read, file_path="a.txt", allow_large=True)).truncated
     bench.environment["CLAUDE_CODE_FILE_READ_MAX_OUTPUT_TOKENS"] = "100000"
     assert not (await bench.use(read, file_path="a.txt", offset=1, limit=1500)).is_error
 

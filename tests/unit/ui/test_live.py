@@ -383,6 +383,30 @@ async def test_cancelling_gives_the_terminal_back(
     assert not screen.screen.cursor.hidden
 
 
+async def test_what_is_typed_during_a_run_is_left_for_the_shell(
+    scene: Scene, terminal: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "tcgetpgrp", lambda _fd: os.getpgrp())
+    screen = terminal()
+    scene.start()
+
+    async def events() -> AsyncIterator[Event]:
+        for event in scene.events:
+            yield event
+        await asyncio.sleep(0.1)
+        screen.press("fumehood diff\n")
+        await asyncio.sleep(0.2)
+        yield scene.end()
+
+    async def answer(_call: str, _given: bool, _always: bool) -> None:
+        raise AssertionError
+
+    with open(os.ttyname(screen.out.fileno())) as keys:  # noqa: PTH123, ASYNC230
+        await Live(screen.out, keys=keys, answer=answer).follow(events())
+        os.set_blocking(keys.fileno(), False)
+        assert os.read(keys.fileno(), 100) == b"fumehood diff\n"
+
+
 async def test_without_a_terminal_the_story_is_whole_lines(scene: Scene, terminal: Opener) -> None:
     scene.usual()
     judged = next(n for n, event in enumerate(scene.events) if event.type == "ToolRequested") + 1
