@@ -12,8 +12,8 @@ from sandbox.changes import Change
 from sandbox.copies import remove_tree
 from sandbox.pool import Pool
 from sandbox.selection import Selection
+from tests.support.beds import START, write_tree
 from tests.support.sessions import Bench
-from tests.support.time_machine import START, write_tree
 
 _Found = TypeVar("_Found")
 

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, settings
 
 from sandbox.copies import remove_tree
 from sandbox.spec import Rung
-from tests.support.time_machine import LocalBed, TimeMachine, can_mount_overlays
+from tests.support.beds import LocalBed, can_mount_overlays
+from tests.support.time_machine import TimeMachine
 
 LONG = [pytest.mark.slow, pytest.mark.torture, pytest.mark.timeout(900)]
 
