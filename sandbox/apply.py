@@ -30,11 +30,12 @@ _SPARE = 16 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """A path that was written on the host, and how."""
+    """A path that was written on the host, and how. `new`: nothing was there."""
 
     root: str
     path: str
     action: Action
+    new: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +118,7 @@ class Applies:
             self._end_undo(transaction, record, results, bases)
         made = {(order.root, order.path) for order in orders if order.action is Action.MKDIR}
         return tuple(
-            Applied(root=order.root, path=os.fsdecode(order.path), action=order.action)
+            Applied(root=order.root, path=os.fsdecode(order.path), action=order.action, new=order.expect is None)
             for order in orders
             if order.action is not Action.CHMOD or (order.root, order.path) not in made
         )
@@ -232,7 +233,10 @@ class Apply:
         results = self._transaction.commit()
         end_apply(self._transaction, results, {name: part.bases for name, part in self._parts.items()})
         self._done = True
-        return tuple(Applied(root=name, path=step.change.path, action=step.action) for name, step in self._steps)
+        return tuple(
+            Applied(root=name, path=step.change.path, action=step.action, new=step.expect is None)
+            for name, step in self._steps
+        )
 
     def _known(self) -> list[dict[str, Any]]:
         """What was known of each path's base, for an undo; and which content of the box was taken in."""

@@ -329,7 +329,7 @@ def _is_planted(layer: Layer, pair: Pair, upper: Tree) -> bool:
 
 def _report(plans: list[Plan], *, dry: bool) -> AppliedReport:
     planned = tuple(
-        Applied(root=step.change.root, path=step.change.path, action=step.action)
+        Applied(root=step.change.root, path=step.change.path, action=step.action, new=step.expect is None)
         for plan in plans
         for step in plan.steps
         if dry

@@ -189,7 +189,8 @@ def _print(report: dict[str, Any], *, done: str) -> None:
     out = sys.stdout.write
     would = "would be " if report["dry"] else ""
     for row in report["applied"]:
-        out(f"{_SIGNS.get(row['action'], '?')} {one_line(row['path'])}\n")
+        sign = "A" if row["new"] and row["action"] in ("write", "link") else _SIGNS.get(row["action"], "?")
+        out(f"{sign} {one_line(row['path'])}\n")
     for row in report["refs"]:
         moved = f"{_short(row['old'])} to {_short(row['new'])}"
         out(f"git: {one_line(row['ref'])} went from {moved} in the box; commits stay there\n")

@@ -16,6 +16,7 @@ from runner.sessions.access import Selection
 from runner.sessions.branches import Carry, make_branch
 from runner.sessions.forking import Forker, Request
 from runner.sessions.travel import Journey, Travel
+from sandbox.apply import Applied as AppliedPath
 from sandbox.compare import NOW
 from sandbox.diff import FileDiff, format_stat
 from sandbox.hunks import to_hunks
@@ -86,7 +87,7 @@ class Desk:
         chosen = _chosen(workspace, selection)
         await self._still_as_seen(selection)
         report = await workspace.apply(chosen, dry=selection.dry)
-        done = [{"root": item.root, "path": item.path, "action": item.action.value} for item in report.applied]
+        done = [_applied(item) for item in report.applied]
         if done and not selection.dry:
             self._record(Applied(paths=done[:APPLIED_PATHS], count=len(done)))
         remarks = {name: [asdict(item) for item in getattr(report, name)] for name in _REMARKS}
@@ -96,9 +97,7 @@ class Desk:
     async def undo_apply(self) -> dict[str, Any]:
         """See Access."""
         workspace = await self._workspace()
-        done = [
-            {"root": item.root, "path": item.path, "action": item.action.value} for item in await workspace.undo_apply()
-        ]
+        done = [_applied(item) for item in await workspace.undo_apply()]
         if done:
             self._record(Applied(paths=done[:APPLIED_PATHS], count=len(done), undone=True))
         return {"applied": done, "undone": True}
@@ -179,6 +178,10 @@ class Desk:
 
 
 _REMARKS = ("held_back", "dropped", "pointed_out", "merged", "kept", "conflicts")
+
+
+def _applied(item: AppliedPath) -> dict[str, Any]:
+    return {"root": item.root, "path": item.path, "action": item.action.value, "new": item.new}
 
 
 def _digest(item: FileDiff) -> str:

@@ -61,7 +61,11 @@ class Bed(Protocol):
     host: Path
     checkpoints: Checkpoints
     views: Views
-    layer: Layer
+
+    @property
+    def layer(self) -> Layer:
+        """The root's, as it stands."""
+        ...
 
     def seen(self) -> Path:
         """The directory as the box sees it, to look at and to write to."""
@@ -110,7 +114,6 @@ class LocalBed:
         self._stand()
         self._open()
         self._places.make(local=True, forced=rung, began_ns=0)
-        self.layer = next(layer for layer in self._layers() if layer.host is not None)
         (self._places.path(self.layer) / "manifest").write_bytes(encode(walk(os.fsencode(self.host)), 0))
         if not self.over:
             copied = encode(walk(os.fsencode(self._places.top(self.layer))), 0)
@@ -132,12 +135,13 @@ class LocalBed:
         self.checkpoints.fork(checkpoint, [(made._session, made._state)])
         made._stand()
         made._open()
-        made.layer = next(layer for layer in made._layers() if layer.host is not None)
         return made
 
-    def _layers(self) -> tuple[Layer, ...]:
+    @property
+    def layer(self) -> Layer:
+        """The root's, as it stands."""
         assert self._places.table is not None
-        return self._places.table.layers
+        return next(layer for layer in self._places.table.layers if layer.host is not None)
 
     def _open(self) -> None:
         def image() -> KeeperImage:
@@ -164,8 +168,7 @@ class LocalBed:
         if not self.over:
             return self._places.top(self.layer)
         if not self._mounted:
-            layer = next(layer for layer in self._layers() if layer.name == self.layer.name)
-            options = overlay_options(self._places.path(layer), self._places.trees(layer))["o"]
+            options = overlay_options(self._places.path(self.layer), self._places.trees(self.layer))["o"]
             options = options.removesuffix(",nosuid,nodev")  # mount(2) takes them as flags
             _libc("mount", b"overlay", os.fsencode(self._merged), b"overlay", 0, os.fsencode(options))
             self._mounted = True
