@@ -181,6 +181,7 @@ class Rig:
             policy=self.enforced.policy,
             look=self.enforced.look,
             hooks=self._hooks(),
+            background=self.enforced.background(),
             remember=import_module("runner.loop.modes").Remember(
                 keep=self.enforced.remember, file=self.enforced.approvals_file
             ),
@@ -242,6 +243,7 @@ class Rig:
             running=lambda: [
                 (task.id, task.command) for task in session.gate.state.tasks.values() if task.state == "running"
             ],
+            declared=session.gate.background,
         )
         return made
 

@@ -17,7 +17,7 @@ from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from sandbox.capture import UnsteadyError
+from sandbox.capture import Capture, UnsteadyError
 from sandbox.compaction import Stop, abandon, beside, by_path, follow, rewrite, take_place, wants_packing
 from sandbox.copies import remove_tree
 from sandbox.errors import DiskFullError, WorkspaceError
@@ -30,8 +30,9 @@ from sandbox.places import Places
 from sandbox.points import Checkpoint, Log
 from sandbox.pool import Pool
 from sandbox.rebuild import Rebuild
+from sandbox.remade import note
 from sandbox.spec import Rung
-from sandbox.states import Payload, State, same_state, update, whole
+from sandbox.states import Payload, State, same_state, stamped, update, whole
 from sandbox.store import Store
 from sandbox.system import NAME, System
 from sandbox.taking import Freeze, Present, Taken, Taking, summary
@@ -246,6 +247,9 @@ class Checkpoints:
                         dead = error
                     finish(self._places.directory, intent)
                 self._places.reload()
+                for layer in layers:
+                    if layer.rung is not Rung.OVERLAY:
+                        wanted[layer.name] = self._as_made(layer, wanted[layer.name], log)
                 made = {layer.name for layer in layers}
                 kept = {la.name: self._taking.state(la) for la in self._taking.layers if la.name not in made}
                 self._taking.present = Present(states=wanted | kept, loaded=True)
@@ -297,7 +301,10 @@ class Checkpoints:
 
     def empty_trash(self) -> None:
         """Remove the directories that were replaced. Slow where they are large: in the background."""
-        for place in self._places.directory.glob(f"*/{TRASH}*"):
+        self._empty("*")
+
+    def _empty(self, layer: str) -> None:
+        for place in self._places.directory.glob(f"{layer}/{TRASH}*"):
             for path in remove_tree(place):
                 with suppress(OSError, WorkspaceError):
                     self._keeper.remove(path)
@@ -355,6 +362,16 @@ class Checkpoints:
         if skip is None:
             return state
         return State(((path, row) for path, row in state.items() if not skip(path)), state.lowers)
+
+    def _as_made(self, layer: Layer, state: State, log: Log) -> State:
+        """The state of a whole copy that was made again, with the stamps that it has now, which are noted. What was
+        replaced goes first: it has links to the same files, and their ctime moves with each.
+        """
+        self._empty(layer.name)
+        top, skip = self._places.top(layer), self._places.covers.skipping(layer)
+        made = stamped(state, Capture(top, None, self._keeper, skip=skip).run(State()).rows)
+        note(self._places.path(layer), made, log.state(log.checkpoints[0].id).get(layer.name, State()))
+        return made
 
     def _build(self, layer: Layer, state: State, log: Log) -> Stack:
         if layer.remote:

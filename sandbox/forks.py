@@ -20,13 +20,14 @@ from sandbox.errors import WorkspaceError
 from sandbox.freezing import Freezing
 from sandbox.intents import TRASH
 from sandbox.keeper import Keeper
-from sandbox.layers import REMADE, Layer, LayerTable
+from sandbox.layers import Layer, LayerTable
 from sandbox.places import Places
 from sandbox.points import INHERITED, Log
 from sandbox.pool import Pool
 from sandbox.rebuild import Rebuild
+from sandbox.remade import forget, note
 from sandbox.spec import Rung
-from sandbox.states import State, encode, whole
+from sandbox.states import State, encode, stamped, whole
 from sandbox.store import Store
 
 _CARRIED = ("manifest", "copy.manifest", "filled")
@@ -102,13 +103,12 @@ class Forks:
         for name in _CARRIED:
             with suppress(FileNotFoundError):
                 _share(origin / name, place / name)
+        now = stamped(state, Capture(top, None, self._keeper).run(State()).rows)
         if layer.rung is not Rung.OVERLAY:  # by stamp, no file of a copy that was made again is what it was
-            (place / REMADE).touch()
-        now = Capture(top, None, self._keeper).run(State()).rows
+            forget(place)
+            note(place, now, log.state(log.checkpoints[0].id).get(layer.name, State()))
         place.rename(directory / "layers" / layer.name)
-        known = ((path, row, state[path]) for path, row in now.items())
-        rows = ((path, row._replace(payload=was.payload, attributes=was.attributes)) for path, row, was in known)
-        return State(rows, state.lowers)
+        return now
 
     def _stores(self, store: Path, states: dict[str, State], checkpoint: str) -> None:
         store.mkdir(mode=0o700)

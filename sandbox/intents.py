@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.errors import StoreError
-from sandbox.layers import REMADE, LayerTable
+from sandbox.layers import LayerTable
+from sandbox.remade import forget
 
 INTENT_VERSION = 2  # 1 knew no frozen layers
 RESTORE, FREEZE = "restore.json", "freeze.json"
@@ -95,7 +96,7 @@ def finish(layers: Path, intent: Intent | None) -> None:
             else:
                 (place / "work").mkdir()
         else:
-            (place / REMADE).touch()
+            forget(place)
         new.rename(place / name)
     for work in layers.glob("*/new.work"):
         discard(work)
@@ -117,6 +118,8 @@ def finish_restore(layers: Path, file: Path) -> Intent | None:
     (it stays until the conversation's part is done, too); a freeze's lies beside it. The restore's, if there is one.
     """
     freezing = file.with_name(FREEZE)
+    for half in (freezing, file):  # cut off while it was written: nothing was decided
+        half.with_suffix(".new").unlink(missing_ok=True)
     intent = Intent.read(freezing)
     if intent is not None:
         finish(layers, intent)

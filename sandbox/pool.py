@@ -1,9 +1,9 @@
 """The pool: frozen layers, directories that nothing writes to any more, which sessions and their forks share.
 
 `$FUMEHOOD_HOME/layers/ID/`: `d` is what an upper directory was when it was frozen, `rows` tells all of it
-(`sandbox.states`), after a magic and a digest. Who needs which is read from the sessions' layer tables, and
-counted nowhere: a table names a layer before it comes here, so that what no table names is garbage,
-whatever crashed. Nothing is removed while the lock is shared: by whoever freezes or forks.
+(`sandbox.states`), after a magic and a digest, and `digests` what its files hold. Who needs which is read from the
+sessions' layer tables, and counted nowhere: a table names a layer before it comes here, so that what no table names
+is garbage, whatever crashed. Nothing is removed while the lock is shared: by whoever freezes or forks.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import hashlib
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sandbox import digests
 from sandbox.copies import remove_tree
 from sandbox.errors import StoreError
 from sandbox.layers import LayerTable
@@ -50,6 +51,7 @@ class Pool:
         self._sessions = sessions
         self._known: dict[str, State] = {}
         self._sizes: dict[str, int] = {}
+        self._digested: set[str] = set()
 
     def make(self) -> None:
         """The directory itself."""
@@ -97,6 +99,21 @@ class Pool:
         if head != MAGIC + hashlib.blake2b(body, digest_size=_DIGEST).digest():
             raise StoreError(f"the rows of the frozen layer {layer} are damaged")
         return State(decode(body)[""].rows)
+
+    def undigested(self, layers: Iterable[str]) -> list[str]:
+        """Those of which it is not known that their digests were taken."""
+        return [layer for layer in layers if layer not in self._digested]
+
+    def digest(self, layers: Iterable[str], stop: Callable[[], bool]) -> None:
+        """Take the digests of these where that was not done yet. Slow: in the background, never in line. Raises
+        OSError, StoreError.
+        """
+        for layer in self.undigested(layers):
+            file = self.place(layer) / digests.NAME
+            if not file.exists() and self.tree(layer).is_dir():
+                digests.take(self.tree(layer), self._read(layer), file, as_frozen=_as_frozen, stop=stop)
+            if not stop():
+                self._digested.add(layer)
 
     def size(self, layer: str) -> int:
         """Bytes that the files of a layer hold, as far as its rows tell."""
@@ -165,11 +182,11 @@ class Pool:
         return gone, tuple(left)
 
     def problems(self, layer: str) -> list[Problem]:
-        """What differs from the rows by its stamps: a path that came, went or was written. As far as this user may
-        look. A ctime alone says nothing: one more hard link moves it.
+        """What differs from the rows by its stamps (a path that came, went or was written), or from its digest by what
+        it holds. As far as this user may look. A ctime alone says nothing: one more hard link moves it.
         """
         try:
-            rows = self.rows(layer)
+            rows, told = self.rows(layer), digests.read(self.place(layer) / digests.NAME)
         except StoreError as error:
             return [Problem(layer=layer, path="", what=str(error))]
         top = os.fsencode(self.tree(layer))
@@ -188,6 +205,8 @@ class Pool:
                         found.append(Problem(layer=layer, path=path, what="added"))
                     elif not _as_frozen(row, now):
                         found.append(Problem(layer=layer, path=path, what="changed"))
+                    elif path in told and digests.differs(Path(os.fsdecode(entry.path)), told[path]):
+                        found.append(Problem(layer=layer, path=path, what="damaged"))
                     if stat.S_ISDIR(now.st_mode) and os.access(entry.path, os.R_OK | os.X_OK):
                         left.append(os.scandir(entry.path))
                     elif stat.S_ISDIR(now.st_mode):

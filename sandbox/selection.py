@@ -66,6 +66,9 @@ class Remark:
     why: str
 
 
+NAMED = 20
+
+
 class ApplyConflictError(SandboxError):
     """An apply would lose what the host changed. Nothing was written."""
 
@@ -77,12 +80,13 @@ class ApplyConflictError(SandboxError):
         *,
         hint: str = "merge with --3way, take the box's with --theirs, keep the host's with --ours, or name other paths",
     ) -> None:
-        first = conflicts[0]
-        more = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
-        super().__init__(
-            f"{os.fsencode(first.path).decode('utf-8', 'backslashreplace')}: {first.why}{more}",
-            hint=hint,
-        )
+        by_reason: dict[str, list[str]] = {}
+        for remark in conflicts[:NAMED]:
+            name = os.fsencode(remark.path).decode("utf-8", "backslashreplace")
+            by_reason.setdefault(remark.why, []).append(name)
+        text = "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items())
+        more = f" (and {len(conflicts) - NAMED} more)" if len(conflicts) > NAMED else ""
+        super().__init__(text + more, hint=hint)
         self.conflicts = tuple(conflicts)
 
 

@@ -154,6 +154,19 @@ def same_state(one: State, other: State) -> bool:
     )
 
 
+def stamped(state: State, made: Mapping[str, Row]) -> State:
+    """A state with the stamps of what was made of it. `made`: rows without contents and attributes; what is not as the
+    state tells keeps its own, and is looked into next time.
+    """
+    found = State(state, state.lowers)
+    for path, row in made.items():
+        if (was := state.get(path)) is not None:
+            now = row._replace(payload=was.payload, attributes=was.attributes)
+            if now.same(was):
+                found[path] = now
+    return found
+
+
 def flatten(state: State, rows_of: Callable[[str], Mapping[str, Row]]) -> State:
     """The state as one upper directory would hold it, without frozen layers: what `rows_of` gives for each of them
     merged as an overlay does. Contents stay where they are. Raises what `rows_of` raises.

@@ -65,6 +65,7 @@ class Store:
         self._fd = os.open(file, flags, 0o600)
         self.version = VERSION
         self.records: list[Record] = []
+        self._summed = self._plain = 0
         self.broken = 0
         self._contents: dict[str, tuple[int, int, int]] = {}
         self._gathered = _NOTHING
@@ -111,7 +112,11 @@ class Store:
     @property
     def plain(self) -> int:
         """Bytes of records that are in no pack."""
-        return sum(record.size for record in self.records if record.kind in (CONTENT, NOTE))
+        for at in range(self._summed, len(self.records)):  # asked for after every turn: each is counted once
+            record = self.records[at]
+            self._plain += record.size if record.kind in (CONTENT, NOTE) else 0
+        self._summed = len(self.records)
+        return self._plain
 
     def digests(self) -> Iterator[tuple[str, int]]:
         """Every content's digest and size, in the order in which they were put."""
@@ -220,6 +225,7 @@ class Store:
         """What could not be written (a full disk) is no part of the store; the file ends before it."""
         self._contents = {name: place for name, place in self._contents.items() if place[0] < self._written}
         self.records = [record for record in self.records if record.at < self._written]
+        self._summed = self._plain = 0
         self._end = self._written
         os.ftruncate(self._fd, self._end)
 
@@ -359,6 +365,7 @@ class Store:
             self.body(last)
         except StoreError:
             self.records.pop()
+            self._summed = self._plain = 0
             self._contents = {name: place for name, place in self._contents.items() if place[0] != last.at}
             return last.at - _HEAD.size
         return end

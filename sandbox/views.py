@@ -26,6 +26,7 @@ from sandbox.layers import REMADE, Layer
 from sandbox.manifest import Drifted, Manifest
 from sandbox.places import Places
 from sandbox.plan import Plan, leaves, make_plan
+from sandbox.remade import Remade
 from sandbox.selection import ApplyConflictError, PlanError, Selection
 from sandbox.spec import Rung
 from sandbox.stacks import StackTree
@@ -141,11 +142,15 @@ class Views:
             copy = self._layer(layer, stack)
             assert layer.host is not None
             host = stack.enter_context(closing(KeptTree(layer.host, self._keeper)))
+            remade = Remade.read(self._places.path(layer))
+            if remade is not None:
+                stack.enter_context(closing(remade))
             return {
                 path
                 for path in touched
                 if (now := copy.stat(path)) is None
                 or not now.stamp.alike(manifest.stamp(path))
+                or (remade is not None and remade.touched(path, now.stamp))
                 or (now.is_file and _own_attributes(copy, host, path))
             }
 

@@ -18,7 +18,7 @@ from sandbox.apply import Applied, AppliedReport, Recovered
 from sandbox.bases import filled
 from sandbox.changes import Change
 from sandbox.checkpoints import Checkpoint, Checkpoints
-from sandbox.compaction import Background
+from sandbox.compaction import Background, Stop
 from sandbox.compare import NOW, Past, name_of, named
 from sandbox.copies import remove_tree
 from sandbox.diff import FileDiff
@@ -107,7 +107,7 @@ class Workspace:
         self.footing = Footing(self._places, self.checkpoints)
         self._views = Views(self._places, self._keeper, store=state / "store" / "log", held=held or HeldBack.load())
         self._surveys = Surveys(self._places, self._views, state=state)
-        self._packing = Background(self.checkpoints.pack)
+        self._packing = Background(self._tend)
         self._past = Past(self.checkpoints, written=self._views.written, beneath=self._views.beneath)
 
     async def prepare(self) -> tuple[Mount, ...]:
@@ -162,9 +162,20 @@ class Workspace:
         return await self.footing.checkpoint(label)
 
     def tidy(self) -> None:
-        """Compress what the log of checkpoints holds by now, in the background, where there is enough of it."""
-        if self.checkpoints.wants_packing:
+        """Compress what the log of checkpoints holds by now, where there is enough of it, and take digests of what was
+        frozen since; in the background.
+        """
+        if self.checkpoints.wants_packing or self.pool.undigested(self._frozen):
             self._packing.start()
+
+    def _tend(self, stop: Stop) -> None:
+        if self.checkpoints.wants_packing:
+            self.checkpoints.pack(stop)
+        self.pool.digest(self._frozen, stop)
+
+    @property
+    def _frozen(self) -> tuple[str, ...]:
+        return self._places.table.frozen if self._places.table is not None else ()
 
     async def restore(self, checkpoint: str, note: Mapping[str, Any] | None = None) -> Restored | None:
         """Go back to a checkpoint, the present state having been taken. What runs in the box beside its server is

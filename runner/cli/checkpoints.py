@@ -38,7 +38,7 @@ def checkpoints(
         mark = "*" if row["checkpoint"] == found["present"] else " "
         at = time.strftime("%H:%M:%S", time.localtime(row["at"]))
         when = f"before {row['tool']}" if row["tool"] else row["label"]
-        size = f"{row['size'] / 1024:.1f} KiB"
+        size = f"{row['size'] / 1024:.1f} KiB" if row["way"] == "log" else "frozen"  # it holds what it held, uncopied
         gone = "" if row["kept"] else " (collected)"
         sys.stdout.write(f"{mark} {row['checkpoint']}  {at}  {when:<16} {size:>10}  {_changed(row)}{gone}\n")
     if not found["checkpoints"]:

@@ -27,8 +27,9 @@ def du(
 ) -> None:
     """Show what each session takes: layers, stores, journal, payloads; and the caches.
 
-    Sizes are of blocks on the disk; what several share is counted once. `apparent` is what the files say they
-    hold, holes included.
+    Sizes are of blocks on the disk; what several share is counted once. Frozen layers that one session alone stands
+    on are its own; those that several do (forks) are the row `layers`. `apparent` is what the files say they hold,
+    holes included.
     """
     usage = runner_app.usage(session, cwd=Path.cwd(), environ=os.environ)
     if as_json:
@@ -43,6 +44,8 @@ def du(
             out(f"{row.session[:8]:<10}{row.state:<9}" + "".join(f"{show_size(row.parts[n].disk):>10}" for n in names))
             out(f"{show_size(row.total.disk):>10}{show_size(row.total.apparent):>10}")
             out(f"  {one_line(row.directory, 40)}{_closed(row.total)}\n")
+            if row.with_others.disk:
+                out(f"{'':<10}stands on {show_size(row.with_others.disk)} of layers that other sessions do, too\n")
     for name, size in usage.common.items():
         out(f"{one_line(name, 68):<69}{show_size(size.disk):>10}{show_size(size.apparent):>10}{_closed(size)}\n")
     out(f"{'in all':<69}{show_size(usage.total.disk):>10}{show_size(usage.total.apparent):>10}")

@@ -13,6 +13,7 @@ import typer
 from typer import Option
 
 from runner.sessions.store import Store, beginning, disk_size, state_home
+from runner.sessions.usage import frozen_layers
 from runner.ui.safe import one_line
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -24,10 +25,10 @@ def sessions(
     here: Annotated[bool, Option("--here", help="Only sessions of this directory.")] = False,
     limit: Annotated[int, Option("--limit", "-n", min=1, help="How many at most, newest first.")] = 50,
 ) -> None:
-    """List sessions, newest first."""
+    """List sessions, newest first, with what each takes that no other session shares."""
     store = Store(state_home(os.environ))
     cwd = str(Path.cwd())
-    rows = []
+    rows, frozen = [], frozen_layers(store)
     for stored in store:
         if here and stored.spec.cwd != cwd:
             continue
@@ -41,7 +42,7 @@ def sessions(
                 "model": stored.spec.model,
                 "started": began.at,
                 "updated": stored.updated,
-                "size": disk_size(stored.directory),
+                "size": sum(map(disk_size, (stored.directory, *frozen.own.get(stored.session, ())))),
             }
         )
         if len(rows) == limit:

@@ -37,6 +37,8 @@ def travel(session: str | None, journey: dict[str, Any], *, as_json: bool) -> No
         out("the box was ended, with all that ran in it; it starts again when it is needed\n")
     for task in report["ended"]:
         out(f"ended: {one_line(task['task'], 20)}  {one_line(task['command'], 90)}\n")
+    for task in report["started"]:
+        out(f"started again: {one_line(task['name'], 40)}  {one_line(task['command'], 90)}\n")
     for line in report["not_undone"]:
         out(f"not taken back: {one_line(line)}\n")
 

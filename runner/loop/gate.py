@@ -43,6 +43,7 @@ from runner.loop.calls import Call, with_arguments
 from runner.loop.modes import Modes
 from runner.loop.own import OwnCommands
 from runner.loop.shown import Shown
+from runner.loop.verdicts import answers_of, tightened
 from runner.policy.grants import offer
 from runner.policy.policy import Policy
 from runner.tools.base import Planning, Tool, ToolContext, ToolResult, ToolState, tool_error
@@ -50,6 +51,7 @@ from sandbox.errors import PathError, SandboxError
 from sandbox.spec import Box, Process, Resolution
 
 if TYPE_CHECKING:
+    from runner.loop.background import Background
     from runner.loop.hooked import Hooked
 
 BY_HOOK = "hook"
@@ -96,6 +98,7 @@ class Gate(OwnCommands):
     spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
     before_write: Callable[[str], Awaitable[None]] | None = None
     hooks: Hooked | None = None
+    background: Background | None = None
     remember: Modes | None = None
     classify: Classify | None = None
     allowed_by_user: Callable[[], None] | None = None
@@ -182,7 +185,7 @@ class Gate(OwnCommands):
         assert call.tool is not None
         policy, place = self.policy(), self.place
         effects = policy.expand(call.tool.effects(call.args, place), place)
-        box = await self._box() if any(not isinstance(effect, AskUser) for effect in effects) else None
+        box = await self.need_box() if any(not isinstance(effect, AskUser) for effect in effects) else None
         if box is not None:
             effects, problem = await self._resolve(call.id, box, effects)
             if problem:
@@ -206,12 +209,16 @@ class Gate(OwnCommands):
         self._judged.add((call.id, digest(call.input)))
         return ""
 
-    async def _box(self) -> Box:
+    async def need_box(self) -> Box:
+        """The box, with what settings declare running in it. Raises SandboxError: the turn ends with it."""
         try:
-            return await self.box.get()
+            box = await self.box.get()
         except SandboxError as error:
             self.failure = self.failure or error
             raise
+        if self.background is not None:
+            await self.background.ready(box)
+        return box
 
     async def _resolve(self, call: str, box: Box, effects: tuple[Effect, ...]) -> tuple[tuple[Effect, ...], str]:
         """Give every path effect its link and target, by one request; or the reason why one has none."""
@@ -313,7 +320,9 @@ class Gate(OwnCommands):
         )
         self.record(body, cause=call)
 
-    async def _run(self, call: Call, case: Case, shown: Shown, answers: Mapping[str, str]) -> ToolResult:
+    async def _run(
+        self, call: Call, case: Case, shown: Shown, answers: Mapping[str, str], *, state: ToolState | None = None
+    ) -> ToolResult:
         assert call.tool is not None
         assert call.args is not None
         key = (call.id, digest(call.input))
@@ -326,7 +335,7 @@ class Gate(OwnCommands):
             call=call.id,
             box=box if box is not None else _NO_BOX,
             place=case.place,
-            state=self.state,
+            state=self.state if state is None else state,
             targets=targets,
             show=shown.add,
             record=lambda body: self._record_task(body, call.id),
@@ -344,9 +353,23 @@ class Gate(OwnCommands):
             self._running.pop(call.id, None)
         return result
 
+    async def for_declared(self, call: Call, box: Box, verdict: Verdict, effects: tuple[Effect, ...]) -> ToolResult:
+        """Start a background command that settings declare, in the directory where the session began: as any other
+        call, but that it was decided on already. A state to go back to is kept first.
+        """
+        self._record_judged(call.id, call.name, call.input, effects, verdict)
+        if verdict.decision is not Decision.ALLOW:
+            return tool_error(verdict.reason)
+        self._judged.add((call.id, digest(call.input)))
+        await self._save(call.id)
+        state = replace(self.state, cwd=self.state.start)
+        case = Case(effects=effects, place=replace(self.place, cwd=state.cwd), box=box, verdict=verdict)
+        shown = Shown(call=call.id, id=call.id, live=lambda *_: None, record=self.record)
+        return await self._run(call, case, shown, {}, state=state)
+
     async def for_hook(self, call: str, work: Callable[[Box], Awaitable[Process]]) -> Process:
         """Let the door of hooks start one that it admitted. A state to go back to is kept first."""
-        box = await self._box()
+        box = await self.need_box()
         if call not in self._saved:
             await self._save(call)
         process: Process = await self._guard(box, work(box))
@@ -354,25 +377,6 @@ class Gate(OwnCommands):
 
     def _record_task(self, body: TaskUpdated, call: str) -> None:
         self.record(body, cause=call)
-
-
-def tightened(verdict: Verdict, hooked: Verdict) -> Verdict:
-    """With what hooks make of the call. Of two asks the hooks' counts where the other is the mode's."""
-    if verdict.decision is hooked.decision and verdict.source is Source.MODE:
-        return replace(hooked, matches=verdict.matches)
-    found = max(verdict, hooked, key=strictness)
-    return replace(found, matches=verdict.matches)
-
-
-def strictness(verdict: Verdict) -> tuple[Decision, bool]:
-    """The strictest verdict is the greatest; an ask that only the user answers is stricter than one of mode auto."""
-    return verdict.decision, not verdict.classify
-
-
-def answers_of(given: ApprovalGiven | None) -> Mapping[str, str]:
-    """What the user said to the questions of a call."""
-    answers = given.input.get("answers") if given is not None and given.input is not None else None
-    return {str(key): str(value) for key, value in answers.items()} if isinstance(answers, dict) else {}
 
 
 class _NoBox:

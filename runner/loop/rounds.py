@@ -27,9 +27,9 @@ from runner.spec import TurnLimits
 
 @dataclass(slots=True, kw_only=True)
 class Rounds:
-    """Runs turns, one at a time; `turn` is the one that runs. `model` gives the model in force. `before_turn` is
-    awaited before each but the first, `after_turn` after each; `between` hears that calls have ended and the model
-    is asked next.
+    """Runs turns, one at a time; `turn` is the one that runs; `over`: nothing of the last one runs in the box any more.
+    `model` gives the model in force. `before_turn` is awaited before each but the first, `after_turn` after each;
+    `between` hears that calls have ended and the model is asked next.
     """
 
     record: Recorder
@@ -49,6 +49,7 @@ class Rounds:
     between: Callable[[], None] | None
     monotonic: Callable[[], float]
     turn: Turn | None = None
+    over: bool = False
 
     async def run(self, prompt: Prompt, number: int) -> None:
         """Turn `number`, to its end whatever happens. Raises JournalError: nothing is shown unrecorded."""
@@ -68,7 +69,7 @@ class Rounds:
                 self.record(failed(error))
                 if self.hooks is not None:
                     await self.hooks.failed(type(error).__name__, str(error))
-        self.turn = None
+        self.turn, self.over = None, True
         await self._rest()
         self.record(self.usage.report())
         self.record(turn.end(reason, self.monotonic()))
@@ -143,6 +144,8 @@ class Rounds:
     def _tell_news(self) -> None:
         """What came up meanwhile, for the next request."""
         if news := self.git.news():
+            self.record(PromptGiven(content=[], context=news, source="fumehood"))
+        if self.gate.background is not None and (news := self.gate.background.news()):
             self.record(PromptGiven(content=[], context=news, source="fumehood"))
         if self.hooks is not None and (news := self.hooks.news()):
             self.record(PromptGiven(content=[], context=news, source="hook"))

@@ -58,6 +58,7 @@ from sandbox.spec import Box
 
 if TYPE_CHECKING:
     from runner.hooks.run import Hooks
+    from runner.loop.background import Background
 
 MAX_OUTPUT_TOKENS = 32_000
 READER, READER_TOKENS = "reader", 4000
@@ -92,6 +93,7 @@ class Session:
         between: Callable[[], None] | None = None,
         undo: Callable[[int], Awaitable[object]] | None = None,
         hooks: Hooks | None = None,
+        background: Callable[[Gate], Background] | None = None,
         look: Callable[[Mode, str], Change | None] | None = None,
         remember: Remember | None = None,
         environment: Mapping[str, str] | None = None,
@@ -137,6 +139,7 @@ class Session:
         self._git = GitState(self.gate.helper)
         self.gate.consult, self._small = self._consult, small_model
         self.gate.hooks = self._hooks = hooked(hooks, self.gate, mode=lambda: self.mode.value, ask=self._ask_for_hook)
+        self.gate.background = background(self.gate) if background is not None else None
         calls = Calls(gate=self.gate, live=self._feed.show)
         self._asker = Asker(
             record=self.record,
@@ -175,6 +178,8 @@ class Session:
         self.journal.on_append.append(self._fold)
         restore(self.journal, history=self._history, usage=self.usage, state=self.gate.state, record=self.record)
         self._working = asyncio.create_task(self._work())
+        if self.gate.background is not None:
+            self._spawn(self.gate.background.begin())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -234,8 +239,11 @@ class Session:
 
     @asynccontextmanager
     async def quiet(self) -> AsyncIterator[None]:
-        """No turn runs meanwhile. Raises UsageError where one does or waits."""
-        if self._running is not None or self._still.locked() or not self._prompts.empty():
+        """No turn runs meanwhile; the rest of one that has ended is waited for. Raises UsageError where one runs or
+        waits.
+        """
+        still = self._running is None and not self._still.locked()
+        if not self._prompts.empty() or not (still or self._rounds.over):
             raise UsageError("a turn is running: stop it first (Ctrl-C there), or wait for its end")
         async with self._still:
             yield
@@ -328,6 +336,7 @@ class Session:
                 number, prompt = await self._prompts.get()
                 async with self._still:
                     self._number = number
+                    self._rounds.over = False
                     self._running = asyncio.create_task(self._rounds.run(prompt, number))
                     await asyncio.wait({self._running})
                     finished, self._running = self._running, None

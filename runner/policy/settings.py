@@ -157,6 +157,15 @@ class Search(Shape):
     fields: dict[Literal["title", "url", "snippet"], str] = {}
 
 
+class BackgroundCommand(Shape):
+    """A command that runs in the background of every box, and again after an undo: a server, a watcher. Its output
+    goes to a file of the box.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$")]
+    command: Annotated[str, Field(min_length=1, max_length=4096)]
+
+
 class AuditSink(Shape):
     """Who must acknowledge the head of every session's journal, by a signature with the key that `public_key` is the
     other half of: a service (POST to `url`, signed with the secret as an approver's requests are), or a `command` on
@@ -196,6 +205,7 @@ class PolicyFile(Shape):
     limits: Limits = Limits()
     image: str | None = None
     packages: list[Package] = []
+    background: list[BackgroundCommand] = []
     system: Literal["readonly", "writable"] | None = None
     runtime: str | None = None
     env: dict[Annotated[str, Field(pattern=NAME)], str] = {}

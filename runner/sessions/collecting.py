@@ -19,7 +19,7 @@ from runner.journal import Journal
 from runner.sessions.caches import old_caches
 from runner.sessions.store import State, Store
 from runner.sessions.timeline import Timeline
-from sandbox.compaction import beside, frozen_in, repack, thin
+from sandbox.compaction import beside, frozen_in, never, repack, thin
 from sandbox.copies import remove_tree
 from sandbox.errors import SandboxError, StoreError
 from sandbox.layers import LayerTable
@@ -232,6 +232,9 @@ class Collector:
         try:
             sizes = {layer: pool.size(layer) for layer, users in pool.references().items() if not users}
             gone, left = pool.sweep(dry=self._rules.dry)
+            if not self._rules.dry:
+                with suppress(OSError, StoreError):  # what cannot be read, fsck tells
+                    pool.digest((layer for layer, users in pool.references().items() if users), never)
         except StoreError as error:
             row.skipped = f"no frozen layer is collected: {error}"
         else:

@@ -4,7 +4,7 @@ each request, strictest where settings cannot be relied on any more.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from runner.approval import Approver
     from runner.hooks.config import Configured
     from runner.hooks.kinds import Handler
+    from runner.loop.background import Background
+    from runner.loop.gate import Gate
     from runner.mcp.servers import Server
     from runner.sessions.credentials import Credential
 
@@ -218,6 +220,18 @@ class Enforced:
     def _lockdown(self, mode: Mode, error: FumehoodError) -> Change:
         policy = locked_down(mode)
         return Change(policy=policy, event=self.loaded(policy, str(error)), problem=error)
+
+    def background(self) -> Callable[[Gate], Background] | None:
+        """What runs the background commands that settings declare, None where there are none. Of several with one
+        name the highest source's counts.
+        """
+        entries = self._settings.all("background")
+        if not entries:
+            return None
+        background = import_module("runner.loop.background")
+        found = {entry.value["name"]: entry for entry in reversed(entries)}
+        declared = [background.Declared(**one.value, source=one.source) for one in reversed(found.values())]
+        return lambda gate: background.Background(gate, declared)
 
     @property
     def search(self) -> Mapping[str, Any] | None:

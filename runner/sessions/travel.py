@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from runner.errors import UsageError
 from runner.events import CheckpointTaken, Event, HeadMoved
 from runner.journal import Journal
+from runner.loop.background import Background
 from runner.sessions.timeline import Goal, Timeline
 from sandbox.intents import finish_restore
 from sandbox.workspace import Workspace
@@ -63,7 +64,7 @@ async def at_once() -> AsyncIterator[None]:
 
 class Travel:
     """One session's. `quiet`: no turn runs within; `stop`: ends the box, whose layers are replaced; `running`: the
-    background commands in it, (id, command).
+    background commands in it, (id, command); `declared`: those that settings declare.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Travel:
         quiet: Callable[[], AbstractAsyncContextManager[None]] = at_once,
         stop: Callable[[], Awaitable[None]] | None = None,
         running: Callable[[], list[tuple[str, str]]] = list,
+        declared: Background | None = None,
     ) -> None:
         self._workspace = workspace
         self.journal = journal
@@ -82,6 +84,7 @@ class Travel:
         self._quiet = quiet
         self._stop = stop
         self._running = running
+        self._declared = declared
 
     async def take(self, label: str, *, before: str = "") -> None:
         """A checkpoint, told in the journal where there was something to keep. `before`: the call it is for."""
@@ -128,6 +131,7 @@ class Travel:
                 "not_undone": list(goal.not_undone),
                 "layers": [],
                 "ended": [],
+                "started": [],
                 "box": "kept",
             }
             if report["checkpoint"] and goal.checkpoint not in await self.kept():
@@ -144,11 +148,12 @@ class Travel:
         present = await asyncio.to_thread(lambda: workspace.checkpoints.present)
         system = files and await asyncio.to_thread(workspace.checkpoints.image_differs, goal.checkpoint)
         head = self.journal.head()
+        declared = self._declared.tasks() if self._declared is not None else {}
         ended = self._running() if files and goal.checkpoint != present else []
         report["ended"] = [{"task": task, "command": command} for task, command in ended]
         body = HeadMoved(
             to=head if what == "files" else goal.to,
-            reason=_reason(kind, what, goal, system=system, ended=ended),
+            reason=_reason(kind, what, goal, system=system, ended=ended, declared=declared),
             kind=kind,
             what=what,
             left=head,
@@ -166,6 +171,8 @@ class Travel:
             report["layers"] = list(restored.layers if restored is not None else ())
         self._record(body, id=mark)
         await asyncio.to_thread(workspace.checkpoints.settle)
+        if files and goal.checkpoint != present and self._declared is not None:
+            report["started"] = await self._declared.again()
 
 
 def settle(directory: Path, journal: Journal | None) -> None:
@@ -192,7 +199,9 @@ def _goal(timeline: Timeline, journey: Journey) -> tuple[Goal, str]:
             return timeline.rewind(journey.to), journey.what
 
 
-def _reason(kind: str, what: str, goal: Goal, *, system: bool, ended: list[tuple[str, str]]) -> str:
+def _reason(
+    kind: str, what: str, goal: Goal, *, system: bool, ended: list[tuple[str, str]], declared: dict[str, str]
+) -> str:
     """What the model is told with its next request."""
     if kind == "redo":
         text = "The user took back the last undo: conversation and files are again as they were before it."
@@ -209,8 +218,11 @@ def _reason(kind: str, what: str, goal: Goal, *, system: bool, ended: list[tuple
         text += " So is the rest of the system, with the packages that were installed then and no others."
     if what != "conversation":
         text += " Processes that ran in the background were ended"
-        named = "; ".join(f"{task} ({' '.join(command.split())[:NAMED]})" for task, command in ended)
+        others = [(task, command) for task, command in ended if task not in declared]
+        named = "; ".join(f"{task} ({' '.join(command.split())[:NAMED]})" for task, command in others)
         text += f", among them {named}: start again what is still needed." if named else "."
+        if names := ", ".join(declared.values()):
+            text += f" Those that the settings declare ({names}) are started again for you."
         text += " Read files again before you edit them."
     if goal.not_undone:
         text += " Not taken back, since it left the box: " + "; ".join(goal.not_undone[:20]) + "."

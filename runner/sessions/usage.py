@@ -1,4 +1,6 @@
-"""What sessions and caches take on the disk. A file that several names share is counted once, where it is met first."""
+"""What sessions and caches take on the disk. A file that several names share is counted once, where it is met first; a
+frozen layer is the session's that alone stands on it, and nobody's where several do.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,8 @@ from pathlib import Path
 
 from runner.errors import JournalError, SessionNotFoundError
 from runner.sessions.store import State, Store
+from sandbox.errors import StoreError
+from sandbox.pool import Pool
 
 PARTS = {"layers": "layers", "store": "store", "journal.jsonl": "journal", "blobs": "blobs"}
 OTHER = "other"
@@ -34,13 +38,16 @@ class Size:
 
 @dataclass(slots=True, kw_only=True)
 class SessionUsage:
-    """One session's, by part: layers, store (checkpoints, bases, applies), journal, blobs, other."""
+    """One session's, by part: layers (frozen ones that it alone stands on, too), store (checkpoints, bases, applies),
+    journal, blobs, other. `with_others`: frozen layers that it shares with forks, in no total of a session.
+    """
 
     session: str
     state: str
     directory: str
     parts: dict[str, Size]
     total: Size
+    with_others: Size = field(default_factory=Size)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,17 +61,50 @@ class Usage:
 
 def measure(store: Store, session: str = "") -> Usage:
     """All sessions and what they share, or one session. Blocks."""
-    usage, seen = Usage(), set[tuple[int, int]]()
+    usage, seen, frozen = Usage(), set[tuple[int, int]](), frozen_layers(store)
     for name in [session] if session else store.names():
         made = _of_session(store, name, seen)
+        for layer in frozen.own.get(name, ()):
+            size = _size(layer, seen)
+            made.parts["layers"].add(size)
+            made.total.add(size)
+        for layer in frozen.shared.get(name, ()):
+            made.with_others.add(_size(layer, set()))
         usage.sessions.append(made)
         usage.total.add(made.total)
     if not session:
         for place in _common(store):
-            size = _size(place, seen)
+            size = _size(place, seen, frozen.owned)
             usage.common[str(place.relative_to(store.home))] = size
             usage.total.add(size)
     return usage
+
+
+@dataclass(slots=True, kw_only=True)
+class FrozenLayers:
+    """Directories of frozen layers: by session those that it alone stands on, and those that others do, too. `owned`:
+    all of the first kind.
+    """
+
+    own: dict[str, list[Path]] = field(default_factory=dict)
+    shared: dict[str, list[Path]] = field(default_factory=dict)
+    owned: frozenset[bytes] = frozenset()
+
+
+def frozen_layers(store: Store) -> FrozenLayers:
+    """Who stands on which. Where a session's table cannot be read, that cannot be told: none is anybody's then."""
+    pool, found, owned = Pool(store.layers, sessions=store.sessions), FrozenLayers(), []
+    try:
+        references = pool.references()
+    except StoreError:
+        return found
+    for layer, sessions in references.items():
+        for session in sessions:
+            mine = found.own if len(sessions) == 1 else found.shared
+            mine.setdefault(session, []).append(pool.place(layer))
+        owned += [os.fsencode(pool.place(layer))] if len(sessions) == 1 else []
+    found.owned = frozenset(owned)
+    return found
 
 
 def _common(store: Store) -> list[Path]:
@@ -101,11 +141,13 @@ def _of_session(store: Store, name: str, seen: set[tuple[int, int]]) -> SessionU
     return made
 
 
-def _size(top: Path, seen: set[tuple[int, int]]) -> Size:
-    """Of a file or a directory with all beneath it; no link is followed."""
+def _size(top: Path, seen: set[tuple[int, int]], but: frozenset[bytes] = frozenset()) -> Size:
+    """Of a file or a directory with all beneath it, without what lies at `but`; no link is followed."""
     size, left = Size(), [os.fsencode(top)]
     while left:
         path = left.pop()
+        if path in but:
+            continue
         try:
             found = os.lstat(path)
         except OSError:

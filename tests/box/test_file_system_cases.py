@@ -107,6 +107,14 @@ cd ..; git -c protocol.file.allow=always clone -q nested other; printf '[submodu
     "setuid": Case(
         host="p('a', 'x')", box="chmod 4755 a; echo y > b; chmod 6711 b; mkdir s; chmod 2755 s", differs=("s",)
     ),
+    "odd contents": Case(
+        host="Path('crlf').write_bytes(b'a\\r\\nb\\nc'); Path('wide').write_bytes('a\\n'.encode('utf-16'))",
+        box="""python3 -c "
+for name, data in {
+    'crlf': b'a\\r\\nB\\r\\nc\\n\\r', 'bom': b'\\xef\\xbb\\xbf\\tx', 'nul': b'a\\0b\\n', 'latin': b'\\xe9\\n',
+    'empty': b'', 'wide': 'A\\n'.encode('utf-16'), 'long': b'm' * (1 << 20) + b'\\n' + b'n' * (1 << 20),
+}.items(): open(name, 'wb').write(data)" """,
+    ),
     "read-only": Case(
         host="os.chmod(p('a', 'x'), 0o444)",
         box="cp a new; chmod 444 new; chmod u+w a; echo y >> a; chmod 400 a; mkdir d; touch d/in; chmod 555 d",
@@ -114,6 +122,7 @@ cd ..; git -c protocol.file.allow=always clone -q nested other; printf '[submodu
 }  # fmt: skip
 LAY = """
 import os
+from pathlib import Path
 def p(path, text):
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(path, "w") as file:

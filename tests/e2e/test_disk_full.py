@@ -4,14 +4,13 @@ done; nothing is lost, and with room again the next command goes on.
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import Bench, furnished, opened
+from tests.support.small_disk import fill, small_disk
 from tests.support.struck import COMMANDS, Walk, travelled
 
 pytestmark = [pytest.mark.box, pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -22,14 +21,8 @@ ROOM = (0, 4 << 10, 16 << 10, 64 << 10, 300 << 10)
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of a size, with nothing in it."""
-    place, image = tmp_path / "disk", tmp_path / "image"
-    place.mkdir()
-    with image.open("wb") as file:
-        file.truncate(MEGABYTES << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, place], check=True)
-    yield place
-    subprocess.run(["umount", place], check=True)
+    with small_disk(tmp_path, MEGABYTES) as place:
+        yield place
 
 
 class FullDisk(Walk):
@@ -42,7 +35,7 @@ class FullDisk(Walk):
 
     def struck(self, *arguments: str, drawn: int) -> bool:
         room = ROOM[drawn % len(ROOM)]
-        self._fill(room)
+        fill(self.filler, room)
         try:
             end = self.bench.run(*arguments, check=None)
         finally:
@@ -52,18 +45,6 @@ class FullDisk(Walk):
             assert "space" in end.stdout + end.stderr, self.what
             self.refused.add(arguments[0])
         return end.returncode == 0
-
-    def _fill(self, room: int) -> None:
-        """To the last block, then let go of so much."""
-        with self.filler.open("wb", buffering=0) as file:
-            size, step = 0, 1 << 30
-            while step >= 4 << 10:
-                try:
-                    os.posix_fallocate(file.fileno(), size, step)
-                    size += step
-                except OSError:
-                    step //= 2
-            file.truncate(max(0, size - room))
 
 
 def test_a_full_disk_costs_nothing_whatever_is_done_on_it(disk: Path, image_cache: Path) -> None:

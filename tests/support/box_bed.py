@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 from sandbox.changes import Change
 from sandbox.copies import remove_tree
+from sandbox.layers import Layer
 from sandbox.pool import Pool
 from sandbox.selection import Selection
+from tests.support.beds import START, write_tree
 from tests.support.sessions import Bench
-from tests.support.time_machine import START, write_tree
 
 _Found = TypeVar("_Found")
 
@@ -50,9 +51,13 @@ class BoxBed:
     def seen(self) -> Path:
         if self._inside.box is None:
             self._run(self._inside.again())
-            self.layer = next(layer for layer in self._inside.workspace.layers if layer.host is not None)
         pid = self._bench.engine.containers.inspect(self._inside.box_id)["State"]["Pid"]
         return Path(f"/proc/{pid}/root{self._inside.cwd}")
+
+    @property
+    def layer(self) -> Layer:
+        """The root's, as it stands."""
+        return next(layer for layer in self._inside.workspace.layers if layer.host is not None)
 
     def changes(self) -> list[Change]:
         return self.views.changes(self.layer, [])

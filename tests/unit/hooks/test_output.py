@@ -14,7 +14,7 @@ from runner.hooks.kinds import BOX, COMMAND, EVENTS, HOST, Handler, Ran
 from runner.hooks.matchers import Matcher
 from runner.hooks.outcome import Answer, Outcome, Result
 from runner.hooks.output import LONGEST, Said, read
-from runner.loop.gate import tightened
+from runner.loop.verdicts import tightened
 
 
 def ran(

@@ -344,16 +344,38 @@ def test_squashed_layers_share_the_files_of_those_they_were_made_of(stand: Stand
 
 
 def test_a_frozen_layer_that_is_missing_or_damaged_is_told_before_anything_is_done(stand: Stand) -> None:
+    stamp = 10**18
     (stand.root / "a").write_text("one")
+    with (stand.root / "hole").open("wb") as hole:
+        hole.truncate(8 << 20)
+    for name in ("a", "hole"):
+        os.utime(stand.root / name, ns=(stamp, stamp))
     first = take(stand, freeze=True)
     (stand.root / "a").write_text("two")
     second = take(stand, freeze=False)
     pool, (layer,) = stand.checkpoints.pool, lowers(stand, "root")
+    pool.digest([layer], lambda: True)
+    assert pool.undigested([layer]) == [layer]
+    pool.digest([layer], lambda: False)
+    assert pool.undigested([layer]) == []
     assert pool.problems(layer) == []
     assert isinstance(stand.checkpoints.state(first)["root"]["a"].payload, Frozen)
     (pool.tree(layer) / "a").write_text("EVIL")
     (pool.tree(layer) / "b").write_text("new")
     assert [(each.path, each.what) for each in pool.problems(layer)] == [("a", "changed"), ("b", "added")]
+    (pool.tree(layer) / "b").unlink()
+    (pool.tree(layer) / "a").write_text("one")
+    os.utime(pool.tree(layer) / "a", ns=(stamp, stamp))
+    assert pool.problems(layer) == []
+    with (pool.tree(layer) / "hole").open("r+b") as rotten:
+        rotten.write(b"!")
+    os.utime(pool.tree(layer) / "hole", ns=(stamp, stamp))
+    assert [(each.path, each.what) for each in pool.problems(layer)] == [("hole", "damaged")]
+    digests = pool.place(layer) / "digests"
+    digests.write_bytes(digests.read_bytes()[:-2] + b"x}")
+    assert ["the digests" in each.what for each in pool.problems(layer)] == [True]
+    digests.unlink()
+    assert pool.problems(layer) == []
     (pool.place(layer) / "rows").write_bytes(b"fhfrozn\n" + b"x" * 99)
     stand.checkpoints.close()
     stand.checkpoints = stand.open()

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, settings
 
 from sandbox.copies import remove_tree
 from sandbox.spec import Rung
-from tests.support.time_machine import LocalBed, TimeMachine, can_mount_overlays
+from tests.support.beds import LocalBed, can_mount_overlays
+from tests.support.time_machine import TimeMachine
 
 LONG = [pytest.mark.slow, pytest.mark.torture, pytest.mark.timeout(900)]
 
@@ -105,5 +106,42 @@ def test_an_attribute_is_seen_on_a_copy_that_was_made_again_where_the_host_has_l
         os.setxattr(bed.seen() / "a", "user.own", b"1")
         bed.apply()
         assert os.getxattr(bed.host / "a", "user.own") == b"1"
+    finally:
+        bed.close()
+
+
+def test_a_change_that_hides_behind_size_and_time_is_seen_on_a_copy_that_was_made_again() -> None:
+    bed = LocalBed(Rung.COPY)
+
+    def slip(name: str, data: bytes) -> None:
+        path = bed.seen() / name
+        seen = path.stat()
+        assert seen.st_size == len(data)
+        path.write_bytes(data)
+        os.utime(path, ns=(seen.st_mtime_ns, seen.st_mtime_ns))
+
+    def found() -> list[str]:
+        return [change.path for change in bed.changes() if not change.in_git]
+
+    try:
+        bed.checkpoints.take("first")
+        one, other = sorted(path.name for path in bed.seen().iterdir() if path.is_file() and path.stat().st_size)[:2]
+        slip(one, bytes(len((bed.seen() / one).read_bytes())))
+        second = bed.checkpoints.take("second")
+        assert second is not None
+        (bed.seen() / "more").write_bytes(b"more")
+        bed.checkpoints.take("third")
+        bed.checkpoints.restore(second.id)
+        bed.checkpoints.settle()
+        assert found() == [one]  # from before, and the copy is another by now
+        assert bed.checkpoints.take("nothing changed") is None
+        slip(other, bytes(len((bed.seen() / other).read_bytes())))
+        assert found() == [one, other]  # since
+        fourth = bed.checkpoints.take("fourth")
+        assert fourth is not None
+        bed = bed.fork(fourth.id)
+        assert found() == [one, other]
+        (bed.host / "d/late").write_bytes(b"the host's")
+        assert found() == [one, other]
     finally:
         bed.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -217,6 +218,30 @@ def test_a_frozen_layer_that_was_touched_names_who_stands_on_it(store: Store, tm
         f"frozen layer {lower}": (second, third),
         f"frozen layer {upper}": (third,),
     }
+
+
+def test_a_frozen_layer_is_the_sessions_that_alone_stands_on_it(store: Store, tmp_path: Path) -> None:
+    made, fork = KeptSession(store, tmp_path / "frozen"), "99999999-1111-4111-8111-111111111111"
+    made.frozen_turn("a", at=1.0)
+    made.rest()
+    (name,) = made.stage.open().layers[0].lowers
+    (made.pool.tree(name) / "weight").write_bytes(b"x" * 1_000_000)
+    alone = measure(store)
+    (row,) = alone.sessions
+    assert row.parts["layers"].disk > 1_000_000
+    assert (row.with_others.disk, alone.common["layers"].disk < 100_000) == (0, True)
+    assert row.total.disk == sum(part.disk for part in row.parts.values())
+
+    (store.directory(fork) / "layers").mkdir(parents=True)
+    shutil.copyfile(made.directory / "layers/layers.json", store.directory(fork) / "layers/layers.json")
+    shared = measure(store)
+    rows = {each.session: each for each in shared.sessions}
+    for session in (made.id, fork):
+        assert rows[session].parts["layers"].disk < 1_000_000 < rows[session].with_others.disk
+    assert shared.common["layers"].disk > 1_000_000
+    everything = [each.total.disk for each in shared.sessions] + [each.disk for each in shared.common.values()]
+    assert shared.total.disk == sum(everything)
+    assert measure(store, fork).sessions[0].with_others.disk == rows[fork].with_others.disk
 
 
 def test_a_fork_is_checked_with_what_it_took_over_from_its_origin(store: Store, session: KeptSession) -> None:
