@@ -62,7 +62,7 @@ def tar_curve(work: Path, rounds: int = 7) -> list[tuple[float, float]]:
     return found
 
 
-async def by_keeper(repository: Path, home: Path, rounds: int = 9) -> tuple[float, float]:
+async def by_keeper(repository: Path, home: Path, rounds: int = 25) -> tuple[float, float]:
     """p50 in ms of taking in 100 changed files by this process, and by the keeper."""
     async with housed(repository, home) as (housing, _):
         await housing.box()
@@ -72,9 +72,9 @@ async def by_keeper(repository: Path, home: Path, rounds: int = 9) -> tuple[floa
         files(upper, checkpoints.CHANGED, 3000)
         taken: dict[bool, list[float]] = {True: [], False: []}
         with tempfile.TemporaryDirectory(dir=home) as place, Log(Path(place) / "log", writable=True) as log:
-            for local in (True, False):
-                state = State()
-                for number in range(rounds + 1):
+            states = {True: State(), False: State()}
+            for number in range(rounds + 1):
+                for local, state in states.items():
                     for path in upper.glob("d*/f*"):
                         path.write_bytes(b"%d %r " % (number, local) * 300)
                     capture = Capture(upper, log, workspace._keeper, settle=False, local=local)
