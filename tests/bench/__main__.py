@@ -147,7 +147,7 @@ def main() -> int:
     parser.add_argument("--home", type=Path, help="FUMEHOOD_HOME with the image's cache")
     asked = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 120)
-    for package in ("runner", "sandbox"):  # as installed: where Python writes no bytecode, it would be made at each start
+    for package in ("runner", "sandbox"):  # where Python writes no bytecode, each start would make it
         compileall.compile_dir(Path(__file__).parents[2] / package, quiet=2)
     with tempfile.TemporaryDirectory(prefix="fumehood-bench-") as work:
         figures = measure(Path(work), asked.home or Path(work) / "home", console)
