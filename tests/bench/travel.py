@@ -154,6 +154,10 @@ def measure(work: Path, home: Path, small: Path, large: Path) -> list[Figure]:
             others="E2B: source paused",
         ),
         Figure(
+            name="what the forks took on the disk", value=float(forks["MB more"]), unit="MB", floor=300,
+            floor_name="what was written", wanted=0.1,
+        ),
+        Figure(
             name="the same, until its own box answers", value=float(forks["answers"]), unit="ms", wanted=600,
         ),
         Figure(
