@@ -8,14 +8,14 @@ the keeper. The tree may be written beside it: a file that changes while it is r
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sandbox.keeper import Keeper, KeptTree
+from sandbox.keeper import Keeper
+from sandbox.kepttree import KeptTree
 from sandbox.states import Delta, Payload, Row, State
 from sandbox.store import AT_ONCE, Store
 from sandbox.trees import Entry, file_chunks
@@ -230,10 +230,7 @@ class Capture:
         """All beneath a directory that this process may not enter."""
         tree, changed = self._tree(), []
         try:
-            top = [] if path else [tree.stat(b"")]
-            for entry in itertools.chain(top, tree.below(os.fsencode(path))):
-                if entry is None:
-                    raise UnsteadyError(path)
+            for entry in tree.below(os.fsencode(path), top=not path):
                 name = os.fsdecode(entry.path)
                 if self._skip is not None and self._skip(name):
                     self.skipped = True

@@ -12,18 +12,16 @@ import os
 import socket
 import struct
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 from sandbox import wire
 from sandbox.containers import ContainerSpec, session_labels
 from sandbox.engine import Engine
 from sandbox.errors import BoxLostError, BoxStartError, ProtocolError, WorkspaceError
 from sandbox.spec import Mount, Owner
-from sandbox.trees import Entry, LocalTree, Tree
 
 LAYERS = PurePosixPath("/layers")
 ROOTS = PurePosixPath("/roots")
@@ -32,6 +30,7 @@ _CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
 _SECONDS = 120.0
 _MEMORY = 512 << 20
 _HEAD = struct.Struct(">BxxxL")
+Answer: TypeAlias = tuple[dict[str, Any], bytes]
 _ERRNOS = {
     wire.PathCode.NOT_FOUND: errno.ENOENT,
     wire.PathCode.NOT_DIRECTORY: errno.ENOTDIR,
@@ -53,7 +52,7 @@ class KeeperImage:
 
 
 class Keeper:
-    """The controller's end. Requests go one by one; safe to use from several threads. `image` is
+    """The controller's end. Safe to use from several threads. `image` is
     called once, when the container is first needed. Close it: the container goes.
     """
 
@@ -85,6 +84,8 @@ class Keeper:
         self._frames: list[tuple[dict[str, Any], bytes]] = []
         self._raw = b""
         self._stream = -1
+        self._asked: dict[int, str] = {}
+        self._answers: dict[int, Answer | OSError] = {}
 
     @property
     def available(self) -> bool:
@@ -129,9 +130,15 @@ class Keeper:
         """Remove a path of the layers with all beneath it."""
         self.request("remove", path=self.place(path))
 
-    def request(self, kind: str, **arguments: Any) -> tuple[dict[str, Any], bytes]:
+    def request(self, kind: str, **arguments: Any) -> Answer:
         """One request and its answer. Raises OSError as the call itself would have, WorkspaceError where
         no keeper can be had, BoxStartError, BoxLostError, ProtocolError.
+        """
+        return self.answer(self.ask(kind, **arguments))
+
+    def ask(self, kind: str, **arguments: Any) -> int:
+        """Send a request, and what to get its answer with, which whoever asks must do. A few may be on their way, of
+        no more than a frame together. Raises as `request`, but for OSError.
         """
         with self._lock:
             if self._socket is None:
@@ -141,13 +148,35 @@ class Keeper:
             frame = wire.encode({"t": "open", "s": self._stream, "k": kind}, json.dumps(arguments).encode("ascii"))
             try:
                 self._socket.sendall(frame)
-                return self._answer(self._stream, str(arguments.get("path", "")))
-            except (OSError, wire.WireError) as error:
-                if isinstance(error, wire.WireError) or error.filename is None:
-                    self._socket.close()
-                    self._socket = None
-                    raise BoxLostError(f"the keeper is gone: {error}") from error
-                raise
+            except OSError as error:
+                raise self._lost(error) from error
+            self._asked[self._stream] = str(arguments.get("path", ""))
+            return self._stream
+
+    def answer(self, asked: int) -> Answer:
+        """The answer to what was asked. Raises as `request`."""
+        with self._lock:
+            try:
+                while asked in self._asked:
+                    stream, path = next(iter(self._asked.items()))  # they are answered in their order
+                    self._answers[stream] = self._next(stream, path)
+                    del self._asked[stream]
+            except (OSError, wire.WireError, ProtocolError) as error:
+                raise self._lost(error) from error
+            found = self._answers.pop(asked, None)
+        if found is None:
+            raise BoxLostError("the keeper is gone")
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    def _lost(self, error: Exception) -> Exception:
+        """Nothing more can be had of this one."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        self._asked.clear()
+        return error if isinstance(error, ProtocolError) else BoxLostError(f"the keeper is gone: {error}")
 
     def _local_mounts(self) -> tuple[Mount, ...]:
         roots = (Mount(volume=str(root), at=ROOTS / name, read_only=True) for name, root in self._roots.items())
@@ -156,7 +185,7 @@ class Keeper:
             return (Mount(volume=str(self._layers), at=LAYERS), Mount(volume=str(self._frozen), at=FROZEN), *roots)
         return (Mount(volume=str(self._layers), at=LAYERS), *roots)
 
-    def _answer(self, stream: int, path: str) -> tuple[dict[str, Any], bytes]:
+    def _next(self, stream: int, path: str) -> Answer | OSError:
         data = b""
         while True:
             header, payload = self._frame()
@@ -171,7 +200,7 @@ class Keeper:
                     return header.get("r", {}), data
                 case "fail":
                     code = _ERRNOS.get(header["code"], errno.EIO)
-                    raise OSError(code, os.strerror(code), path)
+                    return OSError(code, os.strerror(code), path)
                 case _:
                     raise ProtocolError("the keeper makes no sense")
 
@@ -225,168 +254,3 @@ class Keeper:
             raise BoxStartError(f"the keeper did not start: {error}") from error
         if header["t"] != "hello" or header["wire"] != wire.WIRE:
             raise ProtocolError("the keeper speaks another wire")
-
-
-class KeptTree:
-    """A Tree that is read by this process where it may, by the keeper where it may not. `local` False:
-    it lies on the engine's machine.
-    """
-
-    def __init__(self, top: Path, keeper: Keeper, *, local: bool = True) -> None:
-        self._local: Tree = LocalTree(top) if local else _Elsewhere()
-        self._top = top
-        self._keeper = keeper
-
-    def close(self) -> None:
-        """Give the descriptor back; the keeper stays."""
-        if isinstance(self._local, LocalTree):
-            self._local.close()
-
-    def scan(self, path: bytes) -> list[Entry]:
-        """What a directory holds, sorted by name."""
-        try:
-            return self._local.scan(path)
-        except PermissionError:
-            return sorted(self._scan(path), key=lambda entry: entry.path)
-
-    def below(self, path: bytes) -> Iterator[Entry]:
-        """All beneath a directory, each directory before what it holds; of the keeper at one go where it fits."""
-        try:
-            entries = self._local.scan(path)
-        except PermissionError:
-            result, data = self._keeper.request("below", path=self._place(path))
-            if result["whole"]:
-                prefix = path + b"/" if path else b""
-                yield from (_entry(prefix + os.fsencode(row[0]), row) for row in json.loads(data))
-                return
-            entries = sorted(self._scan(path), key=lambda entry: entry.path)
-        for entry in entries:
-            yield entry
-            if entry.is_directory:
-                yield from self.below(entry.path)
-
-    def stat(self, path: bytes) -> Entry | None:
-        """Lstat; None where nothing is."""
-        try:
-            return self._local.stat(path)
-        except PermissionError:
-            pass
-        try:
-            _, data = self._keeper.request("stat", path=self._place(path))
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                return None
-            raise
-        return _entry(path, json.loads(data))
-
-    def chunks(self, path: bytes, limit: int | None = None) -> Iterator[bytes | int]:
-        """A file's content in pieces; holes as numbers."""
-        pieces = self._local.chunks(path, limit)
-        try:
-            first = next(pieces, None)
-        except PermissionError:
-            yield from self._chunks(path, limit)
-            return
-        if first is not None:
-            yield first
-            yield from pieces
-
-    def readlink(self, path: bytes) -> bytes:
-        """A link's text."""
-        try:
-            return self._local.readlink(path)
-        except PermissionError:
-            return self._keeper.request("readlink", path=self._place(path))[1]
-
-    def attributes(self, path: bytes) -> dict[str, bytes]:
-        """Attributes of the user namespace."""
-        try:
-            return self._local.attributes(path)
-        except PermissionError:
-            _, data = self._keeper.request("attributes", path=self._place(path))
-            return {name: bytes.fromhex(value) for name, value in json.loads(data).items()}
-
-    def wholes(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, dict[str, bytes], bytes | None]]:
-        """Each file with its attributes and content, by the keeper and many at one go; None where it is not small, has
-        holes, or cannot be read so.
-        """
-        waiting = deque(entries)
-        while waiting:
-            paths, size = [], 0
-            for entry in waiting:
-                paths.append(self._place(entry.path))
-                size += len(json.dumps(paths[-1])) + 2
-                if size > wire.PAYLOAD // 2:
-                    break
-            result, data = self._keeper.request("take", paths=paths)
-            at = int(result["head"])
-            for row in json.loads(data[:at]):
-                entry = waiting.popleft()
-                if row is None:
-                    yield entry, {}, None
-                    continue
-                yield entry, {name: bytes.fromhex(value) for name, value in row[0].items()}, data[at : at + row[1]]
-                at += row[1]
-
-    def _place(self, path: bytes) -> str:
-        return self._keeper.place(self._top) + ("/" + os.fsdecode(path) if path else "")
-
-    def _scan(self, path: bytes) -> Iterator[Entry]:
-        start, prefix = 0, path + b"/" if path else b""
-        while True:
-            result, data = self._keeper.request("scan", path=self._place(path), start=start)
-            for row in json.loads(data):
-                yield _entry(prefix + os.fsencode(row[0]), row)
-            start = result["next"]
-            if not start:
-                return
-
-    def _chunks(self, path: bytes, limit: int | None) -> Iterator[bytes | int]:
-        offset = 0
-        while limit is None or offset < limit:
-            result, data = self._keeper.request("read", path=self._place(path), offset=offset)
-            piece: bytes | int = data or int(result["hole"])
-            if not piece:
-                return
-            length = piece if isinstance(piece, int) else len(piece)
-            if limit is not None and length > limit - offset:
-                length = limit - offset
-                piece = length if isinstance(piece, int) else piece[:length]
-            yield piece
-            offset += length
-
-
-class _Elsewhere:
-    """A Tree of which this process may read nothing."""
-
-    def scan(self, path: bytes) -> list[Entry]:
-        raise PermissionError(errno.EACCES, "elsewhere", path)
-
-    def stat(self, path: bytes) -> Entry | None:
-        raise PermissionError(errno.EACCES, "elsewhere", path)
-
-    def chunks(self, path: bytes, limit: int | None = None) -> Iterator[bytes | int]:
-        raise PermissionError(errno.EACCES, "elsewhere", path)
-        yield limit or 0
-
-    def readlink(self, path: bytes) -> bytes:
-        raise PermissionError(errno.EACCES, "elsewhere", path)
-
-    def attributes(self, path: bytes) -> dict[str, bytes]:
-        raise PermissionError(errno.EACCES, "elsewhere", path)
-
-
-def _entry(path: bytes, row: list[Any]) -> Entry:
-    mode, size, mtime_ns, ctime_ns, inode, device, uid, gid, links = (int(value) for value in row[1:10])
-    return Entry(
-        path=path,
-        mode=mode,
-        size=size,
-        mtime_ns=mtime_ns,
-        ctime_ns=ctime_ns,
-        inode=inode,
-        device=device,
-        uid=uid,
-        gid=gid,
-        links=links,
-    )

@@ -15,7 +15,8 @@ from typing import Any
 
 from sandbox.errors import StoreError, WorkspaceError
 from sandbox.intents import RESTORE, Intent
-from sandbox.keeper import Keeper, KeptTree
+from sandbox.keeper import Keeper
+from sandbox.kepttree import KeptTree
 from sandbox.pool import Pool
 from sandbox.states import Delta, Frozen, Payload, State, decode, encode, flatten, update, whole
 from sandbox.store import Store

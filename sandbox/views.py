@@ -21,7 +21,8 @@ from sandbox.errors import DiskFullError, StoreError, WorkspaceError
 from sandbox.gitdir import is_git_dir
 from sandbox.gitrefs import RefMove, ref_moves
 from sandbox.held import HeldBack
-from sandbox.keeper import Keeper, KeptTree
+from sandbox.keeper import Keeper
+from sandbox.kepttree import KeptTree
 from sandbox.layers import REMADE, Layer
 from sandbox.manifest import Drifted, Manifest
 from sandbox.places import Places

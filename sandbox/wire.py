@@ -197,7 +197,11 @@ class Decoder:
                 self._header = header
             if len(buffer) - at < self._want:
                 break
-            frames.append((header, bytes(buffer[at : at + self._want]) if self._want else b""))
+            if self._want:
+                with memoryview(buffer) as seen:
+                    frames.append((header, seen[at : at + self._want].tobytes()))
+            else:
+                frames.append((header, b""))
             at += self._want
             self._header = None
         del buffer[:at]

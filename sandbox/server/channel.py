@@ -21,6 +21,14 @@ HOLD = 0.004  # a "started" waits so long for company: most commands end before
 PIPE_SIZE = 1031  # fcntl F_SETPIPE_SZ
 
 
+def widen(pipe: int) -> None:
+    """Have a pipe hold all that may be on its way in one stream, where the kernel lets it."""
+    try:
+        fcntl.fcntl(pipe, PIPE_SIZE, WINDOW)
+    except OSError:
+        return
+
+
 class Channel:
     """Frames in and out."""
 
@@ -37,10 +45,7 @@ class Channel:
         """Start to listen."""
         for fd in (0, 1):
             os.set_blocking(fd, False)
-            try:
-                fcntl.fcntl(fd, PIPE_SIZE, WINDOW)
-            except OSError:
-                continue
+            widen(fd)
         self.loop.watch(0, EPOLLIN, self._on_input)
 
     def control(self, frame: bytes, stream: int = 0, *, hold: bool = False) -> None:

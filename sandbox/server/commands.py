@@ -6,6 +6,7 @@ import os
 import time
 
 from sandbox.server import files, job, processes
+from sandbox.server.channel import widen
 from sandbox.server.files import RefusedError
 from sandbox.server.output import BLOCK, Capture, read_some
 from sandbox.wire import STDERR, STDOUT, PathCode
@@ -92,6 +93,7 @@ class Command:
                 given[0], self._input = os.pipe2(os.O_CLOEXEC)
                 theirs.append(given[0])
                 os.set_blocking(self._input, False)
+                widen(self._input)
             for channel in (STDOUT,) if request.get("merge") else (STDOUT, STDERR):
                 reading, writing = os.pipe2(os.O_CLOEXEC)
                 theirs.append(writing)

@@ -5,7 +5,9 @@ within the first window of credit. No command of anybody's runs here.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import stat
@@ -27,8 +29,10 @@ _TOPS = (b"/layers/", b"/frozen/", b"/roots/")
 _MOST = wire.WINDOW - wire.PAYLOAD
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_DEPTH = 1000
-# Of one answer that holds a whole tree: entries, the bytes of each, and how deep they lie.
-_FLAT_ROWS, _FLAT_LENGTH, _FLAT_DEPTH = 500, _MOST // 501, 40
+# Of one answer that holds a whole tree: entries, and how deep they lie.
+_FLAT_ROWS, _FLAT_DEPTH = 500, 40
+# More than a row of `take` needs that tells of no attributes.
+_ROW = 32
 
 
 class RefusedError(Exception):
@@ -94,28 +98,31 @@ def scan(args: Args) -> Answer:
 
 
 def below(args: Args) -> Answer:
-    """All that lies beneath a directory, paths from there, each directory before what it holds; `whole` 0 and
-    nothing where it is too much for one answer, or cannot be read.
+    """All that lies beneath a directory, paths from there, each directory before what it holds, and with `top` itself
+    first, of no name; `whole` 0 and nothing where it is too much for one answer, or cannot be read.
     """
     directory = open_path(checked(args["path"]), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    rows: list[str] = []
+    rows: list[list[Any]] = []
     try:
+        if args["top"]:
+            rows.append(row(b"", os.fstat(directory)))
         gather(directory, b"", rows, 0)
     except (OSError, RefusedError):
         return {"whole": 0}, b"[]"
     finally:
         os.close(directory)
-    return {"whole": 1}, ("[" + ",".join(rows) + "]").encode("ascii")
+    told = json.dumps(rows).encode("ascii")
+    return ({"whole": 1}, told) if len(told) <= _MOST else ({"whole": 0}, b"[]")
 
 
-def gather(directory: int, prefix: bytes, rows: list[str], depth: int) -> None:
+def gather(directory: int, prefix: bytes, rows: list[list[Any]], depth: int) -> None:
     """Add what an open directory holds. RefusedError where it becomes too much."""
     if depth > _FLAT_DEPTH:
         raise RefusedError(wire.PathCode.TOO_LARGE)
-    for name in sorted(os.fsencode(name) for name in os.listdir(directory)):
+    for name in sorted(map(os.fsencode, os.listdir(directory))):
         seen = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        rows.append(json.dumps(row(prefix + name, seen)))
-        if len(rows) > _FLAT_ROWS or len(rows[-1]) > _FLAT_LENGTH:
+        rows.append(row(prefix + name, seen))
+        if len(rows) > _FLAT_ROWS:
             raise RefusedError(wire.PathCode.TOO_LARGE)
         if stat.S_ISDIR(seen.st_mode):
             child = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
@@ -192,7 +199,7 @@ def take(args: Args) -> Answer:
     """Small files at one go, as many of `paths` as fit, one at least: a JSON list of [attributes, length] of `head`
     bytes, then their contents. null for what is no small file without holes, or cannot be read.
     """
-    rows: list[str] = []
+    rows: list[list[Any] | None] = []
     contents: list[bytes] = []
     size, above, directory = 2, b"", -1
     try:
@@ -203,18 +210,17 @@ def take(args: Args) -> Answer:
                     os.close(directory)
                 above, directory = parent, folder(parent)
             found, data = whole(directory, name)
-            line = "null" if found is None else json.dumps([found, len(data)])
-            size += len(line) + 1 + len(data)
+            size += _ROW + (len(json.dumps(found)) if found else 0) + len(data)
             if size > _MOST:
                 if rows:
                     break
-                line, data = "null", b""
-            rows.append(line)
+                found, data = None, b""
+            rows.append(None if found is None else [found, len(data)])
             contents.append(data)
     finally:
         if directory >= 0:
             os.close(directory)
-    head = ("[" + ",".join(rows) + "]").encode("ascii")
+    head = json.dumps(rows).encode("ascii")
     return {"head": len(head)}, head + b"".join(contents)
 
 
@@ -351,6 +357,9 @@ def write_all(data: bytes) -> None:
 
 def main() -> int:
     """Serve until the pipe ends."""
+    for pipe in (0, 1):  # an answer fits, so that the next is read while it goes
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, wire.WINDOW)
     decoder = wire.Decoder()
     write_all(wire.encode({"t": "hello", "wire": wire.WIRE, "features": ["keeper"]}))
     while True:

@@ -11,13 +11,14 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from sandbox.authority import Authority
 from sandbox.box import ContainerBox
+from sandbox.containers import ContainerSpec, session_labels
 from sandbox.egress import Egress
 from sandbox.engine import Engine
 from sandbox.leaving import Way
@@ -34,12 +35,16 @@ PEER = Path(__file__).with_name("network_peer.py")
 BULK = 128 << 20
 LARGE = 1 << 30
 TIMES = 300
+MANY = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """Rates in MB/s, times in ms, `memory` in MB."""
+    """Rates in MB/s, times in ms, `memory` in MB; `failed`: connections, of MANY at once. `bare`: bytes through the
+    attach socket of a container that runs nothing of ours.
+    """
 
+    bare: float
     raw: float
     passed: float
     inspected: float
@@ -48,6 +53,7 @@ class Network:
     small_inspected: float
     calls: list[float]
     memory: float
+    failed: int
 
     @property
     def call_p95(self) -> float:
@@ -99,13 +105,15 @@ async def _measure(engine: Engine, image: str, toolbox: Toolbox, scratch: Path) 
             )
             way = Way(TableJudge(allowed={"127.0.0.1"}))
             async with _opened(engine, image, toolbox, scratch, way=way, pem=world.certificate) as box:
-                raw = median([await _raw(box) for _ in range(3)])
+                pairs = [(await asyncio.to_thread(_bare, engine, image), await _raw(box)) for _ in range(5)]
+                bare, raw = (median(column) for column in zip(*pairs, strict=True))
                 passed = median([await _fetch(box, port, BULK) for _ in range(3)])
                 small_passed = await _small(box, port)
                 before = _resident()
                 fetching = asyncio.create_task(_fetch(box, port, LARGE))
                 calls = await _calls_during(box, fetching)
                 memory = _resident() - before
+                failed = int(await _asked(box, port, "many", MANY))
             way = Way(TableJudge(allowed={"127.0.0.1"}, scheme="inspected"), authority=session, trust=trust)
             async with _opened(engine, image, toolbox, scratch, way=way, pem=session.certificate) as box:
                 inspected = median([await _fetch(box, port, BULK) for _ in range(3)])
@@ -114,6 +122,7 @@ async def _measure(engine: Engine, image: str, toolbox: Toolbox, scratch: Path) 
             server.kill()
             server.communicate()
     return Network(
+        bare=bare,
         raw=raw,
         passed=passed,
         inspected=inspected,
@@ -122,7 +131,39 @@ async def _measure(engine: Engine, image: str, toolbox: Toolbox, scratch: Path) 
         small_inspected=small_inspected,
         calls=calls,
         memory=memory,
+        failed=failed,
     )
+
+
+def _bare(engine: Engine, image: str) -> float:
+    """As many bytes into the standard input of a container without anything of ours, by the same engine's socket."""
+    script = f"head -c {BULK} >/dev/null; echo done"
+    container = engine.containers.create(
+        ContainerSpec(
+            image=image,
+            command=("/bin/sh", "-c", script),
+            labels=session_labels("bench"),
+            mounts=(),
+            capabilities=(),
+            security_opt=("no-new-privileges",),
+            stdin=True,
+            hostname="bare",
+            pids=64,
+            memory=512 << 20,
+        )
+    )
+    try:
+        with closing(engine.containers.attach(container)) as attached:
+            engine.containers.start(container)
+            attached.settimeout(60)
+            block = bytes(1 << 20)
+            began = time.perf_counter()
+            for _ in range(BULK >> 20):
+                attached.sendall(block)
+            assert attached.recv(1000)
+            return BULK / (time.perf_counter() - began) / 1e6
+    finally:
+        engine.containers.remove(container, force=True)
 
 
 async def _raw(box: ContainerBox) -> float:
@@ -150,9 +191,13 @@ async def _fetch(box: ContainerBox, port: int, size: int) -> float:
 
 
 async def _small(box: ContainerBox, port: int) -> float:
-    text, end = await run(box, f"python3 /tmp/peer.py ask 127.0.0.1 {port} {TIMES} {PROXY_PORT} /tmp/trusted.pem")
+    return float(await _asked(box, port, "ask", TIMES))
+
+
+async def _asked(box: ContainerBox, port: int, order: str, count: int) -> str:
+    text, end = await run(box, f"python3 /tmp/peer.py {order} 127.0.0.1 {port} {count} {PROXY_PORT} /tmp/trusted.pem")
     assert end.code == 0, text
-    return float(text)
+    return text.splitlines()[-1]
 
 
 async def _calls_during(box: ContainerBox, fetching: asyncio.Task[float]) -> list[float]:

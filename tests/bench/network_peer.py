@@ -1,5 +1,7 @@
 """Both ends beside the way out, standard library only. `serve PEM`: HTTP and HTTPS on ports that are printed, answering
 `/N` with N bytes. `ask HOST PORT TIMES PROXY_PORT PEM`: the median milliseconds of small requests on a kept connection.
+`many HOST PORT COUNT PROXY_PORT PEM`: of so many connections that are open at once, each with a request, those that
+failed.
 """
 
 import http.client
@@ -49,13 +51,44 @@ def serve(pem: str) -> None:
     sys.stdin.read()
 
 
-def ask(host: str, port: int, times: int, proxy: int, pem: str) -> None:
+def connect(host: str, port: int, proxy: int, pem: str) -> http.client.HTTPSConnection:
     context = ssl.create_default_context(cafile=pem)
-    if proxy:
-        connection = http.client.HTTPSConnection("127.0.0.1", proxy, context=context)
-        connection.set_tunnel(host, port)
-    else:
-        connection = http.client.HTTPSConnection(host, port, context=context)
+    if not proxy:
+        return http.client.HTTPSConnection(host, port, context=context)
+    connection = http.client.HTTPSConnection("127.0.0.1", proxy, context=context)
+    connection.set_tunnel(host, port)
+    return connection
+
+
+def many(host: str, port: int, count: int, proxy: int, pem: str) -> None:
+    """Each stays open until all have had their answer."""
+    together, done = threading.Barrier(count, timeout=120), []
+
+    def one() -> None:
+        connection = connect(host, port, proxy, pem)
+        try:
+            connection.connect()
+            together.wait()
+            connection.request("GET", "/65536")
+            if len(connection.getresponse().read()) == 65536:
+                together.wait()
+                done.append(connection)
+        except (OSError, http.client.HTTPException, threading.BrokenBarrierError) as error:
+            print(repr(error), file=sys.stderr)
+            together.abort()
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=one) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(count - len(done))
+
+
+def ask(host: str, port: int, times: int, proxy: int, pem: str) -> None:
+    connection = connect(host, port, proxy, pem)
     took = []
     for _ in range(times):
         began = time.perf_counter()
@@ -69,4 +102,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(sys.argv[2])
     else:
-        ask(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])
+        order = {"ask": ask, "many": many}[sys.argv[1]]
+        order(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])

@@ -62,7 +62,7 @@ def tar_curve(work: Path, rounds: int = 7) -> list[tuple[float, float]]:
     return found
 
 
-async def by_keeper(repository: Path, home: Path, rounds: int = 9) -> tuple[float, float]:
+async def by_keeper(repository: Path, home: Path, rounds: int = 25) -> tuple[float, float]:
     """p50 in ms of taking in 100 changed files by this process, and by the keeper."""
     async with housed(repository, home) as (housing, _):
         await housing.box()
@@ -72,9 +72,9 @@ async def by_keeper(repository: Path, home: Path, rounds: int = 9) -> tuple[floa
         files(upper, checkpoints.CHANGED, 3000)
         taken: dict[bool, list[float]] = {True: [], False: []}
         with tempfile.TemporaryDirectory(dir=home) as place, Log(Path(place) / "log", writable=True) as log:
-            for local in (True, False):
-                state = State()
-                for number in range(rounds + 1):
+            states = {True: State(), False: State()}
+            for number in range(rounds + 1):
+                for local, state in states.items():
                     for path in upper.glob("d*/f*"):
                         path.write_bytes(b"%d %r " % (number, local) * 300)
                     capture = Capture(upper, log, workspace._keeper, settle=False, local=local)
@@ -152,6 +152,10 @@ def measure(work: Path, home: Path, small: Path, large: Path) -> list[Figure]:
         Figure(
             name="fork of a box with 300 MB written, each", value=float(forks["each"]), unit="ms", wanted=600,
             others="E2B: source paused",
+        ),
+        Figure(
+            name="what the forks took on the disk", value=float(forks["MB more"]), unit="MB", floor=300,
+            floor_name="what was written", wanted=0.1,
         ),
         Figure(
             name="the same, until its own box answers", value=float(forks["answers"]), unit="ms", wanted=600,
