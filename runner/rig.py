@@ -59,7 +59,7 @@ class Rig:
         self._note_start()
         store.save(spec)
         self._way_out: WayOut = import_module("runner.sessions.wayout").WayOut(
-            inspects=enforced.policy.inspects, credentials=self._credentials
+            inspects=enforced.policy.inspects, credentials=self._credentials, limits=lambda: enforced.network_limits
         )
         self.housing: Housing = import_module("runner.sessions.housing").Housing(
             spec,
@@ -199,7 +199,7 @@ class Rig:
             thinking_tokens=spec.thinking_tokens,
         )
         self._going = self._travel(made)
-        self._way_out.begin(made.gate, lambda: self.journal.last_turn)
+        self._way_out.begin(made.gate, lambda: self.journal.last_turn, self.journal.read)
         return made
 
     def _home_files(self) -> Mapping[str, bytes]:

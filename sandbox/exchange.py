@@ -13,7 +13,8 @@ import h11
 
 from sandbox.hosts import PORTS, HostError, Target, authority_of, target_of
 from sandbox.injection import Mask
-from sandbox.leaving import GIVEN_UP, Asked, Client, GoneError, RefusedError, Request, Upstream, Way, why_not
+from sandbox.leaving import Asked, Client, Request, Upstream, Way
+from sandbox.refusals import FORBIDDEN, GIVEN_UP, GoneError, LimitError, RefusedError, why_not
 from sandbox.tunnel import Tunnel
 from sandbox.wire import PAYLOAD
 
@@ -61,6 +62,7 @@ class Talk:
         self._client = client
         self._within = within
         self._server = h11.Connection(h11.SERVER, max_incomplete_event_size=way.bounds.head_size)
+        self._bodiless = False
         self._upstream: Upstream | None = None
         self._there: h11.Connection | None = None
 
@@ -106,8 +108,10 @@ class Talk:
         """The answer to what does not leave, and the end of the connection: what the client still sends goes unread."""
         if self._server.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             return
+        self._client.tally = None  # our own words are on no account
         text = f"fumehood: {' '.join(refused.reason.split())}\n".encode("ascii", "backslashreplace")
-        reason = text.strip()[:REASON] if refused.status == 403 else b""
+        told = refused.status == FORBIDDEN or isinstance(refused, LimitError)
+        reason = text.strip()[:REASON] if told else b""
         headers = [(b"Content-Type", b"text/plain"), (b"Content-Length", b"%d" % len(text)), (b"Connection", b"close")]
         with suppress(h11.LocalProtocolError):
             await self._send(h11.Response(status_code=refused.status, headers=headers, reason=reason))
@@ -156,6 +160,7 @@ class Talk:
         headers, socket = checked(event)
         scheme = ("wss" if socket else "https") if self._secure else ("ws" if socket else "http")
         method = event.method.decode("ascii")
+        self._bodiless = method == "HEAD"
         request = Request(host=target.host, port=target.port, scheme=scheme, method=method, path=target.path)
         asked = await self._way.ask(self._client, request)
         injection = asked.ruling.injection if self._secure and not socket else None
@@ -164,16 +169,19 @@ class Talk:
             raise RefusedError(why)
         end = {"failure": GIVEN_UP}
         try:
-            upstream, there = await self._reach(asked)
-            headers = headers if injection is None else injection.into(headers)
-            headers = [(b"Host", target.authority.encode("ascii")), *headers]
-            sent = h11.Request(method=event.method, target=target.path.encode("ascii"), headers=headers)
-            upstream.writer.write(there.send(sent) or b"")
-            if socket:
-                await self._next()
-                upstream.writer.write(there.send(h11.EndOfMessage()) or b"")
-            mask = Mask(() if injection is None else injection.secrets)
-            await self._pass(upstream, there, socket=socket, mask=mask)
+            async with asked.in_time():
+                if asked.tally is not None:
+                    asked.tally.declare(_length(event.headers))
+                upstream, there = await self._reach(asked)
+                headers = headers if injection is None else injection.into(headers)
+                headers = [(b"Host", target.authority.encode("ascii")), *headers]
+                sent = h11.Request(method=event.method, target=target.path.encode("ascii"), headers=headers)
+                upstream.writer.write(there.send(sent) or b"")
+                if socket:
+                    await self._next()
+                    upstream.writer.write(there.send(h11.EndOfMessage()) or b"")
+                mask = Mask(() if injection is None else injection.secrets)
+                await self._pass(upstream, there, socket=socket, mask=mask)
             end = {}
         except RefusedError as refused:
             end = why_not(refused)
@@ -214,7 +222,9 @@ class Talk:
             if up is not None:
                 if self._server.their_state is h11.SEND_BODY:
                     up.cancel()
-                await asyncio.gather(up, return_exceptions=True)
+                (ended,) = await asyncio.gather(up, return_exceptions=True)
+                if isinstance(ended, LimitError):
+                    raise ended
         if switched:
             await self._client.write(there.trailing_data[0]) if there.trailing_data[0] else None
             self._client.unread(self._server.trailing_data[0])
@@ -231,13 +241,15 @@ class Talk:
                     event = await self._next()
                     if not isinstance(event, h11.Data | h11.EndOfMessage):
                         raise GoneError
+                    if isinstance(event, h11.Data) and self._client.tally is not None:
+                        self._client.tally.body(len(event.data))
                     if isinstance(event, h11.EndOfMessage):
                         whole, event = True, h11.EndOfMessage()
                     upstream.writer.write(there.send(event) or b"")
                     await upstream.writer.drain()
         finally:
             if not whole:
-                upstream.close()
+                upstream.abort()
 
     async def _down(self, upstream: Upstream, there: h11.Connection, mask: Mask) -> bool:
         """The answer, without what `mask` takes out; True where it switches to another protocol."""
@@ -255,6 +267,8 @@ class Talk:
                 case h11.InformationalResponse():
                     continue
                 case h11.Response():
+                    if self._client.tally is not None and not self._bodiless:
+                        self._client.tally.fits(_length(event.headers))
                     headers = [(mask.whole(name), mask.whole(value)) for name, value in _cleaned(event.headers)]
                     reason = mask.whole(bytes(event.reason))
                     await self._send(h11.Response(status_code=event.status_code, headers=headers, reason=reason))
@@ -314,6 +328,11 @@ def checked(event: h11.Request) -> tuple[Headers, bool]:
 
 def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
     return next((value for key, value in headers if key == name), None)
+
+
+def _length(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """The length that is told, 0 where none is."""
+    return int(_header(headers, b"content-length") or 0)
 
 
 def _listed(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:

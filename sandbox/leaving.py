@@ -9,19 +9,18 @@ import asyncio
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sandbox.errors import SandboxError
 from sandbox.injection import Injection
+from sandbox.metering import Meter, Tally
 from sandbox.reachable import Address, Network, Resolve, resolve, special
+from sandbox.refusals import GoneError, LimitError, RefusedError, why_not
 from sandbox.streams import Stream
 from sandbox.wire import PAYLOAD
-
-FORBIDDEN = 403
-GIVEN_UP = "it was given up"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,29 +115,12 @@ class Bounds:
     head_size: int = 64 << 10
 
 
-class RefusedError(Exception):
-    """A request that does not leave; the sentence is for the client. `status`: of the HTTP answer."""
-
-    def __init__(self, reason: str, *, status: int = FORBIDDEN) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.status = status
-
-
-def why_not(refused: RefusedError) -> dict[str, str]:
-    """What an Outcome says of it: a no, or a failure."""
-    return {"refusal" if refused.status == FORBIDDEN else "failure": refused.reason}
-
-
-class GoneError(Exception):
-    """The client of a connection is gone, or the box with it."""
-
-
 class Client:
-    """A connection's end in the box, as bytes."""
+    """A connection's end in the box, as bytes. `tally`: counts them, once the request that they are of was allowed."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
+        self.tally: Tally | None = None
         self._back: deque[bytes] = deque()
         self._ended = False
         self.sent = 0
@@ -147,6 +129,7 @@ class Client:
 
     def mark(self) -> None:
         """A request begins here."""
+        self.tally = None
         self._marked = (self.sent, self.received)
 
     @property
@@ -154,11 +137,21 @@ class Client:
         """Bytes sent and received since then."""
         return self.sent - self._marked[0], self.received - self._marked[1]
 
+    def _up(self, count: int) -> None:
+        self.sent += count
+        if self.tally is not None:
+            self.tally.up(count)
+
+    def _down(self, count: int) -> None:
+        if self.tally is not None:
+            self.tally.down(count)
+        self.received += count
+
     async def read(self) -> bytes:
-        """The next bytes, b"" at their end. Raises GoneError."""
+        """The next bytes, b"" at their end. Raises GoneError, LimitError."""
         if self._back:
             data = self._back.popleft()
-            self.sent += len(data)
+            self._up(len(data))
             return data
         while not self._ended:
             try:
@@ -168,7 +161,7 @@ class Client:
             match header["t"]:
                 case "data":
                     if payload:
-                        self.sent += len(payload)
+                        self._up(len(payload))
                         return payload
                 case "end":
                     self._ended = True
@@ -180,17 +173,17 @@ class Client:
         """Have these bytes come (again) next."""
         if data:
             self._back.appendleft(data)
-            self.sent -= len(data)
+            self._up(-len(data))
 
     async def write(self, data: bytes) -> None:
-        """Send, waiting for credit. Raises GoneError."""
+        """Send, waiting for credit. Raises GoneError, LimitError."""
+        self._down(len(data))
         try:
             await self.stream.send(data)
         except SandboxError as error:
             raise GoneError from error
         if self.stream.closed:
             raise GoneError
-        self.received += len(data)
 
     def end(self) -> None:
         """Nothing more is sent."""
@@ -216,6 +209,10 @@ class Upstream:
         """Drop it."""
         self.writer.close()
 
+    def abort(self) -> None:
+        """Drop it now, whatever is still to be said."""
+        self.writer.transport.abort()
+
 
 @dataclass(slots=True, kw_only=True)
 class Asked:
@@ -226,11 +223,24 @@ class Asked:
     ruling: Ruling
     client: Client
     monotonic: Callable[[], float]
+    tally: Tally | None = None
     began: float = 0.0
     _told: bool = False
 
     def __post_init__(self) -> None:
         self.began = self.monotonic()
+
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """For no longer than limits let a request take. Raises LimitError."""
+        assert self.tally is not None
+        try:
+            async with asyncio.timeout(self.tally.seconds) as clock:
+                yield
+        except TimeoutError as error:
+            if clock.expired():
+                raise self.tally.late() from error
+            raise
 
     def close(self, refusal: str = "", *, failure: str = "") -> None:
         """It is over."""
@@ -272,9 +282,11 @@ class Way:
         authority: Certifies | None = None,
         trust: ssl.SSLContext | None = None,
         resolver: Resolve = resolve,
+        meter: Meter | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.bounds = bounds or Bounds()
+        self._meter = meter or Meter()
         self.judge = judge
         self.authority = authority
         self._trust = trust
@@ -282,12 +294,18 @@ class Way:
         self._monotonic = monotonic
 
     async def ask(self, client: Client, request: Request) -> Asked:
-        """The decision. Raises RefusedError, after it was told that it is over."""
+        """The decision, and what limits say. Raises RefusedError, after it was told that it is over."""
         ruling = await self.judge.judge(request)
         asked = Asked(judge=self.judge, request=request, ruling=ruling, client=client, monotonic=self._monotonic)
         if not ruling.allowed:
             asked.close()
             raise RefusedError(ruling.reason)
+        try:
+            asked.tally = client.tally = self._meter.admit(request.host)
+            client.tally.up(client.since[0])
+        except LimitError as limit:
+            asked.close(limit.reason)
+            raise
         return asked
 
     async def connect(self, asked: Asked, *, secure: bool = False) -> Upstream:

@@ -12,9 +12,10 @@ from typing import Protocol
 
 from sandbox.hello import HelloError, HelloReader
 from sandbox.hosts import HostError, host_of
-from sandbox.leaving import GIVEN_UP, Asked, Client, GoneError, RefusedError, Request, Upstream, Way
+from sandbox.leaving import Asked, Client, Request, Upstream, Way
 from sandbox.opened import OpenedClient
 from sandbox.reachable import literal
+from sandbox.refusals import GIVEN_UP, GoneError, RefusedError
 
 SOCKS = 5
 CONNECT = 1
@@ -84,7 +85,8 @@ class Tunnel:
                     await upstream.writer.drain()
             failure = ""
             if not refusal:
-                await self._way.relay(self._client, upstream)
+                async with asked.in_time():
+                    await self._way.relay(self._client, upstream)
         except RefusedError as refused:
             refusal, failure = refused.reason, ""
         finally:

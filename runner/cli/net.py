@@ -49,7 +49,11 @@ def log(
         out_json(rows)
         return
     for row in rows:
-        size = f"{row['sent']} up, {row['received']} down, {row['seconds']:.3f} s" if row["decision"] == "allow" else ""
+        size = (
+            f"{row['sent']} up, {row['received']} down, {row['seconds']:.3f} s"
+            if row["decision"] == "allow" or row["received"]
+            else ""
+        )
         why = row["failure"] or (row["rule"] and f"rule {row['rule']}") or row["reason"]
         line = f"{row['time'][:19]}  {row['decision']:5}  {one_line(row['request'], WIDE)}  {size}".rstrip()
         out(f"{line}  ({one_line(why, WIDE)})")

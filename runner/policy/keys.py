@@ -60,6 +60,15 @@ KEYS = tuple(
         ),
         (How.FIRST, Scope.TIGHTENS, "permissions.defaultMode"),
         (
+            How.FIRST,
+            Scope.TIGHTENS,
+            (
+                "network.limits.up network.limits.down network.limits.requestsPerMinute network.limits.body "
+                "network.limits.seconds network.limits.perHost.up network.limits.perHost.down "
+                "network.limits.perHost.requestsPerMinute"
+            ),
+        ),
+        (
             How.LOCK,
             Scope.TIGHTENS,
             (

@@ -155,7 +155,7 @@ class Settings:
                 continue
             if key.how is How.LOCK:
                 found.append(key.name)
-            elif key.scope is Scope.MANAGED or key.how is How.COMMON or key.name.startswith("limits."):
+            elif key.scope is Scope.MANAGED or key.how is How.COMMON or "limits." in key.name:
                 found.append(f"{key.name}={','.join(sorted(entry.text for entry in entries))}")
         named = [f"{name}=" for name in sorted(self._named) if not self.all(name) and self._by_managed(name)]
         return (*found, *named)

@@ -84,10 +84,30 @@ class Limits(Shape):
     pids: Count | None = None
 
 
+class HostLimits(Shape):
+    """What a session may take of one host: bytes up and down, requests in a minute."""
+
+    up: Size | None = None
+    down: Size | None = None
+    requests_per_minute: Count | None = None
+
+
+class NetworkLimits(HostLimits):
+    """What a session may take of all hosts together, of each (`per_host`), and in each request: bytes of its `body`,
+    `seconds` until it is over. In managed settings nobody may go over them; a repository's only tighten.
+    """
+
+    body: Size | None = None
+    seconds: Annotated[float | int, Field(gt=0)] | None = None
+    per_host: HostLimits = HostLimits()
+
+
 class Network(Shape):
     """What leaves the box. `allow`, `ask` and `deny`: `[METHODS ][scheme://]host[:port][/path][ to RANGES]`. `closed`:
     nothing, whatever a rule says; `strict`: what no rule allows is denied, and nobody is asked.
     """
+
+    limits: NetworkLimits = NetworkLimits()
 
     closed: bool = False
     strict: bool = False

@@ -18,7 +18,7 @@ from runner.policy.environment import overlaid
 from runner.policy.grants import with_grant
 from runner.policy.hiding import hides_logins
 from runner.policy.layers import Settings
-from runner.policy.locks import check_model, check_spec, under_ceilings
+from runner.policy.locks import check_model, check_spec, network_limits, under_ceilings
 from runner.policy.managed import PLACES, Managed, Places, read_managed, stamp
 from runner.policy.policy import Policy
 from runner.policy.rules import Kind, Rule
@@ -110,6 +110,11 @@ class Enforced:
             self._settings, self.environ, home_of(self.environ)
         )
         return found
+
+    @property
+    def network_limits(self) -> Mapping[str, Any]:
+        """What requests of the box may take now: see `runner.policy.locks.NETWORK`."""
+        return network_limits(self._settings)
 
     def begin(self) -> None:
         """The session starts under these managed settings: older ones do not count here any more."""

@@ -8,13 +8,14 @@ trust: beside their image's own, in a file of their memory that no layer holds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from runner.events import Egress, Event
 from sandbox.errors import PathError
 from sandbox.injection import PLACEHOLDER
 from sandbox.spec import Box
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from runner.loop.gate import Gate
     from runner.sessions.credentials import Credential
     from sandbox.authority import Authority
-    from sandbox.egress import Egress
+    from sandbox.egress import Egress as EgressProxy
+    from sandbox.metering import Meter, Quotas
 
 CONNECTIONS = 256
 TRUSTED = PurePosixPath("/run/fumehood-trusted.pem")
@@ -47,16 +49,24 @@ BUNDLES = (
 
 class WayOut:
     """`begin` gives it what decides; nothing passes before. `inspects`: requests inside of TLS are looked into, as they
-    are where there are keys to put into them.
+    are where there are keys to put into them. `limits`: those in force, by the names of `runner.policy.locks.NETWORK`.
     """
 
-    def __init__(self, *, inspects: bool, credentials: tuple[Credential, ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        inspects: bool,
+        credentials: tuple[Credential, ...] = (),
+        limits: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
+        self._limits = limits
+        self._before: Callable[[], Iterable[Event]] = tuple
         self._inspects = inspects or bool(credentials)
         self._credentials = credentials
         self._authority: Authority | None = None
         self._gate: Gate | None = None
         self._turn: Callable[[], int] = int
-        self._egress: Egress | None = None
+        self._egress: EgressProxy | None = None
 
     @property
     def grants(self) -> Mapping[str, Grant]:
@@ -85,9 +95,11 @@ class WayOut:
         if self._egress is not None:
             self._egress.way.authority = made
 
-    def begin(self, gate: Gate, turn: Callable[[], int]) -> None:
-        """From here on the gate decides. `turn`: the number of the one that runs."""
-        self._gate, self._turn = gate, turn
+    def begin(self, gate: Gate, turn: Callable[[], int], before: Callable[[], Iterable[Event]] = tuple) -> None:
+        """From here on the gate decides. `turn`: the number of the one that runs; `before`: what the session's journal
+        holds, of which the requests count.
+        """
+        self._gate, self._turn, self._before = gate, turn, before
 
     async def close(self) -> None:
         """End what is on its way."""
@@ -104,6 +116,31 @@ class WayOut:
             judge = import_module("runner.loop.outward").Outward(
                 self._gate, turn=self._turn, credentials=self._credentials
             )
-            way = import_module("sandbox.leaving").Way(judge, authority=self._authority)
+            way = import_module("sandbox.leaving").Way(judge, authority=self._authority, meter=self._meter())
             self._egress = import_module("sandbox.egress").Egress(way, fault=judge.fault)
         self._egress.accept(stream, arguments)
+
+    def _meter(self) -> Meter:
+        """Counts on from what the session took before, where that matters."""
+        metering = import_module("sandbox.metering")
+
+        def quotas() -> Quotas:
+            wanted = self._limits()
+            parts: dict[str, dict[str, Any]] = {"": {}, "host": {}}
+            for name, value in wanted.items():
+                part, _, key = name.rpartition(".")
+                parts[part][key] = value
+            each = {key: parts[""].pop(key, None) for key in ("body", "seconds")}
+            made: Quotas = metering.Quotas(
+                whole=metering.Quota(**parts[""]), host=metering.Quota(**parts["host"]), **each
+            )
+            return made
+
+        before: dict[str, tuple[int, int]] = {}
+        counted = any(name.endswith(("up", "down")) for name in self._limits())
+        for event in self._before() if counted else ():
+            if isinstance(event.body, Egress):
+                up, down = before.get(event.body.host, (0, 0))
+                before[event.body.host] = (up + event.body.sent, down + event.body.received)
+        made: Meter = metering.Meter(quotas, before=before)
+        return made

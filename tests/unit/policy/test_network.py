@@ -17,8 +17,10 @@ from runner.policy.compose import compose
 from runner.policy.documents import parse
 from runner.policy.grants import offer
 from runner.policy.layers import HOSTS_LOCKED
+from runner.policy.locks import network_limits
 from runner.policy.network import network_pattern, shown
 from runner.policy.policy import Policy, build_policy
+from runner.policy.settings import check_shape
 from tests.support.policies import GROUND, PLACE, joined, loaded
 
 HOSTS = ("a.example", "b.a.example", "example", "10.0.0.1", "::1", "evil.example")
@@ -275,6 +277,22 @@ def test_a_repository_that_is_not_trusted_opens_nothing() -> None:
     ).policy
     assert decided(rules, "https://a.example") is Decision.ASK
     assert decided(rules, "https://b.example") is Decision.DENY
+
+
+def test_managed_limits_are_not_widened_and_a_repository_only_tightens() -> None:
+    def limits(**more: Any) -> dict[str, Any]:
+        return {"network": {"limits": more}}
+
+    sources = (
+        loaded(Source.MANAGED, limits(down="1M", requestsPerMinute=60, perHost={"up": 10})),
+        loaded(Source.USER, limits(down="2M", body="1K", seconds=9, requestsPerMinute=30)),
+        loaded(Source.PROJECT, limits(body=5000, seconds=5, perHost={"up": 99, "down": 7}), repository=True),
+    )
+    for source in sources:
+        check_shape(source.document)
+    found = {"down": 1 << 20, "requests": 30, "body": 1024, "seconds": 5, "host.up": 10, "host.down": 7}
+    assert network_limits(joined(*sources)) == found
+    assert any(lock.startswith("network.limits.down=") for lock in joined(*sources).locks)
 
 
 @pytest.mark.parametrize("mode", list(Mode))
