@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from sandbox.engine import Engine
 
 DRIFT_SHOWN = 100
-SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
 
 class Rig:
@@ -59,7 +58,10 @@ class Rig:
         self._note_start()
         store.save(spec)
         self._way_out: WayOut = import_module("runner.sessions.wayout").WayOut(
-            inspects=enforced.policy.inspects, credentials=self._credentials, limits=lambda: enforced.network_limits
+            inspects=enforced.policy.inspects,
+            credentials=self._credentials,
+            limits=lambda: enforced.network_limits,
+            environ=environ,
         )
         self.housing: Housing = import_module("runner.sessions.housing").Housing(
             spec,
@@ -295,13 +297,7 @@ class Rig:
 
     def _open_journal(self) -> Journal:
         journals = import_module("runner.journal")
-        secrets = journals.Secrets()
-        for name, value in self.environ.items():
-            if any(part in name.upper() for part in SECRET_NAMES):
-                secrets.add(name, value)
-        for number, credential in enumerate(self._credentials):
-            for secret in credential.injection.secrets:
-                secrets.add(credential.variable or f"credential {number + 1}", secret.decode())
+        secrets = import_module("runner.sessions.secrecy").known_secrets(self.environ, self._credentials)
         fresh = not (self.directory / "journal.jsonl").exists()
         opened = journals.Journal.create if fresh else journals.Journal.open
         journal: Journal = opened(self.directory, **({"session": self.spec.session} if fresh else {}), secrets=secrets)

@@ -7,15 +7,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import h11
 
 from sandbox.hosts import PORTS, HostError, Target, authority_of, target_of
 from sandbox.injection import Mask
-from sandbox.leaving import Asked, Client, Request, Upstream, Way
+from sandbox.leaving import Asked, Client, Request, Way
 from sandbox.refusals import FORBIDDEN, GIVEN_UP, GoneError, LimitError, RefusedError, why_not
 from sandbox.tunnel import Tunnel
+from sandbox.upstream import Upstream
 from sandbox.wire import PAYLOAD
 
 HOP = frozenset(
@@ -175,7 +176,7 @@ class Talk:
                 upstream, there = await self._reach(asked)
                 headers = headers if injection is None else injection.into(headers)
                 headers = [(b"Host", target.authority.encode("ascii")), *headers]
-                sent = h11.Request(method=event.method, target=target.path.encode("ascii"), headers=headers)
+                sent = h11.Request(method=event.method, **_written(upstream, target, headers))
                 upstream.writer.write(there.send(sent) or b"")
                 if socket:
                     await self._next()
@@ -202,8 +203,11 @@ class Talk:
         if upstream is not None and there is not None:
             usable = (upstream.host, upstream.port) == (request.host, request.port)
             usable = usable and there.our_state is h11.DONE and there.their_state is h11.DONE
-            usable = usable and not upstream.reader.at_eof() and not asked.ruling.objection(upstream.address)
+            usable = usable and not upstream.reader.at_eof()
+            if upstream.address is not None:
+                usable = usable and not asked.ruling.objection(upstream.address)
             if usable:
+                asked.via = str(upstream.proxy or "")
                 there.start_next_cycle()
                 return upstream, there
             self.drop()
@@ -280,6 +284,15 @@ class Talk:
                     return False
                 case _:
                     raise RefusedError("the answer ended too soon", status=502)
+
+
+def _written(upstream: Upstream, target: Target, headers: Headers) -> dict[str, Any]:
+    """Target and headers as they go on: whole, and with its login, to a proxy that forwards them."""
+    if not upstream.forwards or upstream.proxy is None:
+        return {"target": target.path.encode("ascii"), "headers": headers}
+    login = upstream.proxy.authorization
+    named = f"{target.scheme}://{target.authority}{target.path}".encode("ascii")
+    return {"target": named, "headers": [*headers, *([(b"Proxy-Authorization", login)] if login else [])]}
 
 
 def target_in(event: h11.Request, within: tuple[str, int] | None, *, secure: bool) -> Target:

@@ -17,9 +17,10 @@ from typing import Any, Protocol
 from sandbox.errors import SandboxError
 from sandbox.injection import Injection
 from sandbox.metering import Meter, Tally
-from sandbox.reachable import Address, Network, Resolve, resolve, special
+from sandbox.reachable import Address, Network, Resolve, literal, resolve, special
 from sandbox.refusals import GoneError, LimitError, RefusedError, why_not
 from sandbox.streams import Stream
+from sandbox.upstream import ProxyServer, Route, Upstream, by_proxy, directly, straight
 from sandbox.wire import PAYLOAD
 
 
@@ -70,11 +71,12 @@ class Ruling:
 class Outcome:
     """How a request ended. `refusal`: why it did not leave although it was allowed to; `failure`: why nothing came of
     it (nobody answers there, the client went away). Bytes as they went over the connection; seconds without those
-    that the Judge took.
+    that the Judge took. `via`: the company's proxy that it took.
     """
 
     refusal: str = ""
     failure: str = ""
+    via: str = ""
     sent: int = 0
     received: int = 0
     seconds: float = 0.0
@@ -196,25 +198,6 @@ class Client:
 
 
 @dataclass(slots=True, kw_only=True)
-class Upstream:
-    """A connection to where a request goes."""
-
-    address: Address
-    host: str
-    port: int
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    def close(self) -> None:
-        """Drop it."""
-        self.writer.close()
-
-    def abort(self) -> None:
-        """Drop it now, whatever is still to be said."""
-        self.writer.transport.abort()
-
-
-@dataclass(slots=True, kw_only=True)
 class Asked:
     """One request between its decision and its end, which `close` tells the Judge, once."""
 
@@ -224,6 +207,7 @@ class Asked:
     client: Client
     monotonic: Callable[[], float]
     tally: Tally | None = None
+    via: str = ""
     began: float = 0.0
     _told: bool = False
 
@@ -253,11 +237,19 @@ class Asked:
         outcome = Outcome(
             refusal=refusal,
             failure=failure,
+            via=self.via,
             sent=sent if left else 0,
             received=received if left else 0,
             seconds=seconds if left else 0.0,
         )
         self.judge.ended(self.request, self.ruling, outcome)
+
+
+def trusted_here() -> ssl.SSLContext:
+    """This machine's authorities."""
+    made = ssl.create_default_context()
+    made.set_alpn_protocols(["http/1.1"])
+    return made
 
 
 class Certifies(Protocol):
@@ -271,7 +263,7 @@ class Certifies(Protocol):
 class Way:
     """How a request gets out: asked, resolved, judged again, connected. `authority`: makes the certificates that the
     box is shown where requests inside of TLS are looked into; without one they are not. `trust`: whom servers are
-    believed by, this machine's authorities where None is given.
+    believed by, else what `trusts` gives when it is first needed. `route`: which proxies of a company requests take.
     """
 
     def __init__(
@@ -281,6 +273,8 @@ class Way:
         bounds: Bounds | None = None,
         authority: Certifies | None = None,
         trust: ssl.SSLContext | None = None,
+        trusts: Callable[[], ssl.SSLContext] = trusted_here,
+        route: Route = straight,
         resolver: Resolve = resolve,
         meter: Meter | None = None,
         monotonic: Callable[[], float] = time.monotonic,
@@ -289,7 +283,8 @@ class Way:
         self._meter = meter or Meter()
         self.judge = judge
         self.authority = authority
-        self._trust = trust
+        self._trust, self._trusts = trust, trusts
+        self._route = route
         self._resolve = resolver
         self._monotonic = monotonic
 
@@ -313,26 +308,50 @@ class Way:
         verified. Raises RefusedError, after it was told.
         """
         request, ruling = asked.request, asked.ruling
+        trust = self._secure() if secure else None
         try:
             async with asyncio.timeout(self.bounds.connect):
+                if (proxy := self._route(request.scheme, request.host, request.port)) is not None:
+                    asked.via = str(proxy)
+                    return await self._by_proxy(proxy, request, ruling, trust)
                 addresses = await self._resolve(request.host, request.port)
                 # of several addresses one that is not wanted condemns the name
                 why = next(filter(None, map(ruling.objection, addresses)), "")
                 if not why:
-                    return await _connect(request, addresses, self._secure() if secure else None)
+                    return await directly(request.host, request.port, addresses, trust)
             refused = RefusedError(f"{request.host} is not connected to: {why}")
+        except RefusedError as error:
+            refused = error
         except TimeoutError:
             reason = f"{request.host}:{request.port} did not answer within {self.bounds.connect:g} s"
             refused = RefusedError(reason, status=502)
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:
             refused = RefusedError(f"{request.host}:{request.port} cannot be reached: {error}", status=502)
         asked.close(**why_not(refused))
         raise refused
 
+    async def _by_proxy(
+        self, proxy: ProxyServer, request: Request, ruling: Ruling, trust: ssl.SSLContext | None
+    ) -> Upstream:
+        """By way of a proxy that resolves the name. What cannot be known of its addresses then is not assumed."""
+        address = literal(request.host)
+        why = ruling.objection(address) if address is not None else ""
+        if address is None and ruling.barred:
+            why = f"a rule denies addresses, and which one it has only the proxy {proxy} will know"
+        if why:
+            raise RefusedError(f"{request.host} is not connected to: {why}")
+        return await by_proxy(
+            proxy,
+            request.host,
+            request.port,
+            plain=request.scheme == "http",
+            trust=trust,
+            own=self._secure() if proxy.secure else None,
+        )
+
     def _secure(self) -> ssl.SSLContext:
         if self._trust is None:
-            self._trust = ssl.create_default_context()
-            self._trust.set_alpn_protocols(["http/1.1"])
+            self._trust = self._trusts()
         return self._trust
 
     async def relay(self, client: Client, upstream: Upstream) -> None:
@@ -373,21 +392,3 @@ class Way:
             for task in (*both, idle):
                 task.cancel()
             await asyncio.gather(*both, idle, return_exceptions=True)
-
-
-async def _connect(request: Request, addresses: tuple[Address, ...], trust: ssl.SSLContext | None) -> Upstream:
-    problem: OSError = OSError("the name has no address")
-    for address in addresses:
-        try:
-            reader, writer = await asyncio.open_connection(
-                str(address),
-                request.port,
-                limit=4 * PAYLOAD,
-                ssl=trust,
-                server_hostname=request.host if trust is not None else None,
-            )
-        except OSError as error:
-            problem = error
-        else:
-            return Upstream(address=address, host=request.host, port=request.port, reader=reader, writer=writer)
-    raise problem

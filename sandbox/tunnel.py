@@ -12,10 +12,11 @@ from typing import Protocol
 
 from sandbox.hello import HelloError, HelloReader
 from sandbox.hosts import HostError, host_of
-from sandbox.leaving import Asked, Client, Request, Upstream, Way
+from sandbox.leaving import Asked, Client, Request, Way
 from sandbox.opened import OpenedClient
 from sandbox.reachable import literal
 from sandbox.refusals import GIVEN_UP, GoneError, RefusedError
+from sandbox.upstream import Upstream
 
 SOCKS = 5
 CONNECT = 1

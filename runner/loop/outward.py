@@ -115,13 +115,14 @@ class Outward:
         self._tell(request, decided, verdict, outcome)
 
     def _tell(self, request: Request, decided: Decided, verdict: Verdict, outcome: Outcome) -> None:
+        more = {"failure": outcome.failure, "via": outcome.via}
         body = Egress(
             host=request.host,
             port=request.port,
             scheme=request.scheme,
             method=request.method,
             path=request.path[:LONGEST_PATH],
-            verdict=verdict.to_json() | ({"failure": outcome.failure} if outcome.failure else {}),
+            verdict=verdict.to_json() | {name: value for name, value in more.items() if value},
             sent=outcome.sent,
             received=outcome.received,
             seconds=outcome.seconds,

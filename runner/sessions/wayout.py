@@ -50,6 +50,7 @@ BUNDLES = (
 class WayOut:
     """`begin` gives it what decides; nothing passes before. `inspects`: requests inside of TLS are looked into, as they
     are where there are keys to put into them. `limits`: those in force, by the names of `runner.policy.locks.NETWORK`.
+    `environ`: names a company's proxy and authorities.
     """
 
     def __init__(
@@ -58,8 +59,10 @@ class WayOut:
         inspects: bool,
         credentials: tuple[Credential, ...] = (),
         limits: Callable[[], Mapping[str, Any]] = dict,
+        environ: Mapping[str, str],
     ) -> None:
         self._limits = limits
+        self._environ = environ
         self._before: Callable[[], Iterable[Event]] = tuple
         self._inspects = inspects or bool(credentials)
         self._credentials = credentials
@@ -116,7 +119,14 @@ class WayOut:
             judge = import_module("runner.loop.outward").Outward(
                 self._gate, turn=self._turn, credentials=self._credentials
             )
-            way = import_module("sandbox.leaving").Way(judge, authority=self._authority, meter=self._meter())
+            company = import_module("runner.sessions.company")
+            way = import_module("sandbox.leaving").Way(
+                judge,
+                authority=self._authority,
+                meter=self._meter(),
+                route=company.route_of(self._environ),
+                trusts=lambda: company.trust_of(self._environ),
+            )
             self._egress = import_module("sandbox.egress").Egress(way, fault=judge.fault)
         self._egress.accept(stream, arguments)
 
