@@ -71,8 +71,7 @@ class Rig:
             lay=lambda: _lay_ground(spec, environ, self.directory, store.cache, progress),
             record=self.journal.append,
             identity=import_module("runner.sessions.identity").read_identity(environ, home_of(environ)),
-            environment={name: environ[name] for name in spec.environment if name in environ}
-            | self._way_out.environment,
+            environment=self._environment(),
             home_files=self._home_files(),
             pool=import_module("sandbox.pool").Pool(store.layers, sessions=store.sessions),
             masks=lambda: enforced.masks,
@@ -204,14 +203,21 @@ class Rig:
         self._way_out.begin(made.gate, lambda: self.journal.last_turn, self.journal.read)
         return made
 
+    def _environment(self) -> dict[str, str]:
+        """What commands find in theirs: what is passed by name, what points to registries, whom to trust."""
+        made = {name: value for each in self.enforced.registries for name, value in each.environment.items()}
+        made |= {name: self.environ[name] for name in self.spec.environment if name in self.environ}
+        return made | dict(self._way_out.environment)
+
     def _home_files(self) -> Mapping[str, bytes]:
-        """What the user's own hooks in the box consist of."""
+        """What the user's own hooks in the box consist of, and what points tools to registries."""
+        found = {name: data for each in self.enforced.registries for name, data in each.files.items()}
         if self.enforced.hooks is None:
-            return {}
-        found: Mapping[str, bytes] = import_module("runner.hooks.files").hook_files(
+            return found
+        files: Mapping[str, bytes] = import_module("runner.hooks.files").hook_files(
             self.enforced.hooks, home_of(self.environ), self.environ
         )
-        return found
+        return found | dict(files)
 
     def _hooks(self) -> Hooks | None:
         """None where there are none."""

@@ -59,10 +59,11 @@ def compose(
     flags: tuple[tuple[Decision, tuple[str, ...]], ...] = (),
     approvals: tuple[str, ...] = (),
     approvals_file: str = "",
+    registries: tuple[tuple[str, tuple[str, ...]], ...] = (),
 ) -> Composed:
     """`mode` None: the one that settings begin in. `flags`: rules of the command line, with commas or spaces between.
-    `approvals`: what the user allowed for always. Raises ManagedError for a managed rule that is none, UsageError
-    for one of the flags, or a mode that is locked.
+    `approvals`: what the user allowed for always. `registries`: for each tool the network rules that it stands for.
+    Raises ManagedError for a managed rule that is none, UsageError for one of the flags, or a mode that is locked.
     """
     rules: list[Rule] = []
     notes: list[str] = []
@@ -80,6 +81,10 @@ def compose(
         made, problem = _hidden_rules(entry, ground)
         rules += made
         notes += [f"{entry.where}: {problem}; all reading is meant"] if problem else []
+    named = dict(registries)
+    for entry in settings.all("registries"):
+        texts = (f"Network({text})" for text in named.get(entry.text, ()))
+        rules += [parse_rule(text, Decision.ALLOW, entry.source, ground.place) for text in texts]
     rules += _of_flags(settings, flags, ground, notes)
     source = RuleSource(layer=Source.USER, file=approvals_file)
     for text in approvals:

@@ -56,7 +56,10 @@ KEYS = tuple(
         (
             How.UNION,
             Scope.TRUSTED,
-            "permissions.allow permissions.additionalDirectories network.allowedDomains network.allow packages",
+            (
+                "permissions.allow permissions.additionalDirectories network.allowedDomains network.allow packages "
+                "registries"
+            ),
         ),
         (How.FIRST, Scope.TIGHTENS, "permissions.defaultMode"),
         (

@@ -251,9 +251,11 @@ def _lock(entries: dict[str, tuple[Entry, ...]], left: list[LeftOut]) -> None:
         drop("permissions.allow", RULES_LOCKED, lambda _: True)
         drop("network.allowedDomains", RULES_LOCKED, lambda _: True)
         drop("network.allow", RULES_LOCKED, lambda _: True)
+        drop("registries", RULES_LOCKED, lambda _: True)
     if entries["network.allowManagedDomainsOnly"]:
         drop("network.allowedDomains", HOSTS_LOCKED, lambda _: True)
         drop("network.allow", HOSTS_LOCKED, lambda _: True)
+        drop("registries", HOSTS_LOCKED, lambda _: True)
         drop("permissions.allow", HOSTS_LOCKED, lambda entry: entry.text.strip().startswith(OUTSIDE))
 
 

@@ -220,6 +220,9 @@ class PolicyFile(Shape):
     runtime: str | None = None
     env: dict[Annotated[str, Field(pattern=NAME)], str] = {}
     credentials: list[Credential] = []
+    registries: list[Literal["pip", "npm", "cargo", "go", "apt"]] = Field(
+        default=[], description="opens what these tools of the host are set to, for reading"
+    )
     approver: RemoteApprover | None = None
     search: Search | None = None
     hooks: dict[str, Any] = {}

@@ -18,13 +18,13 @@ from runner.policy.environment import overlaid
 from runner.policy.grants import with_grant
 from runner.policy.hiding import hides_logins
 from runner.policy.layers import Settings
-from runner.policy.locks import check_model, check_spec, network_limits, under_ceilings
+from runner.policy.locks import OWN_IMAGES, check_model, check_spec, network_limits, under_ceilings
 from runner.policy.managed import PLACES, Managed, Places, read_managed, stamp
 from runner.policy.policy import Policy
 from runner.policy.rules import Kind, Rule
 from runner.policy.trust import Grants, keep_serials, read_serials
 from runner.sessions.chain import Chain
-from runner.sessions.specs import chain_of, ground_of, home_of, policy_of
+from runner.sessions.specs import chain_of, ground_of, home_of, policy_of, registries_of
 from runner.sessions.store import state_home
 from runner.spec import SessionSpec
 from sandbox.masks import NO_MASKS, Masks
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from runner.hooks.kinds import Handler
     from runner.mcp.servers import Server
     from runner.sessions.credentials import Credential
+    from runner.sessions.registries import Registry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +111,12 @@ class Enforced:
             self._settings, self.environ, home_of(self.environ)
         )
         return found
+
+    @property
+    def registries(self) -> tuple[Registry, ...]:
+        """What points the box's package tools to where the host's get theirs from. Apt's is for our own images."""
+        found = registries_of(self.spec, self._settings, self.environ)
+        return tuple(each for each in found if each.tool != "apt" or self.spec.image in OWN_IMAGES)
 
     @property
     def network_limits(self) -> Mapping[str, Any]:
