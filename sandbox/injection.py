@@ -4,6 +4,8 @@ out of what comes back.
 
 from __future__ import annotations
 
+from base64 import b64decode
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 PLACEHOLDER = "fumehood-placeholder"
@@ -30,7 +32,8 @@ class Injection:
         if not self.pin:
             return ""
         for name, value in headers:
-            if name.lower() in CARRIERS | {self.header} and PLACEHOLDER.encode() not in value:
+            replaced = name.lower() == self.header and PLACEHOLDER.encode() in value
+            if name.lower() in CARRIERS | {self.header} and not replaced and not _is_placeholder(value):
                 return f"this host takes its own key only, and the request brings another in {name.decode('ascii')}"
         return ""
 
@@ -38,6 +41,17 @@ class Injection:
         """The headers with the key, in the place of what the client put there; the answer is asked for unpacked."""
         kept = [(name, value) for name, value in headers if name.lower() not in {self.header, b"accept-encoding"}]
         return [*kept, (self.header, self.value), (b"Accept-Encoding", b"identity")]
+
+
+def _is_placeholder(value: bytes) -> bool:
+    """Whether what a client sends is what it was given for a key and nothing else, be it packed as a login."""
+    scheme, _, packed = value.partition(b" ")
+    if scheme.lower() == b"basic":
+        with suppress(ValueError):
+            login = b64decode(packed.strip(), validate=True)
+            return PLACEHOLDER.encode() in login.split(b":")
+    words = value.split()
+    return len(words) <= 2 and words[-1:] == [PLACEHOLDER.encode()]
 
 
 class Mask:

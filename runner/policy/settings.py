@@ -131,15 +131,25 @@ def _service(url: str) -> str:
     return url
 
 
+class Keyring(Shape):
+    """An entry of this machine's keyring."""
+
+    service: Annotated[str, Field(min_length=1)]
+    user: str = ""
+
+
 class Credential(Shape):
-    """A key for some hosts, put into their requests on the way out (https only): from the variable `env` or from
-    `file`, as a bearer token where neither `header` nor `basic` (a user's name) says otherwise. `pin`: requests to
-    there with another key are refused.
+    """A key for some hosts, put into their requests on the way out (https only): from the variable `env`, from `file`,
+    from the `keyring`, or what a `command` of this machine prints; as a bearer token where neither `header` nor
+    `basic` (a user's name, for git over https too) says otherwise. `pin`: requests to there with another key are
+    refused.
     """
 
     hosts: Annotated[list[str], Field(min_length=1)]
     env: Annotated[str, Field(pattern=NAME)] | None = None
     file: str | None = None
+    keyring: Keyring | None = None
+    command: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None
     header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] | None = None
     basic: Annotated[str, Field(pattern=r"^[!-9;-~]+$")] | None = None
     bearer: bool = False
@@ -147,8 +157,9 @@ class Credential(Shape):
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
-        if bool(self.env) is bool(self.file):
-            raise ValueError("one of env and file is needed")
+        sources = (self.env, self.file, self.keyring, self.command)
+        if sum(source is not None for source in sources) != 1:
+            raise ValueError("one of env, file, keyring and command is needed")
         if bool(self.header) + bool(self.basic) + self.bearer > 1:
             raise ValueError("one of header, basic and bearer")
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from base64 import b64encode
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -98,7 +99,14 @@ async def test_the_key_never_goes_over_plain_http() -> None:
 
 @pytest.mark.parametrize(
     "headers",
-    ["Authorization: Bearer theirs\r\n", "X-Api-Key: theirs\r\n", "Cookie: session=theirs\r\n", "api-key: theirs\r\n"],
+    [
+        "Authorization: Bearer theirs\r\n",
+        "X-Api-Key: theirs\r\n",
+        "Cookie: session=theirs\r\n",
+        f"Cookie: session=theirs; x={PLACEHOLDER}\r\n",
+        "api-key: theirs\r\n",
+        f"Authorization: Basic {b64encode(b'user:theirs').decode()}\r\n",
+    ],
 )
 async def test_a_pinned_host_takes_no_other_key(headers: str) -> None:
     judge = keeper(pin=True)
@@ -106,8 +114,10 @@ async def test_a_pinned_host_takes_no_other_key(headers: str) -> None:
     assert got.startswith(b"HTTP/1.1 403 fumehood: this host takes its own key only")
     assert heard == b""
     assert judge.over[0][1].refusal
-    got, heard = await fetched(keeper(pin=True), f"Authorization: Bearer {PLACEHOLDER}\r\n")
-    assert heard.count(KEY) == 1
+    packed = b64encode(f"user:{PLACEHOLDER}".encode()).decode()
+    for own in (f"Bearer {PLACEHOLDER}", f"Basic {packed}", PLACEHOLDER):
+        got, heard = await fetched(keeper(pin=True), f"Authorization: {own}\r\n")
+        assert heard.count(KEY) == 1
 
 
 async def test_an_echo_in_pieces_does_not_come_back_either() -> None:
