@@ -196,6 +196,7 @@ class Rig:
             undo=self._undo,
             resolve_model=self._resolve,
             small_model=self._small_model,
+            exposed=self.enforced.exposing.to_command,
             max_output_tokens=spec.max_output_tokens,
             thinking_tokens=spec.thinking_tokens,
         )
@@ -303,7 +304,8 @@ class Rig:
 
     def _open_journal(self) -> Journal:
         journals = import_module("runner.journal")
-        secrets = import_module("runner.sessions.secrecy").known_secrets(self.environ, self._credentials)
+        secrecy = import_module("runner.sessions.secrecy")
+        secrets = secrecy.known_secrets(self.environ, self._credentials, self.enforced.exposing)
         fresh = not (self.directory / "journal.jsonl").exists()
         opened = journals.Journal.create if fresh else journals.Journal.open
         journal: Journal = opened(self.directory, **({"session": self.spec.session} if fresh else {}), secrets=secrets)

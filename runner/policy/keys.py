@@ -84,7 +84,7 @@ KEYS = tuple(
         (How.FIRST, Scope.TRUSTED, "limits.maxSeconds limits.memory limits.disk limits.cpus limits.pids"),
         (How.FIRST, Scope.OWN, "model fallbackModel approver search"),
         (How.COMMON, Scope.OWN, "availableModels allowedHttpHookUrls httpHookAllowedEnvVars"),
-        (How.UNION, Scope.OWN, "credentials"),
+        (How.UNION, Scope.OWN, "credentials expose"),
         (How.LOCK, Scope.OWN, "disableAllHooks"),
         (
             How.LOCK,

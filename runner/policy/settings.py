@@ -165,6 +165,22 @@ class Credential(Shape):
         return self
 
 
+class Exposure(Shape):
+    """A variable of your environment for the one `command` of the box (its whole text), or the one MCP `server`, that
+    needs it in its own.
+    """
+
+    env: Annotated[str, Field(pattern=NAME)]
+    command: Annotated[str, Field(min_length=1)] | None = None
+    server: Annotated[str, Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if bool(self.command) is bool(self.server):
+            raise ValueError("one of command and server is needed")
+        return self
+
+
 class RemoteApprover(Shape):
     """Who answers where no terminal is: POST to `url`, signed with the secret in `secret_file` or in the variable
     `secret_env`. No answer within `deadline` seconds is a no.
@@ -231,6 +247,7 @@ class PolicyFile(Shape):
     runtime: str | None = None
     env: dict[Annotated[str, Field(pattern=NAME)], str] = {}
     credentials: list[Credential] = []
+    expose: list[Exposure] = []
     registries: list[Literal["pip", "npm", "cargo", "go", "apt"]] = Field(
         default=[], description="opens what these tools of the host are set to, for reading"
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib import import_module
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from runner.hooks.kinds import Handler
     from runner.mcp.servers import Server
     from runner.sessions.credentials import Credential
+    from runner.sessions.exposing import Exposing
     from runner.sessions.registries import Registry
 
 
@@ -110,6 +112,13 @@ class Enforced:
         found: tuple[Credential, ...] = import_module("runner.sessions.credentials").read_credentials(
             self._settings, self.environ, home_of(self.environ)
         )
+        return found
+
+    @cached_property
+    def exposing(self) -> Exposing:
+        """What one command or server gets of the environment. Raises SettingsError."""
+        exposing = import_module("runner.sessions.exposing")
+        found: Exposing = exposing.Exposing() if self._stored else exposing.read_exposing(self._settings, self.environ)
         return found
 
     @property

@@ -4,6 +4,7 @@ servers are on the loopback interface of this machine.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.authority import Authority
+from sandbox.injection import PLACEHOLDER
 from tests.e2e.conftest import Bench, bash
 from tests.support.git_server import git_server
 
@@ -55,9 +57,7 @@ def test_a_private_repository_is_cloned_with_a_key_that_the_box_never_has(reposi
             {"tools": [bash(f"{DIRECT} git clone -q https://{where}/private.git /tmp/one && cat /tmp/one/calc.py")]},
             {
                 "tools": [
-                    bash(
-                        f"{DIRECT} git clone -q https://me:fumehood-placeholder@{where}/private.git /tmp/two; ls /tmp/two"
-                    )
+                    bash(f"{DIRECT} git clone -q https://me:{PLACEHOLDER}@{where}/private.git /tmp/two; ls /tmp/two")
                 ]
             },
             {"tools": [bash(f"{DIRECT} git clone -q https://me:somebody-elses@{where}/private.git /tmp/three")]},
@@ -81,3 +81,30 @@ def test_a_private_repository_is_cloned_with_a_key_that_the_box_never_has(reposi
     rows = json.loads(repository.run("net", "log", "--json").stdout)
     assert {row["decision"] for row in rows if "upload-pack" in row["request"]} == {"allow"}
     assert [row["would_allow"] for row in rows if "receive-pack" in row["request"]] == [f"https://{where}"]
+
+
+def test_what_is_exposed_enters_the_one_command_and_nothing_else(repository: Bench) -> None:
+    """Nor does any file hold it: of the box, of what is kept of the session, of the engine's containers."""
+    settings(repository, "expose:\n  - {env: PUBLISH_WORD, command: 'sh publish.sh'}\n")
+    (repository.place / "publish.sh").write_text('printf "%s" "$PUBLISH_WORD" | sha256sum; echo "got $PUBLISH_WORD"\n')
+    search = (
+        f"grep -asl {KEY[:6]}[-]key /proc/*/environ /proc/*/cmdline; grep -rsl {KEY[:6]}[-]key /run /tmp /home/box; env"
+    )
+    model = repository.script(
+        {"tools": [bash(f"cd {repository.at} && echo here")]},
+        {"tools": [bash("sh publish.sh")]},
+        {"tools": [bash("sh publish.sh; env | grep -c PUBLISH")]},
+        {"tools": [bash(search)]},
+        {"text": "done"},
+    )
+    repository.run("-p", "go", "--model", model, PUBLISH_WORD=KEY)
+    session = repository.sessions()[0]["session"]
+    _, published, more, searched = outputs(repository, session)
+    assert hashlib.sha256(KEY.encode()).hexdigest() in published
+    assert "got [secret:PUBLISH_WORD]" in published
+    assert more.splitlines()[1:3] == ["got ", "0"]
+    assert "PUBLISH_WORD" not in searched
+    assert "/proc/" not in searched
+    assert [path for path in kept(repository, session) if KEY.encode() in path.read_bytes()] == []
+    failed = repository.run("-p", "go", "--model", model, check=None)
+    assert "the variable PUBLISH_WORD is not in the environment" in failed.stderr
