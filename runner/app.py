@@ -102,7 +102,7 @@ async def own(
     store.directory(spec.session).mkdir(mode=0o700, exist_ok=True)
     with store.lock(spec.session) as lock:
         enforced.begin()
-        rig = Rig(enforced, store, lock, progress)
+        rig = Rig(enforced, store, lock, progress, asks=approver is not None or prompt_tool is not None)
         try:
             session = await rig.open(model, approver, prompt_tool)
         except BaseException:

@@ -47,7 +47,7 @@ DRIFT_SHOWN = 100
 class Rig:
     """One session's parts, chosen here and joined to each other."""
 
-    def __init__(self, enforced: Enforced, store: Store, lock: Lock, progress: Notify) -> None:
+    def __init__(self, enforced: Enforced, store: Store, lock: Lock, progress: Notify, *, asks: bool = False) -> None:
         self.enforced, spec, environ = enforced, enforced.spec, enforced.environ
         self.spec, self.environ, self.store, self.lock = spec, environ, store, lock
         self.directory = store.directory(spec.session)
@@ -58,9 +58,10 @@ class Rig:
         self._note_start()
         store.save(spec)
         self._way_out: WayOut = import_module("runner.sessions.wayout").WayOut(
-            inspects=enforced.policy.inspects,
+            inspects=asks or enforced.policy.inspects,
             credentials=self._credentials,
             limits=lambda: enforced.network_limits,
+            lasting=enforced.lasting,
             environ=environ,
         )
         self.housing: Housing = import_module("runner.sessions.housing").Housing(
@@ -304,8 +305,8 @@ class Rig:
 
     def _open_journal(self) -> Journal:
         journals = import_module("runner.journal")
-        secrecy = import_module("runner.sessions.secrecy")
-        secrets = secrecy.known_secrets(self.environ, self._credentials, self.enforced.exposing)
+        known_secrets = import_module("runner.sessions.secrecy").known_secrets
+        secrets = known_secrets(self.environ, self._credentials, self.enforced.exposing)
         fresh = not (self.directory / "journal.jsonl").exists()
         opened = journals.Journal.create if fresh else journals.Journal.open
         journal: Journal = opened(self.directory, **({"session": self.spec.session} if fresh else {}), secrets=secrets)

@@ -164,7 +164,7 @@ class Talk:
         self._bodiless = method == "HEAD"
         request = Request(host=target.host, port=target.port, scheme=scheme, method=method, path=target.path)
         asked = await self._way.ask(self._client, request)
-        injection = asked.ruling.injection if self._secure and not socket else None
+        injection = asked.ruling.injection if self._secure else None
         if injection is not None and (why := injection.objection(headers)):
             asked.close(why)
             raise RefusedError(why)
@@ -230,9 +230,9 @@ class Talk:
                 if isinstance(ended, LimitError):
                     raise ended
         if switched:
-            await self._client.write(there.trailing_data[0]) if there.trailing_data[0] else None
+            await self._client.write(mask.feed(there.trailing_data[0]))
             self._client.unread(self._server.trailing_data[0])
-            await self._way.relay(self._client, upstream)
+            await self._way.relay(self._client, upstream, mask)
             self.drop()
 
     async def _up(self, upstream: Upstream, there: h11.Connection) -> None:
@@ -265,7 +265,8 @@ class Talk:
                 continue
             match event:
                 case h11.InformationalResponse(status_code=101):
-                    headers = [*_cleaned(event.headers), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+                    headers = [(mask.whole(name), mask.whole(value)) for name, value in _cleaned(event.headers)]
+                    headers += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
                     await self._send(h11.InformationalResponse(status_code=101, headers=headers))
                     return True
                 case h11.InformationalResponse():

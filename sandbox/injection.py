@@ -39,7 +39,8 @@ class Injection:
 
     def into(self, headers: Headers) -> Headers:
         """The headers with the key, in the place of what the client put there; the answer is asked for unpacked."""
-        kept = [(name, value) for name, value in headers if name.lower() not in {self.header, b"accept-encoding"}]
+        gone = {self.header, b"accept-encoding", b"sec-websocket-extensions"}
+        kept = [(name, value) for name, value in headers if name.lower() not in gone]
         return [*kept, (self.header, self.value), (b"Accept-Encoding", b"identity")]
 
 
@@ -69,15 +70,22 @@ class Mask:
         return data
 
     def feed(self, data: bytes) -> bytes:
-        """What can be told by now: the last bytes wait, as they may be a secret's first."""
+        """What can be told by now: last bytes that may be a secret's first wait."""
         if not self._most:
             return data
         data = self.whole(self._kept + data)
-        cut = max(len(data) - self._most, 0)
+        most = min(self._most, len(data))
+        cut = next((at for at in range(len(data) - most, len(data)) if self._begins(data[at:])), len(data))
         self._kept = data[cut:]
         return data[:cut]
+
+    def _begins(self, end: bytes) -> bool:
+        return any(secret.startswith(end) for secret in self._secrets)
 
     def rest(self) -> bytes:
         """What waits."""
         kept, self._kept = self._kept, b""
         return kept
+
+
+NO_MASK = Mask(())

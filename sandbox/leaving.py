@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sandbox.errors import SandboxError
-from sandbox.injection import Injection
+from sandbox.injection import NO_MASK, Injection, Mask
 from sandbox.metering import Meter, Tally
 from sandbox.reachable import Address, Network, Resolve, literal, resolve, special
 from sandbox.refusals import GoneError, LimitError, RefusedError, why_not
@@ -179,6 +179,8 @@ class Client:
 
     async def write(self, data: bytes) -> None:
         """Send, waiting for credit. Raises GoneError, LimitError."""
+        if not data:
+            return
         self._down(len(data))
         try:
             await self.stream.send(data)
@@ -354,8 +356,10 @@ class Way:
             self._trust = self._trusts()
         return self._trust
 
-    async def relay(self, client: Client, upstream: Upstream) -> None:
-        """Bytes in both directions until both have ended, or nothing passed for too long. Raises GoneError, OSError."""
+    async def relay(self, client: Client, upstream: Upstream, mask: Mask = NO_MASK) -> None:
+        """Bytes in both directions until both have ended, or nothing passed for too long; of what comes back without
+        what `mask` takes out. Raises GoneError, OSError, LimitError.
+        """
         moved = self._monotonic()
 
         async def up() -> None:
@@ -371,7 +375,8 @@ class Way:
             nonlocal moved
             while data := await upstream.reader.read(PAYLOAD):
                 moved = self._monotonic()
-                await client.write(data)
+                await client.write(mask.feed(data))
+            await client.write(mask.rest())
             client.end()
 
         async def watch() -> None:

@@ -61,7 +61,12 @@ class Tunnel:
         request = Request(host=host, port=port, scheme=scheme, method="CONNECT")
         if inspected or scheme == "http":
             return cls(way, client, plain, request, None)
-        asked = await way.ask(client, request)
+        try:
+            asked = await way.ask(client, request)
+        except RefusedError:
+            if way.authority is None or way.judge.expected(host, port) != "inspected":
+                raise
+            return cls(way, client, plain, request, None)  # the answer was that each request in it is judged
         try:
             upstream = await way.connect(asked)
         except BaseException:

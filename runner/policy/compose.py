@@ -73,6 +73,8 @@ def compose(
         if problem:
             kept = "it allows nothing" if decision is Decision.ALLOW else "the whole tool is meant"
             notes.append(f"{entry.where}: {problem}; {kept}")
+        if isinstance(entry.value, dict) and (priority := entry.value.get("priority")):
+            made = [replace(rule, priority=priority) for rule in made]
         rules += made
         if isinstance(entry.value, dict) and made:
             examples.append((made[0], entry))
@@ -95,6 +97,7 @@ def compose(
         rules=tuple(rules),
         modes=settings.modes,
         locks=(*settings.locks, *((LOCK,) if any(entry.text == LOGINS for entry in hidden) else ())),
+        exempt=tuple(entry.text for entry in settings.all("network.passThrough")),
         hosts_asked=not any(map(settings.locked, ("network.allowManagedDomainsOnly", "network.strict"))),
     )
     return Composed(policy=policy, notes=tuple(notes), examples=tuple(examples))

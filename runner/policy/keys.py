@@ -82,9 +82,9 @@ KEYS = tuple(
         ),
         (How.FIRST, Scope.TRUSTED, "image system runtime limits.maxTurns limits.maxBudgetUsd limits.maxTokens"),
         (How.FIRST, Scope.TRUSTED, "limits.maxSeconds limits.memory limits.disk limits.cpus limits.pids"),
-        (How.FIRST, Scope.OWN, "model fallbackModel approver search"),
+        (How.FIRST, Scope.OWN, "model fallbackModel approver search network.answers"),
         (How.COMMON, Scope.OWN, "availableModels allowedHttpHookUrls httpHookAllowedEnvVars"),
-        (How.UNION, Scope.OWN, "credentials expose"),
+        (How.UNION, Scope.OWN, "credentials expose network.passThrough"),
         (How.LOCK, Scope.OWN, "disableAllHooks"),
         (
             How.LOCK,

@@ -44,6 +44,14 @@ class RuleEntry(Shape):
     reason: str = ""
 
 
+class NetworkRule(RuleEntry):
+    """A network rule. `priority`: an allow rule goes above the ask rules of a lower one, but for those of a higher
+    source; what is denied stays denied.
+    """
+
+    priority: Annotated[int, Field(ge=0, le=1000)] = 0
+
+
 class Case(Shape):
     """An example that must hold whenever the policy is loaded: what a call like this is decided as."""
 
@@ -54,6 +62,7 @@ class Case(Shape):
 
 
 Rules = list[str | RuleEntry]
+NetworkRules = list[str | NetworkRule]
 
 
 class Permissions(Shape):
@@ -111,9 +120,13 @@ class Network(Shape):
 
     closed: bool = False
     strict: bool = False
-    allow: Rules = []
-    ask: Rules = []
+    allow: NetworkRules = []
+    ask: NetworkRules = []
     deny: Rules = []
+    answers: Literal["turn", "session"] | None = Field(default=None, description="how long a yes to a question counts")
+    pass_through: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[], description="hosts whose TLS is never looked into, for programs that pin certificates"
+    )
     allowed_domains: list[str] = []
     denied_domains: list[str] = []
     allow_managed_domains_only: bool = False
@@ -305,7 +318,9 @@ def _explained(error: ValidationError) -> Iterator[tuple[Where, str]]:
 
 def _is_branch(part: str | int) -> bool:
     """Pydantic names the branch of a union in the path."""
-    return isinstance(part, str) and (part in ("str", "int", "float", "RuleEntry") or part.startswith("constrained-"))
+    return isinstance(part, str) and (
+        part in ("str", "int", "float", "RuleEntry", "NetworkRule") or part.startswith("constrained-")
+    )
 
 
 def _siblings(where: Where) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import subprocess
 from base64 import b64encode
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,10 @@ class Credential:
 
     def fits(self, effect: ConnectHost) -> bool:
         """Whether the key is for this request."""
-        return effect.scheme == "https" and any(pattern.covers(effect) for pattern in self.patterns)
+        if effect.scheme not in ("https", "wss"):
+            return False
+        asked = replace(effect, scheme="https")  # a WebSocket is asked for by such a request
+        return any(pattern.covers(effect) or pattern.covers(asked) for pattern in self.patterns)
 
     def concerns(self, host: str, port: int) -> bool:
         """Whether it is for some request to there."""

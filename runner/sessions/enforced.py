@@ -128,6 +128,11 @@ class Enforced:
         return tuple(each for each in found if each.tool != "apt" or self.spec.image in OWN_IMAGES)
 
     @property
+    def lasting(self) -> bool:
+        """Whether a yes to a question about a host counts until the session ends, and not the turn."""
+        return bool(self._settings.value("network.answers") == "session")
+
+    @property
     def network_limits(self) -> Mapping[str, Any]:
         """What requests of the box may take now: see `runner.policy.locks.NETWORK`."""
         return network_limits(self._settings)

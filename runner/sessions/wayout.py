@@ -50,7 +50,7 @@ BUNDLES = (
 class WayOut:
     """`begin` gives it what decides; nothing passes before. `inspects`: requests inside of TLS are looked into, as they
     are where there are keys to put into them. `limits`: those in force, by the names of `runner.policy.locks.NETWORK`.
-    `environ`: names a company's proxy and authorities.
+    `lasting`: a yes to a question counts until the session ends. `environ`: names a company's proxy and authorities.
     """
 
     def __init__(
@@ -59,9 +59,11 @@ class WayOut:
         inspects: bool,
         credentials: tuple[Credential, ...] = (),
         limits: Callable[[], Mapping[str, Any]] = dict,
+        lasting: bool = False,
         environ: Mapping[str, str],
     ) -> None:
         self._limits = limits
+        self._lasting = lasting
         self._environ = environ
         self._before: Callable[[], Iterable[Event]] = tuple
         self._inspects = inspects or bool(credentials)
@@ -117,7 +119,7 @@ class WayOut:
             return
         if self._egress is None:
             judge = import_module("runner.loop.outward").Outward(
-                self._gate, turn=self._turn, credentials=self._credentials
+                self._gate, turn=self._turn, credentials=self._credentials, lasting=self._lasting
             )
             company = import_module("runner.sessions.company")
             way = import_module("sandbox.leaving").Way(

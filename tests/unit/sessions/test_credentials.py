@@ -60,9 +60,11 @@ def test_a_key_is_for_its_hosts_and_https_only(tmp_path: Path) -> None:
         fits("b.example", path="/y"),
         fits("b.example", path="/x/../y"),
         fits("b.example", method="POST", path="/x/y"),
-        fits("a.example", scheme="wss"),
+        fits("a.example", scheme="ws", port=80),
+        fits("b.example", scheme="wss", path="/y"),
     ):
         assert not no
+    assert fits("a.example", scheme="wss")  # whether that is allowed is another rule's matter
     assert made.concerns("b.example", 443)
     assert not made.concerns("c.example", 443)
 
