@@ -213,7 +213,8 @@ class Rig:
 
     def _home_files(self) -> Mapping[str, bytes]:
         """What the user's own hooks in the box consist of, and what points tools to registries."""
-        found = {name: data for each in self.enforced.registries for name, data in each.files.items()}
+        found = dict(self._way_out.files)
+        found |= {name: data for each in self.enforced.registries for name, data in each.files.items()}
         if self.enforced.hooks is None:
             return found
         files: Mapping[str, bytes] = import_module("runner.hooks.files").hook_files(

@@ -26,6 +26,7 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from sandbox.hosts import HostError, target_of
+from sandbox.reachable import literal
 
 DEADLINE = 15.0
 MOST_OUTPUT = 1 << 20
@@ -67,7 +68,11 @@ class Registry:
 def _opened(url: str) -> Iterator[str]:
     target = target_of(url)
     shown = f"[{target.host}]" if ":" in target.host else target.host
-    yield f"{target.scheme}://{shown}:{target.port} to {LOOPBACK if target.host == 'localhost' else PRIVATE}"
+    where = f"{target.scheme}://{shown}:{target.port}"
+    if literal(target.host) is not None:
+        yield where  # an address names itself
+    else:
+        yield f"{where} to {LOOPBACK if target.host == 'localhost' else PRIVATE}"
 
 
 def registries_of(tools: Iterable[str], environ: Mapping[str, str], roots: Iterable[Path]) -> tuple[Registry, ...]:
@@ -236,7 +241,8 @@ def _apt(ask: Ask, _: Mapping[str, str]) -> Registry:
         return Registry(tool="apt", urls=_urls(urls))
     files = {
         ".config/apt/apt.conf": b'Dir::Etc::SourceList "/home/box/.config/apt/sources.list";\n'
-        b'Dir::Etc::SourceParts "/dev/null";\n',
+        b'Dir::Etc::SourceParts "/dev/null";\n'
+        b'Acquire::https::CAInfo "/run/fumehood-trusted.pem";\n',
         ".config/apt/sources.list": ("\n".join(rows) + "\n").encode(),
     }
     return Registry(

@@ -84,6 +84,11 @@ class WayOut:
         trusting = dict.fromkeys(TRUSTED_BY, str(TRUSTED)) if self._inspects else {}
         return trusting | {each.variable: PLACEHOLDER for each in self._credentials if each.variable}
 
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """For the box's HOME: whom to trust, for a program that no variable tells."""
+        return {".wgetrc": f"ca_certificate = {TRUSTED}\n".encode()} if self._inspects else {}
+
     async def welcome(self, box: Box) -> None:
         """Before anything else is done in a box."""
         if not self._inspects:
