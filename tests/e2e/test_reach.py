@@ -186,7 +186,8 @@ TRIED = {
     "pip": "PYTHONPATH=$(ls /usr/share/python-wheels/pip-*.whl) python3 -m pip install -q --target /tmp/p tiny;"
     " cat /tmp/p/tiny.py",
     "uv": "uv pip install -q --no-cache --target /tmp/u tiny; cat /tmp/u/tiny.py",
-    "npm": "mkdir /tmp/n; cd /tmp/n; node $T/npm/bin/npm-cli.js install --no-audit --no-fund tiny; ls node_modules/tiny/package.json",
+    "npm": "mkdir /tmp/n; cd /tmp/n; node $T/npm/bin/npm-cli.js install --no-audit --no-fund tiny;"
+    " ls node_modules/tiny/package.json",
     "cargo": "mkdir -p /tmp/c/src; cd /tmp/c; touch src/lib.rs;"
     ' printf \'[package]\\nname="c"\\nversion="1.0.0"\\n[dependencies]\\ntiny="1"\\n\' >Cargo.toml;'
     " cargo fetch; ls $HOME/.cargo/registry/src/*/tiny-1.0.0/Cargo.toml",
@@ -195,7 +196,8 @@ TRIED = {
     "apt": "mkdir -p /tmp/a/lists/partial /tmp/a/archives/partial; cd /tmp/a;"
     " A='-o Dir::State=/tmp/a -o Dir::State::status=/var/lib/dpkg/status -o Dir::Cache=/tmp/a';"
     ' A="$A -o APT::Sandbox::User=root";'
-    " apt-get $A update --allow-insecure-repositories; apt-get $A download --allow-unauthenticated tiny; ls /tmp/a/tiny_1.0_all.deb",
+    " apt-get $A update --allow-insecure-repositories;"
+    " apt-get $A download --allow-unauthenticated tiny; ls /tmp/a/tiny_1.0_all.deb",
     "a push to a registry": "curl -sS -X PUT --data x https://mirror.corp/simple/other",
     "what ignores proxies": "curl -sS --noproxy '*' --max-time 9 https://mirror.corp/simple/tiny/; echo code $?",
 }

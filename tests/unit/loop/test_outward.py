@@ -16,7 +16,7 @@ from runner.loop.outward import Outward, effect_of
 from runner.loop.session import Session
 from runner.policy.grants import with_grant
 from runner.policy.network import shown
-from runner.policy.policy import Policy
+from runner.policy.policy import Policy, build_policy
 from runner.tools.base import ToolContext, ToolResult
 from sandbox.leaving import Outcome, Request, Ruling
 from tests.unit.loop.conftest import Probe, ProbeArguments, Stage, until
@@ -169,6 +169,16 @@ async def test_a_yes_for_a_name_is_none_for_a_private_address(stage: Stage) -> N
         assert (await answered(out, session, TLS, allowed=True)).named == ()
         literal = Request(host="10.0.0.1", port=80, scheme="http", method="GET", path="/")
         assert [str(each) for each in (await answered(out, session, literal, allowed=True)).named] == ["10.0.0.1/32"]
+
+
+async def test_a_policy_that_is_read_again_counts_for_the_next_request(stage: Stage) -> None:
+    async with outward(stage, allow=("Network(a.example)",)) as (out, session, _):
+        assert (await out.judge(TLS)).allowed
+        before = session._modes.policy
+        session._modes.policy = build_policy(mode=before.mode, place=session.gate.place, deny=["Network(*.example)"])
+        assert not (await out.judge(TLS)).allowed
+        session._modes.policy = build_policy(mode=before.mode, place=session.gate.place)
+        assert not (await out.judge(TLS)).allowed
 
 
 async def test_no_yes_goes_over_a_deny_rule(stage: Stage) -> None:
