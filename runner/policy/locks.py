@@ -8,6 +8,7 @@ import fnmatch
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from runner.effects import Mode
@@ -78,8 +79,9 @@ def box_limits(settings: Settings) -> dict[str, Any]:
     return limits(settings, _BOX)
 
 
+@lru_cache(maxsize=4)
 def network_limits(settings: Settings) -> dict[str, Any]:
-    """What requests of the box may take, by the names in NETWORK."""
+    """What requests of the box may take, by the names in NETWORK; the same object for the same settings."""
     return limits(settings, NETWORK)
 
 

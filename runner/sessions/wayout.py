@@ -141,8 +141,13 @@ class WayOut:
         """Counts on from what the session took before, where that matters."""
         metering = import_module("sandbox.metering")
 
-        def quotas() -> Quotas:
+        last: tuple[Mapping[str, Any], Quotas] | None = None
+
+        def quotas() -> Quotas:  # asked with each block of bytes
+            nonlocal last
             wanted = self._limits()
+            if last is not None and last[0] is wanted:
+                return last[1]
             parts: dict[str, dict[str, Any]] = {"": {}, "host": {}}
             for name, value in wanted.items():
                 part, _, key = name.rpartition(".")
@@ -151,6 +156,7 @@ class WayOut:
             made: Quotas = metering.Quotas(
                 whole=metering.Quota(**parts[""]), host=metering.Quota(**parts["host"]), **each
             )
+            last = (wanted, made)
             return made
 
         before: dict[str, tuple[int, int]] = {}

@@ -60,10 +60,11 @@ class Site(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def site(directory: Path, secure: ssl.SSLContext) -> Iterator[int]:
-    """A directory served by TLS; the port."""
+def site(directory: Path, secure: ssl.SSLContext | None = None) -> Iterator[int]:
+    """A directory that is served, by TLS where there is a context for it; the port."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Site, directory=str(directory)))
-    server.socket = secure.wrap_socket(server.socket, server_side=True)
+    if secure is not None:
+        server.socket = secure.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -147,6 +148,27 @@ def test_a_private_repository_is_cloned_with_a_key_that_the_box_never_has(reposi
     rows = json.loads(repository.run("net", "log", "--json").stdout)
     assert {row["decision"] for row in rows if "upload-pack" in row["request"]} == {"allow"}
     assert [row["would_allow"] for row in rows if "receive-pack" in row["request"]] == [f"https://{where}"]
+
+
+def test_a_limit_is_told_in_the_box_and_in_the_log_and_counts_on_when_a_session_goes_on(
+    repository: Bench, tmp_path: Path
+) -> None:
+    settings(repository, "network: {limits: {perHost: {down: 3000}}}\n")
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served/file").write_bytes(b"x" * 2000)
+    with site(tmp_path / "served") as port:
+        where = f"127.0.0.1:{port}"
+        fetch = bash(f"{DIRECT} curl -sS -w '%{{http_code}}' http://{where}/file")
+        for number in range(2):
+            model = repository.script({"tools": [fetch]}, {"text": "done"})
+            going_on = ("--resume", repository.sessions()[0]["session"]) if number else ()
+            repository.run("-p", "go", "--model", model, "--allow-host", where, *going_on)
+    first, second = outputs(repository, repository.sessions()[0]["session"])
+    assert first.endswith("200")
+    limit = "the limit network.limits.perHost.down of 3000 is reached"
+    assert f"fumehood: {limit}" in second
+    assert second.endswith("403")
+    assert limit in repository.run("net", "log", "--denied").stdout
 
 
 def test_what_is_exposed_enters_the_one_command_and_nothing_else(repository: Bench) -> None:

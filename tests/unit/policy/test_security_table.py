@@ -29,3 +29,16 @@ def test_every_test_that_the_table_names_is_there() -> None:
     for file, test in named:
         assert file.is_file(), file
         assert not test or f"def {test}(" in file.read_text(), f"{file.name}::{test}"
+
+
+def test_every_test_that_the_network_table_names_is_there() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    table = text[text.index("## How others' networks leaked") : text.index("## What is left")]
+    named = set(re.findall(r"`(test_\w+)`", table))
+    assert len(named) > 20
+    there = {
+        name
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"def (test_\w+)\(", file.read_text())
+    }
+    assert named - there == set()

@@ -1,5 +1,5 @@
-"""Further ways around a decision, by the names under which SECURITY.md lists them: DNS by other means, requests that are
-smuggled in others, and answers that are to exhaust whoever reads them.
+"""Further ways around a decision, by the names under which SECURITY.md lists them: DNS by other means, requests that
+are smuggled in others, and answers that are to exhaust whoever reads them.
 """
 
 from __future__ import annotations
