@@ -7,14 +7,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import h11
 
 from sandbox.hosts import PORTS, HostError, Target, authority_of, target_of
 from sandbox.injection import Mask
-from sandbox.leaving import GIVEN_UP, Asked, Client, GoneError, RefusedError, Request, Upstream, Way, why_not
+from sandbox.leaving import Asked, Client, Request, Way
+from sandbox.refusals import FORBIDDEN, GIVEN_UP, GoneError, LimitError, RefusedError, why_not
 from sandbox.tunnel import Tunnel
+from sandbox.upstream import Upstream
 from sandbox.wire import PAYLOAD
 
 HOP = frozenset(
@@ -61,6 +63,7 @@ class Talk:
         self._client = client
         self._within = within
         self._server = h11.Connection(h11.SERVER, max_incomplete_event_size=way.bounds.head_size)
+        self._bodiless = False
         self._upstream: Upstream | None = None
         self._there: h11.Connection | None = None
 
@@ -106,8 +109,10 @@ class Talk:
         """The answer to what does not leave, and the end of the connection: what the client still sends goes unread."""
         if self._server.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             return
+        self._client.tally = None  # our own words are on no account
         text = f"fumehood: {' '.join(refused.reason.split())}\n".encode("ascii", "backslashreplace")
-        reason = text.strip()[:REASON] if refused.status == 403 else b""
+        told = refused.status == FORBIDDEN or isinstance(refused, LimitError)
+        reason = text.strip()[:REASON] if told else b""
         headers = [(b"Content-Type", b"text/plain"), (b"Content-Length", b"%d" % len(text)), (b"Connection", b"close")]
         with suppress(h11.LocalProtocolError):
             await self._send(h11.Response(status_code=refused.status, headers=headers, reason=reason))
@@ -156,24 +161,28 @@ class Talk:
         headers, socket = checked(event)
         scheme = ("wss" if socket else "https") if self._secure else ("ws" if socket else "http")
         method = event.method.decode("ascii")
+        self._bodiless = method == "HEAD"
         request = Request(host=target.host, port=target.port, scheme=scheme, method=method, path=target.path)
         asked = await self._way.ask(self._client, request)
-        injection = asked.ruling.injection if self._secure and not socket else None
+        injection = asked.ruling.injection if self._secure else None
         if injection is not None and (why := injection.objection(headers)):
             asked.close(why)
             raise RefusedError(why)
         end = {"failure": GIVEN_UP}
         try:
-            upstream, there = await self._reach(asked)
-            headers = headers if injection is None else injection.into(headers)
-            headers = [(b"Host", target.authority.encode("ascii")), *headers]
-            sent = h11.Request(method=event.method, target=target.path.encode("ascii"), headers=headers)
-            upstream.writer.write(there.send(sent) or b"")
-            if socket:
-                await self._next()
-                upstream.writer.write(there.send(h11.EndOfMessage()) or b"")
-            mask = Mask(() if injection is None else injection.secrets)
-            await self._pass(upstream, there, socket=socket, mask=mask)
+            async with asked.in_time():
+                if asked.tally is not None:
+                    asked.tally.declare(_length(event.headers))
+                upstream, there = await self._reach(asked)
+                headers = headers if injection is None else injection.into(headers)
+                headers = [(b"Host", target.authority.encode("ascii")), *headers]
+                sent = h11.Request(method=event.method, **_written(upstream, target, headers))
+                upstream.writer.write(there.send(sent) or b"")
+                if socket:
+                    await self._next()
+                    upstream.writer.write(there.send(h11.EndOfMessage()) or b"")
+                mask = Mask(() if injection is None else injection.secrets)
+                await self._pass(upstream, there, socket=socket, mask=mask)
             end = {}
         except RefusedError as refused:
             end = why_not(refused)
@@ -194,8 +203,11 @@ class Talk:
         if upstream is not None and there is not None:
             usable = (upstream.host, upstream.port) == (request.host, request.port)
             usable = usable and there.our_state is h11.DONE and there.their_state is h11.DONE
-            usable = usable and not upstream.reader.at_eof() and not asked.ruling.objection(upstream.address)
+            usable = usable and not upstream.reader.at_eof()
+            if upstream.address is not None:
+                usable = usable and not asked.ruling.objection(upstream.address)
             if usable:
+                asked.via = str(upstream.proxy or "")
                 there.start_next_cycle()
                 return upstream, there
             self.drop()
@@ -214,11 +226,13 @@ class Talk:
             if up is not None:
                 if self._server.their_state is h11.SEND_BODY:
                     up.cancel()
-                await asyncio.gather(up, return_exceptions=True)
+                (ended,) = await asyncio.gather(up, return_exceptions=True)
+                if isinstance(ended, LimitError):
+                    raise ended
         if switched:
-            await self._client.write(there.trailing_data[0]) if there.trailing_data[0] else None
+            await self._client.write(mask.feed(there.trailing_data[0]))
             self._client.unread(self._server.trailing_data[0])
-            await self._way.relay(self._client, upstream)
+            await self._way.relay(self._client, upstream, mask)
             self.drop()
 
     async def _up(self, upstream: Upstream, there: h11.Connection) -> None:
@@ -231,13 +245,15 @@ class Talk:
                     event = await self._next()
                     if not isinstance(event, h11.Data | h11.EndOfMessage):
                         raise GoneError
+                    if isinstance(event, h11.Data) and self._client.tally is not None:
+                        self._client.tally.body(len(event.data))
                     if isinstance(event, h11.EndOfMessage):
                         whole, event = True, h11.EndOfMessage()
                     upstream.writer.write(there.send(event) or b"")
                     await upstream.writer.drain()
         finally:
             if not whole:
-                upstream.close()
+                upstream.abort()
 
     async def _down(self, upstream: Upstream, there: h11.Connection, mask: Mask) -> bool:
         """The answer, without what `mask` takes out; True where it switches to another protocol."""
@@ -249,12 +265,15 @@ class Talk:
                 continue
             match event:
                 case h11.InformationalResponse(status_code=101):
-                    headers = [*_cleaned(event.headers), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+                    headers = [(mask.whole(name), mask.whole(value)) for name, value in _cleaned(event.headers)]
+                    headers += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
                     await self._send(h11.InformationalResponse(status_code=101, headers=headers))
                     return True
                 case h11.InformationalResponse():
                     continue
                 case h11.Response():
+                    if self._client.tally is not None and not self._bodiless:
+                        self._client.tally.fits(_length(event.headers))
                     headers = [(mask.whole(name), mask.whole(value)) for name, value in _cleaned(event.headers)]
                     reason = mask.whole(bytes(event.reason))
                     await self._send(h11.Response(status_code=event.status_code, headers=headers, reason=reason))
@@ -266,6 +285,15 @@ class Talk:
                     return False
                 case _:
                     raise RefusedError("the answer ended too soon", status=502)
+
+
+def _written(upstream: Upstream, target: Target, headers: Headers) -> dict[str, Any]:
+    """Target and headers as they go on: whole, and with its login, to a proxy that forwards them."""
+    if not upstream.forwards or upstream.proxy is None:
+        return {"target": target.path.encode("ascii"), "headers": headers}
+    login = upstream.proxy.authorization
+    named = f"{target.scheme}://{target.authority}{target.path}".encode("ascii")
+    return {"target": named, "headers": [*headers, *([(b"Proxy-Authorization", login)] if login else [])]}
 
 
 def target_in(event: h11.Request, within: tuple[str, int] | None, *, secure: bool) -> Target:
@@ -314,6 +342,11 @@ def checked(event: h11.Request) -> tuple[Headers, bool]:
 
 def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
     return next((value for key, value in headers if key == name), None)
+
+
+def _length(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """The length that is told, 0 where none is."""
+    return int(_header(headers, b"content-length") or 0)
 
 
 def _listed(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:

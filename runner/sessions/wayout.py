@@ -8,13 +8,14 @@ trust: beside their image's own, in a file of their memory that no layer holds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from runner.events import Egress, Event
 from sandbox.errors import PathError
 from sandbox.injection import PLACEHOLDER
 from sandbox.spec import Box
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from runner.loop.gate import Gate
     from runner.sessions.credentials import Credential
     from sandbox.authority import Authority
-    from sandbox.egress import Egress
+    from sandbox.egress import Egress as EgressProxy
+    from sandbox.metering import Meter, Quotas
 
 CONNECTIONS = 256
 TRUSTED = PurePosixPath("/run/fumehood-trusted.pem")
@@ -47,16 +49,29 @@ BUNDLES = (
 
 class WayOut:
     """`begin` gives it what decides; nothing passes before. `inspects`: requests inside of TLS are looked into, as they
-    are where there are keys to put into them.
+    are where there are keys to put into them. `limits`: those in force, by the names of `runner.policy.locks.NETWORK`.
+    `lasting`: a yes to a question counts until the session ends. `environ`: names a company's proxy and authorities.
     """
 
-    def __init__(self, *, inspects: bool, credentials: tuple[Credential, ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        inspects: bool,
+        credentials: tuple[Credential, ...] = (),
+        limits: Callable[[], Mapping[str, Any]] = dict,
+        lasting: bool = False,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._limits = limits
+        self._lasting = lasting
+        self._environ = environ
+        self._before: Callable[[], Iterable[Event]] = tuple
         self._inspects = inspects or bool(credentials)
         self._credentials = credentials
         self._authority: Authority | None = None
         self._gate: Gate | None = None
         self._turn: Callable[[], int] = int
-        self._egress: Egress | None = None
+        self._egress: EgressProxy | None = None
 
     @property
     def grants(self) -> Mapping[str, Grant]:
@@ -68,6 +83,11 @@ class WayOut:
         """What commands need to find whom to trust, and what stands in the place of keys."""
         trusting = dict.fromkeys(TRUSTED_BY, str(TRUSTED)) if self._inspects else {}
         return trusting | {each.variable: PLACEHOLDER for each in self._credentials if each.variable}
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """For the box's HOME: whom to trust, for a program that no variable tells."""
+        return {".wgetrc": f"ca_certificate = {TRUSTED}\n".encode()} if self._inspects else {}
 
     async def welcome(self, box: Box) -> None:
         """Before anything else is done in a box."""
@@ -85,9 +105,11 @@ class WayOut:
         if self._egress is not None:
             self._egress.way.authority = made
 
-    def begin(self, gate: Gate, turn: Callable[[], int]) -> None:
-        """From here on the gate decides. `turn`: the number of the one that runs."""
-        self._gate, self._turn = gate, turn
+    def begin(self, gate: Gate, turn: Callable[[], int], before: Callable[[], Iterable[Event]] = tuple) -> None:
+        """From here on the gate decides. `turn`: the number of the one that runs; `before`: what the session's journal
+        holds, of which the requests count.
+        """
+        self._gate, self._turn, self._before = gate, turn, before
 
     async def close(self) -> None:
         """End what is on its way."""
@@ -102,8 +124,46 @@ class WayOut:
             return
         if self._egress is None:
             judge = import_module("runner.loop.outward").Outward(
-                self._gate, turn=self._turn, credentials=self._credentials
+                self._gate, turn=self._turn, credentials=self._credentials, lasting=self._lasting
             )
-            way = import_module("sandbox.leaving").Way(judge, authority=self._authority)
+            company = import_module("runner.sessions.company")
+            way = import_module("sandbox.leaving").Way(
+                judge,
+                authority=self._authority,
+                meter=self._meter(),
+                route=company.route_of(self._environ),
+                trusts=lambda: company.trust_of(self._environ),
+            )
             self._egress = import_module("sandbox.egress").Egress(way, fault=judge.fault)
         self._egress.accept(stream, arguments)
+
+    def _meter(self) -> Meter:
+        """Counts on from what the session took before, where that matters."""
+        metering = import_module("sandbox.metering")
+
+        last: tuple[Mapping[str, Any], Quotas] | None = None
+
+        def quotas() -> Quotas:  # asked with each block of bytes
+            nonlocal last
+            wanted = self._limits()
+            if last is not None and last[0] is wanted:
+                return last[1]
+            parts: dict[str, dict[str, Any]] = {"": {}, "host": {}}
+            for name, value in wanted.items():
+                part, _, key = name.rpartition(".")
+                parts[part][key] = value
+            each = {key: parts[""].pop(key, None) for key in ("body", "seconds")}
+            made: Quotas = metering.Quotas(
+                whole=metering.Quota(**parts[""]), host=metering.Quota(**parts["host"]), **each
+            )
+            last = (wanted, made)
+            return made
+
+        before: dict[str, tuple[int, int]] = {}
+        counted = any(name.endswith(("up", "down")) for name in self._limits())
+        for event in self._before() if counted else ():
+            if isinstance(event.body, Egress):
+                up, down = before.get(event.body.host, (0, 0))
+                before[event.body.host] = (up + event.body.sent, down + event.body.received)
+        made: Meter = metering.Meter(quotas, before=before)
+        return made

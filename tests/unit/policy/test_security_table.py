@@ -37,3 +37,16 @@ def test_every_line_of_the_table_names_a_test_that_tries_it() -> None:
     assert len(rows) > 35
     assert [row for row in rows if not re.search(r"`[\w/]*test_\w+\.py", row)] == []
     assert [row for row in rows if re.search(r"`tests/[\w/]*`", row)] == []  # a directory shows nothing
+
+
+def test_every_test_that_the_network_table_names_is_there() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    table = text[text.index("## How others' networks leaked") : text.index("## What is left")]
+    named = set(re.findall(r"`(test_\w+)`", table))
+    assert len(named) > 20
+    there = {
+        name
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"def (test_\w+)\(", file.read_text())
+    }
+    assert named - there == set()
