@@ -58,8 +58,11 @@ class Rig:
         self.before = self.journal.last_seq
         self._note_start()
         store.save(spec)
-        self._way_out: WayOut = import_module("runner.sessions.wayout").WayOut(
-            inspects=enforced.policy.inspects, credentials=self._credentials
+        wayout = import_module("runner.sessions.wayout")
+        self._way_out: WayOut = wayout.WayOut(
+            inspects=enforced.policy.inspects,
+            credentials=self._credentials,
+            taping=wayout.taping_of(spec, self.directory, self.journal.secrets),
         )
         self.housing: Housing = import_module("runner.sessions.housing").Housing(
             spec,
@@ -116,7 +119,8 @@ class Rig:
     async def close(self) -> None:
         """Everything down, in order; the layers stay."""
         await self._stack.aclose()
-        await self._way_out.close()
+        if told := await self._way_out.close():
+            self._progress(told)
         if self._ahead is not None:
             await asyncio.gather(self._ahead.settle(), return_exceptions=True)
         for task in self._tasks:

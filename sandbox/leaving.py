@@ -18,6 +18,7 @@ from sandbox.errors import SandboxError
 from sandbox.injection import Injection
 from sandbox.reachable import Address, Network, Resolve, resolve, special
 from sandbox.streams import Stream
+from sandbox.tape import Answers, Tape
 from sandbox.wire import PAYLOAD
 
 FORBIDDEN = 403
@@ -232,6 +233,11 @@ class Asked:
     def __post_init__(self) -> None:
         self.began = self.monotonic()
 
+    def refuse(self, *addresses: Address) -> None:
+        """Raises RefusedError where one of the addresses is not to be connected to: it condemns the name."""
+        if why := next(filter(None, map(self.ruling.objection, addresses)), ""):
+            raise RefusedError(f"{self.request.host} is not connected to: {why}")
+
     def close(self, refusal: str = "", *, failure: str = "") -> None:
         """It is over."""
         if self._told:
@@ -261,7 +267,8 @@ class Certifies(Protocol):
 class Way:
     """How a request gets out: asked, resolved, judged again, connected. `authority`: makes the certificates that the
     box is shown where requests inside of TLS are looked into; without one they are not. `trust`: whom servers are
-    believed by, this machine's authorities where None is given.
+    believed by, this machine's authorities where None is given. `tape` keeps what is exchanged; with `replay`, that
+    answers, and nothing is ever resolved or connected to.
     """
 
     def __init__(
@@ -271,15 +278,24 @@ class Way:
         bounds: Bounds | None = None,
         authority: Certifies | None = None,
         trust: ssl.SSLContext | None = None,
+        tape: Tape | None = None,
+        replay: Answers | None = None,
         resolver: Resolve = resolve,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.bounds = bounds or Bounds()
         self.judge = judge
         self.authority = authority
+        self.tape = tape or Tape()
+        self.replay = replay
         self._trust = trust
         self._resolve = resolver
         self._monotonic = monotonic
+
+    @property
+    def looks(self) -> bool:
+        """Whether all requests inside of TLS are looked into, whatever rules speak of."""
+        return self.tape.looks or self.replay is not None
 
     async def ask(self, client: Client, request: Request) -> Asked:
         """The decision. Raises RefusedError, after it was told that it is over."""
@@ -295,6 +311,10 @@ class Way:
         verified. Raises RefusedError, after it was told.
         """
         request, ruling = asked.request, asked.ruling
+        if self.replay is not None:
+            refused = RefusedError(self.replay.unknown(request), status=502)
+            asked.close(**why_not(refused))
+            raise refused
         try:
             async with asyncio.timeout(self.bounds.connect):
                 addresses = await self._resolve(request.host, request.port)

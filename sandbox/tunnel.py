@@ -54,7 +54,7 @@ class Tunnel:
     async def open(cls, way: Way, client: Client, plain: Converse, host: str, port: int) -> Tunnel:
         """Decide and connect. Raises RefusedError."""
         scheme = way.judge.expected(host, port)
-        inspected = scheme == "inspected" and way.authority is not None
+        inspected = (scheme == "inspected" or (scheme == "https" and way.looks)) and way.authority is not None
         scheme = "https" if scheme == "inspected" else scheme
         request = Request(host=host, port=port, scheme=scheme, method="CONNECT")
         if inspected or scheme == "http":
@@ -65,6 +65,7 @@ class Tunnel:
         except BaseException:
             asked.close(failure=GIVEN_UP)
             raise
+        way.tape.missed(request, "a tunnel whose bytes were not looked into")
         return cls(way, client, plain, request, (asked, upstream))
 
     async def pass_on(self) -> None:

@@ -9,7 +9,13 @@ from pathlib import Path
 from runner.errors import JournalError, SessionNotFoundError
 from runner.sessions.store import State, Store
 
-PARTS = {"layers": "layers", "store": "store", "journal.jsonl": "journal", "blobs": "blobs"}
+PARTS = {
+    "layers": "layers",
+    "store": "store",
+    "journal.jsonl": "journal",
+    "blobs": "blobs",
+    "net.recording": "recording",
+}
 OTHER = "other"
 
 
@@ -34,7 +40,9 @@ class Size:
 
 @dataclass(slots=True, kw_only=True)
 class SessionUsage:
-    """One session's, by part: layers, store (checkpoints, bases, applies), journal, blobs, other."""
+    """One session's, by part: layers, store (checkpoints, bases, applies), journal, blobs, recording,
+    other.
+    """
 
     session: str
     state: str

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import import_module
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from sandbox.errors import PathError
@@ -22,8 +22,11 @@ from sandbox.streams import Grant, Stream
 from sandbox.wire import PathCode
 
 if TYPE_CHECKING:
+    from runner.journal import Secrets
     from runner.loop.gate import Gate
     from runner.sessions.credentials import Credential
+    from runner.sessions.taping import Taping
+    from runner.spec import SessionSpec
     from sandbox.authority import Authority
     from sandbox.egress import Egress
 
@@ -47,12 +50,15 @@ BUNDLES = (
 
 class WayOut:
     """`begin` gives it what decides; nothing passes before. `inspects`: requests inside of TLS are looked into, as they
-    are where there are keys to put into them.
+    are where there are keys to put into them, and where exchanges are recorded or replayed, which is `taping`'s.
     """
 
-    def __init__(self, *, inspects: bool, credentials: tuple[Credential, ...] = ()) -> None:
-        self._inspects = inspects or bool(credentials)
+    def __init__(
+        self, *, inspects: bool, credentials: tuple[Credential, ...] = (), taping: Taping | None = None
+    ) -> None:
+        self._inspects = inspects or bool(credentials) or taping is not None
         self._credentials = credentials
+        self._taping = taping
         self._authority: Authority | None = None
         self._gate: Gate | None = None
         self._turn: Callable[[], int] = int
@@ -89,11 +95,13 @@ class WayOut:
         """From here on the gate decides. `turn`: the number of the one that runs."""
         self._gate, self._turn = gate, turn
 
-    async def close(self) -> None:
-        """End what is on its way."""
+    async def close(self) -> str:
+        """End what is on its way. What the user is told of what was recorded, "" for nothing."""
         self._gate, egress, self._egress = None, self._egress, None
         if egress is not None:
             await egress.close()
+        taping, self._taping = self._taping, None
+        return "" if taping is None else taping.close()
 
     def _accept(self, stream: Stream, arguments: dict[str, Any]) -> None:
         if self._gate is None:
@@ -104,6 +112,17 @@ class WayOut:
             judge = import_module("runner.loop.outward").Outward(
                 self._gate, turn=self._turn, credentials=self._credentials
             )
-            way = import_module("sandbox.leaving").Way(judge, authority=self._authority)
+            ends = {} if self._taping is None else {"tape": self._taping.tape, "replay": self._taping.replay}
+            way = import_module("sandbox.leaving").Way(judge, authority=self._authority, **ends)
             self._egress = import_module("sandbox.egress").Egress(way, fault=judge.fault)
         self._egress.accept(stream, arguments)
+
+
+def taping_of(spec: SessionSpec, directory: Path, secrets: Secrets) -> Taping | None:
+    """What records a session's exchanges or replays others, None where its spec asks for neither. Raises UsageError,
+    StoreError, OSError.
+    """
+    if not (spec.record_net or spec.replay_net):
+        return None
+    made: Taping = import_module("runner.sessions.taping").Taping(spec, directory, secrets)
+    return made
