@@ -54,6 +54,13 @@ def network_figures(out: network.Network) -> list[Figure]:
         Figure(name="added to a small request", value=out.small_passed - out.direct, unit="ms", wanted=2),
         Figure(name="the same, looked into", value=out.small_inspected - out.direct, unit="ms", wanted=4),
         Figure(name="tool call during a download, p95", value=out.call_p95, unit="ms", wanted=10),
+        Figure(
+            name=f"of {network.MANY} connections at once, answered",
+            value=out.many,
+            unit="",
+            wanted=network.MANY,
+            at_least=True,
+        ),
         Figure(name="memory that a download of 1 GB takes", value=out.memory, unit="MB", wanted=20),
     ]
 

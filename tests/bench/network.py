@@ -33,12 +33,13 @@ TMP = PurePosixPath("/tmp")
 PEER = Path(__file__).with_name("network_peer.py")
 BULK = 128 << 20
 LARGE = 1 << 30
+MANY = 200
 TIMES = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """Rates in MB/s, times in ms, `memory` in MB."""
+    """Rates in MB/s, times in ms, `memory` in MB; `many`: of MANY connections at once, those that were answered."""
 
     raw: float
     passed: float
@@ -48,6 +49,7 @@ class Network:
     small_inspected: float
     calls: list[float]
     memory: float
+    many: int
 
     @property
     def call_p95(self) -> float:
@@ -102,6 +104,7 @@ async def _measure(engine: Engine, image: str, toolbox: Toolbox, scratch: Path) 
                 raw = median([await _raw(box) for _ in range(3)])
                 passed = median([await _fetch(box, port, BULK) for _ in range(3)])
                 small_passed = await _small(box, port)
+                many = await _many(box, port)
                 before = _resident()
                 fetching = asyncio.create_task(_fetch(box, port, LARGE))
                 calls = await _calls_during(box, fetching)
@@ -122,6 +125,7 @@ async def _measure(engine: Engine, image: str, toolbox: Toolbox, scratch: Path) 
         small_inspected=small_inspected,
         calls=calls,
         memory=memory,
+        many=many,
     )
 
 
@@ -153,6 +157,12 @@ async def _small(box: ContainerBox, port: int) -> float:
     text, end = await run(box, f"python3 /tmp/peer.py ask 127.0.0.1 {port} {TIMES} {PROXY_PORT} /tmp/trusted.pem")
     assert end.code == 0, text
     return float(text)
+
+
+async def _many(box: ContainerBox, port: int) -> int:
+    text, end = await run(box, f"python3 /tmp/peer.py many 127.0.0.1 {port} {MANY} {PROXY_PORT} /tmp/trusted.pem")
+    assert end.code == 0, text
+    return int(text)
 
 
 async def _calls_during(box: ContainerBox, fetching: asyncio.Task[float]) -> list[float]:

@@ -1,5 +1,5 @@
 """Both ends beside the way out, standard library only. `serve PEM`: HTTP and HTTPS on ports that are printed, answering
-`/N` with N bytes. `ask HOST PORT TIMES PROXY_PORT PEM`: the median milliseconds of small requests on a kept connection.
+`/N` with N bytes. `ask HOST PORT TIMES PROXY_PORT PEM`: the median milliseconds of small requests on a kept connection. `many` takes the same: how many of so many connections at once are answered.
 """
 
 import http.client
@@ -65,8 +65,34 @@ def ask(host: str, port: int, times: int, proxy: int, pem: str) -> None:
     print(statistics.median(took))
 
 
+def many(host: str, port: int, count: int, proxy: int, pem: str) -> None:
+    """How many of so many connections, all open before the first asks, are answered."""
+    context, answered = ssl.create_default_context(cafile=pem), []
+    there = threading.Barrier(count, timeout=60)
+
+    def one() -> None:
+        connection = http.client.HTTPSConnection("127.0.0.1", proxy, context=context, timeout=60)
+        connection.set_tunnel(host, port)
+        try:
+            connection.connect()
+            there.wait()
+            connection.request("GET", "/100")
+            answered.append(len(connection.getresponse().read()) == 100)
+        except (OSError, http.client.HTTPException, threading.BrokenBarrierError):
+            there.abort()
+
+    threads = [threading.Thread(target=one) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(sum(answered))
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(sys.argv[2])
+    elif sys.argv[1] == "many":
+        many(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])
     else:
         ask(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])

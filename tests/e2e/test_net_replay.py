@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +58,12 @@ def twice(bench: Bench, steps: list[dict[str, Any]], *options: str) -> tuple[lis
     """Outputs of the live run and of the replay, and what was asked of the servers."""
     world = bench.scratch / "world"
     world.mkdir()
-    (bench.place / ".gitignore").write_text("")
-    (bench.scratch / "digest.py").write_text(DIGEST)
     last = bash(f"cat > /tmp/digest.py <<'END'\n{DIGEST}\nEND\npython3 -B /tmp/digest.py; {REFS}")
-    script = [{"tools": [step]} for step in (*steps, last)]
+    script: list[dict[str, Any]] = [{"tools": [step]} for step in (*steps, last)]
     script.insert(3, {"text": "It is a small page.", "expect": "# A page of this world"})  # to the tool, of the page
     rules = [word for rule in RULES for word in ("--allow-host", rule)]
     arguments = ("-p", "go", "--model", bench.script(*script, {"text": "done"}), *rules, *options)
-    beside = bench.command()[0]
-    closed = [*namespace(), beside, "-m", "tests.support.closed_world", str(world)]
+    closed = [*namespace(), sys.executable, "-m", "tests.support.closed_world", str(world)]
     live = ran(bench, closed, *arguments, "--record-net")
     replayed = ran(bench, namespace(), *arguments, "--replay-net", live)
     return outputs(bench, live), outputs(bench, replayed), (world / "heard").read_text().splitlines()
@@ -140,5 +138,9 @@ def test_npm_installs_again_with_no_network_to_the_same_tree(
     assert "added 2 packages" in live[4]
     assert live[4].strip().endswith("42")
     assert replayed[4].strip().endswith("42")
-    assert {"GET /demo-world", "GET /world-part", "GET /demo-world/-/demo-world-1.0.0.tgz"} <= set(heard)
-    assert any(each.startswith("POST /-/npm/v1/security/") for each in heard)
+    assert set(heard[-4:]) == {
+        "GET /demo-world",
+        "GET /world-part",
+        "GET /demo-world/-/demo-world-1.0.0.tgz",
+        "GET /world-part/-/world-part-1.0.0.tgz",
+    }

@@ -73,7 +73,11 @@ def package(name: str, code: str, **more: object) -> tuple[dict[str, object], by
     integrity = "sha512-" + base64.b64encode(hashlib.sha512(packed).digest()).decode()
     tarball = f"{REGISTRY}/{name}/-/{name}-1.0.0.tgz"
     dist = {"tarball": tarball, "integrity": integrity, "shasum": hashlib.sha1(packed).hexdigest()}
-    document = {"name": name, "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": described | {"dist": dist}}}
+    document: dict[str, object] = {
+        "name": name,
+        "dist-tags": {"latest": "1.0.0"},
+        "versions": {"1.0.0": {**described, "dist": dist}},
+    }
     return document, packed
 
 
