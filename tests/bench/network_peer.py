@@ -1,5 +1,6 @@
 """Both ends beside the way out, standard library only. `serve PEM`: HTTP and HTTPS on ports that are printed, answering
-`/N` with N bytes. `ask HOST PORT TIMES PROXY_PORT PEM`: the median milliseconds of small requests on a kept connection. `many` takes the same: how many of so many connections at once are answered.
+`/N` with N bytes. `ask HOST PORT TIMES PROXY_PORT PEM`: the median milliseconds of small requests on a kept
+connection. `many` takes the same: how many of so many connections at once are answered.
 """
 
 import http.client
