@@ -292,11 +292,6 @@ class Way:
         self._resolve = resolver
         self._monotonic = monotonic
 
-    @property
-    def looks(self) -> bool:
-        """Whether all requests inside of TLS are looked into, whatever rules speak of."""
-        return self.tape.looks or self.replay is not None
-
     async def ask(self, client: Client, request: Request) -> Asked:
         """The decision. Raises RefusedError, after it was told that it is over."""
         ruling = await self.judge.judge(request)

@@ -110,8 +110,6 @@ class Recorder(Tape):
     file may have. Close it. Raises StoreError, OSError for a file that cannot be written or is another.
     """
 
-    looks = True
-
     def __init__(
         self,
         file: Path,

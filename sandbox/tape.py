@@ -43,9 +43,7 @@ class Take:
 
 
 class Tape:
-    """Makes a Take of each exchange. `looks`: requests inside of TLS are to be looked into."""
-
-    looks = False
+    """Makes a Take of each exchange."""
 
     def begin(self, request: Request, headers: Headers) -> Take:  # noqa: ARG002 (others keep them)
         """An exchange begins; `headers` without the key that is put into them later."""
@@ -58,7 +56,7 @@ class Tape:
 class Body(Protocol):
     """Takes in a request's body."""
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> object:
         """The next bytes."""
         ...
 

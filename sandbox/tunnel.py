@@ -56,7 +56,7 @@ class Tunnel:
     async def open(cls, way: Way, client: Client, plain: Converse, host: str, port: int) -> Tunnel:
         """Decide and connect. Raises RefusedError."""
         scheme = way.judge.expected(host, port)
-        inspected = (scheme == "inspected" or (scheme == "https" and way.looks)) and way.authority is not None
+        inspected = scheme == "inspected" and way.authority is not None
         scheme = "https" if scheme == "inspected" else scheme
         request = Request(host=host, port=port, scheme=scheme, method="CONNECT")
         if inspected or scheme == "http":

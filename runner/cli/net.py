@@ -51,6 +51,7 @@ def log(
         return
     for row in rows:
         size = f"{row['sent']} up, {row['received']} down, {row['seconds']:.3f} s" if row["decision"] == "allow" else ""
+        size = f"{size} (replayed)" if row["replayed"] else size
         why = row["failure"] or (row["rule"] and f"rule {row['rule']}") or row["reason"]
         line = f"{row['time'][:19]}  {row['decision']:5}  {one_line(row['request'], WIDE)}  {size}".rstrip()
         out(f"{line}  ({one_line(why, WIDE)})")
@@ -75,6 +76,7 @@ def _row(at: float, body: Egress) -> dict[str, Any]:
         "received": body.received,
         "seconds": body.seconds,
         "failure": verdict.get("failure", ""),
+        "replayed": bool(verdict.get("replayed")),
         "would_allow": shown(effect) if by_nobody else "",
     }
 

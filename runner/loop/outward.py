@@ -53,11 +53,22 @@ class Bound(Protocol):
 
 class Outward:
     """A `sandbox.leaving.Judge` over the gate. `turn`: the number of the one that runs. `credentials`: keys that go
-    into requests that are allowed; they allow nothing.
+    into requests that are allowed; they allow nothing. `looks`: all requests inside of TLS are looked into;
+    `replays`: a recording answers, and nothing leaves.
     """
 
-    def __init__(self, gate: Gate, *, turn: Callable[[], int], credentials: Sequence[Bound] = ()) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        *,
+        turn: Callable[[], int],
+        credentials: Sequence[Bound] = (),
+        looks: bool = False,
+        replays: bool = False,
+    ) -> None:
         self._gate = gate
+        self._looks = looks
+        self._replays = replays
         self._credentials = credentials
         self._turn = turn
         self._answers: dict[Key, tuple[int, asyncio.Task[Verdict]]] = {}
@@ -97,7 +108,7 @@ class Outward:
     def expected(self, host: str, port: int) -> str:
         """See Judge."""
         found = self._gate.policy().expected(host, port)
-        if found == "https" and any(each.concerns(host, port) for each in self._credentials):
+        if found == "https" and (self._looks or any(each.concerns(host, port) for each in self._credentials)):
             return "inspected"
         return found
 
@@ -115,13 +126,14 @@ class Outward:
         self._tell(request, decided, verdict, outcome)
 
     def _tell(self, request: Request, decided: Decided, verdict: Verdict, outcome: Outcome) -> None:
+        replayed = {"replayed": True} if self._replays and verdict.decision is Decision.ALLOW else {}
         body = Egress(
             host=request.host,
             port=request.port,
             scheme=request.scheme,
             method=request.method,
             path=request.path[:LONGEST_PATH],
-            verdict=verdict.to_json() | ({"failure": outcome.failure} if outcome.failure else {}),
+            verdict=verdict.to_json() | ({"failure": outcome.failure} if outcome.failure else {}) | replayed,
             sent=outcome.sent,
             received=outcome.received,
             seconds=outcome.seconds,

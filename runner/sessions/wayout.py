@@ -110,7 +110,11 @@ class WayOut:
             return
         if self._egress is None:
             judge = import_module("runner.loop.outward").Outward(
-                self._gate, turn=self._turn, credentials=self._credentials
+                self._gate,
+                turn=self._turn,
+                credentials=self._credentials,
+                looks=self._taping is not None,
+                replays=self._taping is not None and self._taping.replay is not None,
             )
             ends = {} if self._taping is None else {"tape": self._taping.tape, "replay": self._taping.replay}
             way = import_module("sandbox.leaving").Way(judge, authority=self._authority, **ends)

@@ -8,6 +8,7 @@ import inspect
 import json
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -34,28 +35,32 @@ STEPS: list[dict[str, Any]] = [
 NPM = bash(
     f"npm install --no-fund --cache /tmp/npm --registry {REGISTRY}/ demo-world && node -p 'require(\"demo-world\")'"
 )
-RULES = (f"git:fetch {GIT}", f"GET {INDEX}", f"GET,POST {REGISTRY}", f"GET {SITE}")
+RULES = (f"git:fetch {GIT}", f"GET {INDEX}", f"GET,POST {REGISTRY}", SITE)
 PACKAGES = ("gcc", "libc6-dev", "nodejs", "npm")  # as another test has them: one image serves both
 
 
 def ran(bench: Bench, prefix: list[str], *arguments: str) -> str:
-    """`fumehood ARGUMENTS` behind a prefix; the session that it was."""
-    before = {each["session"] for each in bench.sessions()}
-    command = [*prefix, *bench.command(*arguments)]
+    """`fumehood ARGUMENTS` behind a prefix, in a session of its own: that one."""
+    session = str(uuid.uuid4())
     done = subprocess.run(
-        command, cwd=bench.place, env=bench.environ, capture_output=True, text=True, check=False, timeout=200
+        [*prefix, *bench.command(*arguments, "--session-id", session)],
+        cwd=bench.place,
+        env=bench.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    (session,) = {each["session"] for each in bench.sessions()} - before
-    return str(session)
+    return session
 
 
 def outputs(bench: Bench, session: str) -> list[str]:
     return [str(r["body"]["content"]) for r in bench.records(session) if r["type"] == "ToolFinished"]
 
 
-def twice(bench: Bench, steps: list[dict[str, Any]], *options: str) -> tuple[list[str], list[str], list[str]]:
-    """Outputs of the live run and of the replay, and what was asked of the servers."""
+def twice(bench: Bench, steps: list[dict[str, Any]], *options: str) -> tuple[str, str, list[str]]:
+    """The live session and its replay, and what was asked of the servers."""
     world = bench.scratch / "world"
     world.mkdir()
     last = bash(f"cat > /tmp/digest.py <<'END'\n{DIGEST}\nEND\npython3 -B /tmp/digest.py; {REFS}")
@@ -66,10 +71,10 @@ def twice(bench: Bench, steps: list[dict[str, Any]], *options: str) -> tuple[lis
     closed = [*namespace(), sys.executable, "-m", "tests.support.closed_world", str(world)]
     live = ran(bench, closed, *arguments, "--record-net")
     replayed = ran(bench, namespace(), *arguments, "--replay-net", live)
-    return outputs(bench, live), outputs(bench, replayed), (world / "heard").read_text().splitlines()
+    return live, replayed, (world / "heard").read_text().splitlines()
 
 
-def check(bench: Bench, live: list[str], replayed: list[str], heard: list[str]) -> None:
+def check(live: list[str], replayed: list[str], heard: list[str]) -> None:
     cloned, installed, page, pushed, *_, digest = live
     assert "a tool" in cloned
     assert "rror" not in installed
@@ -82,9 +87,17 @@ def check(bench: Bench, live: list[str], replayed: list[str], heard: list[str]) 
     assert (replayed[0], replayed[2], replayed[3]) == (cloned, page, pushed)
 
 
+def decided(bench: Bench, session: str) -> list[tuple[str, str, str, str]]:
+    """Each request as the journal has it: judged, and over."""
+    over = [r["body"] for r in bench.records(session) if r["type"] == "Egress"]
+    judged = [r for r in bench.records(session) if r["type"] == "Judged" and r["body"]["tool"] == "Network"]
+    assert len(judged) == len(over)
+    return [(one["method"], one["path"], one["verdict"]["decision"], one["verdict"]["rule"]) for one in over]
+
+
 def test_a_session_runs_again_with_no_network_to_the_same_tree(repository: Bench) -> None:
-    live, replayed, heard = twice(repository, STEPS)
-    check(repository, live, replayed, heard)
+    live, replay, heard = twice(repository, STEPS)
+    check(outputs(repository, live), outputs(repository, replay), heard)
     assert {each.split("?")[0] for each in heard} == {
         "GET /tool.git/info/refs",
         "POST /tool.git/git-upload-pack",
@@ -94,35 +107,23 @@ def test_a_session_runs_again_with_no_network_to_the_same_tree(repository: Bench
         "GET /files/world_part-1.0-py3-none-any.whl",
         "GET /page",
     }
-    replay, first = (each["session"] for each in repository.sessions())
-    told = json.loads(repository.run("net", "recorded", first, "--json").stdout)
-    assert [(row["status"], row["whole"], row["failure"]) for row in told["exchanges"]] == [(200, True, "")] * len(
-        heard
-    )
-    assert told["missed"] == []
-    rows = [json.loads(repository.run("net", "log", each, "--json").stdout) for each in (first, replay)]
-    decided = [[(row["request"], row["decision"], row["rule"]) for row in each] for each in rows]
-    assert decided[0] == decided[1]
-    assert "deny" in {decision for _, decision, _ in decided[0]}
-    judged = [
-        sum(r["type"] == "Judged" and r["body"]["tool"] == "Network" for r in repository.records(s))
-        for s in (first, replay)
-    ]
-    assert judged[0] == judged[1] >= len(heard)
-    kept = Path(repository.environ["FUMEHOOD_HOME"]) / "sessions" / first / FILE
+    told = json.loads(repository.run("net", "recorded", live, "--json").stdout)
+    ends = [(row["status"], row["whole"], row["failure"]) for row in told["exchanges"]]
+    assert (ends, told["missed"]) == ([(200, True, "")] * len(heard), [])
+    assert decided(repository, live) == decided(repository, replay)
+    assert ("GET", "/tool.git/info/refs?service=git-receive-pack", "deny", "") in decided(repository, live)
+    kept = Path(repository.environ["FUMEHOOD_HOME"]) / "sessions" / live / FILE
     assert kept.stat().st_mode & 0o777 == 0o600
-    # a request more than was recorded, in the session that goes on without a network
-    more = repository.script(
-        {"tools": [bash(f"curl -sS {SITE}/page; curl -sS {SITE}/other; curl -sS {INDEX}/simple/x/")]}, {"text": "done"}
-    )
-    repository.run("-p", "more", "--resume", replay, "--model", more)
+    # what was not recorded, in the session that goes on, still without a network
+    more = bash(f"curl -sS {SITE}/page {SITE}/other {INDEX}/simple/x/")
+    repository.run("-p", "more", "--resume", replay, "--model", repository.script({"tools": [more]}, {"text": "done"}))
     said = outputs(repository, replay)[-1]
     assert "A page of this world" in said
     assert f"fumehood: GET {SITE}/other was not recorded" in said
-    failed = [row for row in json.loads(repository.run("net", "log", replay, "--json").stdout) if row["failure"]]
-    assert [row["failure"] for row in failed] == [
-        f"GET {at} was not recorded" for at in (f"{SITE}/other", f"{INDEX}/simple/x/")
-    ]
+    log = json.loads(repository.run("net", "log", replay, "--json").stdout)
+    assert {row["replayed"] for row in log if row["decision"] == "allow"} == {True}
+    failures = [row["failure"] for row in log if row["failure"]]
+    assert failures == [f"GET {at} was not recorded" for at in (f"{SITE}/other", f"{INDEX}/simple/x/")]
 
 
 @pytest.mark.slow
@@ -133,8 +134,9 @@ def test_npm_installs_again_with_no_network_to_the_same_tree(
     """In an image with npm, which takes minutes to make the first time."""
     ensure_image(engine, "base", packages=PACKAGES, cache=image_cache, progress=print)
     packages = [word for name in PACKAGES for word in ("--package", name)]
-    live, replayed, heard = twice(repository, [*STEPS, NPM], *packages)
-    check(repository, live, replayed, heard)
+    first, second, heard = twice(repository, [*STEPS, NPM], *packages)
+    live, replayed = outputs(repository, first), outputs(repository, second)
+    check(live, replayed, heard)
     assert "added 2 packages" in live[4]
     assert live[4].strip().endswith("42")
     assert replayed[4].strip().endswith("42")

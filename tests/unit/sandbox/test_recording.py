@@ -118,7 +118,7 @@ async def test_addresses_are_judged_as_they_were_recorded(tmp_path: Path) -> Non
     assert b"a.example is not connected to: it is 127.0.0.1 (loopback)" in refused
 
 
-async def test_requests_inside_of_tls_are_recorded_whatever_the_rules_speak_of(tmp_path: Path) -> None:
+async def test_requests_inside_of_tls_are_recorded(tmp_path: Path) -> None:
     world, session = Authority(datetime.now(UTC)), Authority(datetime.now(UTC))
     trust = ssl.create_default_context(cadata=world.certificate.decode())
     heard, file = Heard(), tmp_path / FILE
@@ -132,13 +132,13 @@ async def test_requests_inside_of_tls_are_recorded_whatever_the_rules_speak_of(t
         await connection.leave()
         return answer
 
-    judge = TableJudge(allowed={HOST})
+    judge = TableJudge(allowed={HOST}, scheme="inspected")
     async with (
         serving(heard.answer, secure=world.context(HOST)) as port,
         recording(file, judge, authority=session, trust=trust) as out,
     ):
         live = await ask(out)
-    async with replaying(file, TableJudge(allowed={HOST}), authority=session) as out:
+    async with replaying(file, TableJudge(allowed={HOST}, scheme="inspected"), authority=session) as out:
         assert await ask(out) == live
     assert len(heard.requests) == 1
     with Recording(file) as found:
