@@ -95,11 +95,13 @@ async def test_each_request_is_answered_as_it_was_with_no_server_there(tmp_path:
 
 
 async def test_what_was_given_is_not_given_again_to_a_session_that_goes_on(tmp_path: Path) -> None:
+    """Nor does what is recorded in one that goes on stand before what was recorded then."""
     heard, file, given = Heard(), tmp_path / FILE, list[int]()
-    async with serving(heard.answer) as port, recording(file, TableJudge(allowed={HOST})) as out:
+    async with serving(heard.answer) as port:
         asked = request("GET", f"http://{HOST}:{port}/")
         for _ in range(3):
-            await out.say(asked)
+            async with recording(file, TableJudge(allowed={HOST})) as out:
+                await out.say(asked)
     for number in (1, 2):
         judge = TableJudge(allowed={HOST})
         async with replaying(file, judge, replay={"played": tuple(given), "note": given.append}) as out:
