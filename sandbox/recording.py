@@ -35,7 +35,6 @@ FILE = "net.recording"
 PIECE = 256 << 10
 LIMIT = 4 << 30
 SCRUBBED = "scrubbed"
-NOWHERE = "0.0.0.0"  # noqa: S104 (nothing is bound to it)
 WITHOUT_VALUE = CARRIERS | {b"proxy-authorization", b"authentication-info"}
 COOKIE = re.compile(r"([^=;]*=)[^;]*")
 
@@ -218,8 +217,8 @@ class _Take(Take):
         kept = [(name, value) for name, value in headers if name.lower() != b"accept-encoding"]
         return [*kept, (b"Accept-Encoding", b"identity")]
 
-    def reached(self, address: Address) -> None:
-        self._address = str(address)
+    def reached(self, address: Address | None) -> None:
+        self._address = str(address or "")
 
     def sent(self, data: bytes) -> None:
         self._feed(self._up, data)
@@ -274,7 +273,7 @@ class Exchange:
     number: int
     request: str
     sent: str
-    address: Address
+    address: Address | None
     size: int
     whole: bool
     status: int = 0
@@ -324,7 +323,7 @@ class Recording:
             number=note["n"],
             request=note["request"],
             sent=note["sent"]["sha256"] if note["sent"]["whole"] else "",
-            address=ip_address(note["address"] or NOWHERE),
+            address=ip_address(note["address"]) if note["address"] else None,
             size=answer["size"],
             whole=answer["whole"],
             status=note.get("status", 0),

@@ -23,8 +23,8 @@ class Take:
         """The request's headers as they go on."""
         return headers
 
-    def reached(self, address: Address) -> None:
-        """Where the request goes."""
+    def reached(self, address: Address | None) -> None:
+        """Where the request goes, None where that is not known."""
 
     def sent(self, data: bytes) -> None:
         """Of the request's body."""
@@ -65,8 +65,8 @@ class Answer(Protocol):
     """An answer from elsewhere than the network. `address`: where it came from once; not `whole`: it breaks off."""
 
     @property
-    def address(self) -> Address:
-        """Judged as if it were connected to."""
+    def address(self) -> Address | None:
+        """Judged as if it were connected to; None where it was not known."""
         ...
 
     @property
