@@ -201,7 +201,7 @@ class Talk:
             async for data in self._body():
                 body.feed(data)
             found = replay.answer(asked.request, body)
-            asked.refuse(*filter(None, (found.address,)))
+            asked.refuse(found.address)
             await self._send(h11.Response(status_code=found.status, headers=found.headers, reason=found.reason))
             for data in found.pieces():
                 await self._send(h11.Data(data=data))

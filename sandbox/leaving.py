@@ -233,9 +233,9 @@ class Asked:
     def __post_init__(self) -> None:
         self.began = self.monotonic()
 
-    def refuse(self, *addresses: Address) -> None:
-        """Raises RefusedError where one of the addresses is not to be connected to: it condemns the name."""
-        if why := next(filter(None, map(self.ruling.objection, addresses)), ""):
+    def refuse(self, address: Address | None) -> None:
+        """Raises RefusedError where that address, if there is one, is not to be connected to."""
+        if address is not None and (why := self.ruling.objection(address)):
             raise RefusedError(f"{self.request.host} is not connected to: {why}")
 
     def close(self, refusal: str = "", *, failure: str = "") -> None:
