@@ -233,7 +233,8 @@ class CheckpointTaken:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Egress:
     """One request that left, or was refused, when it is over. The verdict's `failure`: why nothing came of one
-    that was allowed. Bytes as they went over the box's connection.
+    that was allowed; its `replayed`: a recording answered, and nothing left. Bytes as they went over the box's
+    connection.
     """
 
     host: str

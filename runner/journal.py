@@ -54,6 +54,11 @@ class Secrets:
         if len(value) >= (10 if (value.islower() and value.isalpha()) or value.isdigit() else 6):
             self._known[value] = (_encode(value)[1:-1], f"[secret:{name}]")
 
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The secrets themselves."""
+        return tuple(self._known)
+
     def hide(self, text: str) -> str:
         """Plain text without any known secret."""
         for value, (_, mark) in self._known.items():

@@ -57,12 +57,14 @@ class Rig:
         self.before = self.journal.last_seq
         self._note_start()
         store.save(spec)
-        self._way_out: WayOut = import_module("runner.sessions.wayout").WayOut(
+        wayout = import_module("runner.sessions.wayout")
+        self._way_out: WayOut = wayout.WayOut(
             inspects=asks or enforced.policy.inspects,
             credentials=self._credentials,
             limits=lambda: enforced.network_limits,
             lasting=enforced.lasting,
             environ=environ,
+            taping=wayout.taping_of(spec, self.directory, self.journal.secrets),
         )
         self.housing: Housing = import_module("runner.sessions.housing").Housing(
             spec,
@@ -120,7 +122,8 @@ class Rig:
     async def close(self) -> None:
         """Everything down, in order; the layers stay."""
         await self._stack.aclose()
-        await self._way_out.close()
+        if told := await self._way_out.close():
+            self._progress(told)
         if self._ahead is not None:
             await asyncio.gather(self._ahead.settle(), return_exceptions=True)
         for task in self._tasks:

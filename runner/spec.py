@@ -57,7 +57,8 @@ class SessionSpec:
     engine knows, or "base". `environment` lists the *names* of variables that pass into the box.
     `clock`: "" or a fixed ISO time for replay. `settings`: what `--settings` gave, read and without variables, ""
     for nothing; `setting_sources`: which of user, project and local settings count (managed ones always do).
-    `policy_digest`: of the policy it was made for; "" takes whichever is in force.
+    `policy_digest`: of the policy it was made for; "" takes whichever is in force. `record_net`: bytes that a recording
+    of its exchanges may take, 0 for none; `replay_net`: the file of the recording that answers in place of the network.
     """
 
     session: str
@@ -89,6 +90,8 @@ class SessionSpec:
     locale: str = "C.UTF-8"
     timezone: str = "UTC"
     clock: str = ""
+    record_net: int = 0
+    replay_net: str = ""
     version: int = SPEC_VERSION
 
     def to_json(self) -> dict[str, Any]:

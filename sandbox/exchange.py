@@ -5,16 +5,18 @@ anew to where it goes, so that two readers cannot understand it differently. CON
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import h11
 
+from sandbox.errors import SandboxError
 from sandbox.hosts import PORTS, HostError, Target, authority_of, target_of
 from sandbox.injection import Mask
 from sandbox.leaving import Asked, Client, Request, Way
 from sandbox.refusals import FORBIDDEN, GIVEN_UP, GoneError, LimitError, RefusedError, why_not
+from sandbox.tape import Answers, Headers, Take
 from sandbox.tunnel import Tunnel
 from sandbox.upstream import Upstream
 from sandbox.wire import PAYLOAD
@@ -23,7 +25,6 @@ HOP = frozenset(
     b"connection keep-alive proxy-connection proxy-authorization proxy-authenticate te trailer upgrade expect".split()
 )
 KEPT = frozenset({b"host", b"content-length", b"transfer-encoding"})
-Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 
 class Raw(Protocol):
@@ -168,13 +169,17 @@ class Talk:
         if injection is not None and (why := injection.objection(headers)):
             asked.close(why)
             raise RefusedError(why)
-        end = {"failure": GIVEN_UP}
+        if self._way.replay is not None:
+            await self._play(asked, self._way.replay)
+            return
+        take, end = self._taken(request, headers, socket=socket), {"failure": GIVEN_UP}
         try:
             async with asked.in_time():
                 if asked.tally is not None:
                     asked.tally.declare(_length(event.headers))
                 upstream, there = await self._reach(asked)
-                headers = headers if injection is None else injection.into(headers)
+                take.reached(upstream.address)
+                headers = take.asks(headers if injection is None else injection.into(headers))
                 headers = [(b"Host", target.authority.encode("ascii")), *headers]
                 sent = h11.Request(method=event.method, **_written(upstream, target, headers))
                 upstream.writer.write(there.send(sent) or b"")
@@ -182,11 +187,42 @@ class Talk:
                     await self._next()
                     upstream.writer.write(there.send(h11.EndOfMessage()) or b"")
                 mask = Mask(() if injection is None else injection.secrets)
-                await self._pass(upstream, there, socket=socket, mask=mask)
+                await self._pass(upstream, there, socket=socket, mask=mask, take=take)
             end = {}
         except RefusedError as refused:
             end = why_not(refused)
             raise
+        finally:
+            asked.close(**end)
+            take.close(**end)
+
+    def _taken(self, request: Request, headers: Headers, *, socket: bool) -> Take:
+        if not socket:
+            return self._way.tape.begin(request, headers)
+        self._way.tape.missed(request, "a WebSocket, which has no one answer")
+        return Take()
+
+    async def _play(self, asked: Asked, replay: Answers) -> None:
+        """The answer from elsewhere. Raises RefusedError where there is none."""
+        end = {"failure": GIVEN_UP}
+        try:
+            body = replay.body()
+            async for data in self._body():
+                body.feed(data)
+            found = replay.answer(asked.request, body)
+            asked.refuse(found.address)
+            await self._send(h11.Response(status_code=found.status, headers=found.headers, reason=found.reason))
+            for data in found.pieces():
+                await self._send(h11.Data(data=data))
+            if found.whole:
+                await self._send(h11.EndOfMessage())
+            end = {} if found.whole else {"failure": "it breaks off, as it was recorded"}
+        except RefusedError as refused:
+            end = why_not(refused)
+            raise
+        except SandboxError as error:
+            end = {"failure": str(error)}
+            raise GoneError from error
         finally:
             asked.close(**end)
 
@@ -215,11 +251,11 @@ class Talk:
         self._there = there = h11.Connection(h11.CLIENT, max_incomplete_event_size=self._way.bounds.head_size)
         return upstream, there
 
-    async def _pass(self, upstream: Upstream, there: h11.Connection, *, socket: bool, mask: Mask) -> None:
+    async def _pass(self, upstream: Upstream, there: h11.Connection, *, socket: bool, mask: Mask, take: Take) -> None:
         """The request's body up, and the answer down, side by side: an answer may come before the end of the body."""
-        up = asyncio.create_task(self._up(upstream, there)) if not socket else None
+        up = asyncio.create_task(self._up(upstream, there, take)) if not socket else None
         try:
-            switched = await self._down(upstream, there, mask)
+            switched = await self._down(upstream, there, mask, take)
         except h11.ProtocolError as error:
             raise RefusedError(f"the answer was no HTTP that is clear: {error}", status=502) from error
         finally:
@@ -235,27 +271,42 @@ class Talk:
             await self._way.relay(self._client, upstream, mask)
             self.drop()
 
-    async def _up(self, upstream: Upstream, there: h11.Connection) -> None:
-        if self._server.they_are_waiting_for_100_continue:
-            await self._send(h11.InformationalResponse(status_code=100, headers=[]))
+    async def _up(self, upstream: Upstream, there: h11.Connection, take: Take) -> None:
         whole = False
         try:
-            while not whole:
-                async with asyncio.timeout(self._way.bounds.idle):
-                    event = await self._next()
-                    if not isinstance(event, h11.Data | h11.EndOfMessage):
-                        raise GoneError
-                    if isinstance(event, h11.Data) and self._client.tally is not None:
-                        self._client.tally.body(len(event.data))
-                    if isinstance(event, h11.EndOfMessage):
-                        whole, event = True, h11.EndOfMessage()
-                    upstream.writer.write(there.send(event) or b"")
-                    await upstream.writer.drain()
+            async for data in self._body():
+                take.sent(data)
+                await self._forward(upstream, there.send(h11.Data(data=data)))
+            take.all_sent()
+            await self._forward(upstream, there.send(h11.EndOfMessage()))
+            whole = True
         finally:
             if not whole:
                 upstream.abort()
 
-    async def _down(self, upstream: Upstream, there: h11.Connection, mask: Mask) -> bool:
+    async def _forward(self, upstream: Upstream, data: bytes | None) -> None:
+        async with asyncio.timeout(self._way.bounds.idle):
+            upstream.writer.write(data or b"")
+            await upstream.writer.drain()
+
+    async def _body(self) -> AsyncIterator[bytes]:
+        """The request's body. Raises GoneError, TimeoutError, LimitError."""
+        if self._server.they_are_waiting_for_100_continue:
+            await self._send(h11.InformationalResponse(status_code=100, headers=[]))
+        while True:
+            async with asyncio.timeout(self._way.bounds.idle):
+                event = await self._next()
+            match event:
+                case h11.Data():
+                    if self._client.tally is not None:
+                        self._client.tally.body(len(event.data))
+                    yield bytes(event.data)
+                case h11.EndOfMessage():
+                    return
+                case _:
+                    raise GoneError
+
+    async def _down(self, upstream: Upstream, there: h11.Connection, mask: Mask, take: Take) -> bool:
         """The answer, without what `mask` takes out; True where it switches to another protocol."""
         while True:
             event = there.next_event()
@@ -276,11 +327,16 @@ class Talk:
                         self._client.tally.fits(_length(event.headers))
                     headers = [(mask.whole(name), mask.whole(value)) for name, value in _cleaned(event.headers)]
                     reason = mask.whole(bytes(event.reason))
+                    take.answered(event.status_code, headers, reason)
                     await self._send(h11.Response(status_code=event.status_code, headers=headers, reason=reason))
                 case h11.Data():
-                    await self._send(h11.Data(data=mask.feed(bytes(event.data))))
+                    data = mask.feed(bytes(event.data))
+                    take.received(data)
+                    await self._send(h11.Data(data=data))
                 case h11.EndOfMessage():
-                    await self._send(h11.Data(data=mask.rest()))
+                    data = mask.rest()
+                    take.received(data)
+                    await self._send(h11.Data(data=data))
                     await self._send(h11.EndOfMessage())
                     return False
                 case _:

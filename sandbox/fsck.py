@@ -77,6 +77,8 @@ def check_stores(directory: Path, *, pool: Pool) -> Checked:
         _bases(checked, directory, file)
     for file in sorted((directory / "store" / "applies").glob("*")):
         _applies(checked, directory, file)
+    for file in sorted(directory.glob("net.*")):
+        _exchanges(checked, directory, file)
     _frozen(checked, directory, pool, _tables(checked, directory))
     return checked
 
@@ -191,6 +193,17 @@ def _applies(checked: Checked, directory: Path, file: Path) -> None:
                 if digest:
                     paths.setdefault(digest, []).append(f"{kept.root}/{kept.path}")
     _by_path(checked, name, read, paths, "what an apply overwrote")
+
+
+def _exchanges(checked: Checked, directory: Path, file: Path) -> None:
+    name = str(file.relative_to(directory))
+    read = _read(checked, name, file)
+    requests: dict[str, list[str]] = {}
+    for note in read.notes:
+        for body in (note.get("sent"), note.get("answer")):
+            for digest in body["pieces"] if body else ():
+                requests.setdefault(digest, []).append(note["request"])
+    _by_path(checked, name, read, requests, "what was exchanged")
 
 
 def _by_path(checked: Checked, name: str, read: _Read, paths: dict[str, list[str]], kind: str) -> None:

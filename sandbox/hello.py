@@ -9,7 +9,9 @@ from dataclasses import dataclass
 LARGEST = 32 << 10
 RECORD = 5
 MOST_IN_RECORD = 16 << 10
-HANDSHAKE, CLIENT_HELLO = 22, 1
+CHANGE, HANDSHAKE, DATA = 20, 22, 23  # kinds of records
+CLIENT_HELLO, SERVER_HELLO = 1, 2
+RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")  # RFC 8446 4.1.3
 SERVER_NAME, EARLIER_ESNI, ENCRYPTED_HELLO = 0, 0xFFCE, 0xFE0D
 
 
@@ -49,16 +51,17 @@ class _Bytes:
 
 
 class HelloReader:
-    """Bytes of a connection in, until there is a whole ClientHello. `data`: all that came, for handing on."""
+    """Bytes of a connection in, until there is a whole ClientHello. `data`: it as it came, for handing on; `rest`: what
+    came after it.
+    """
 
     def __init__(self) -> None:
         self.data = bytearray()
+        self.rest = b""
 
     def feed(self, data: bytes) -> Hello | None:
         """The hello once it is whole, None before. Raises HelloError."""
         self.data += data
-        if len(self.data) > LARGEST + MOST_IN_RECORD:
-            raise HelloError("a ClientHello that is too long")
         message = bytearray()
         at = 0
         while len(self.data) - at >= RECORD:
@@ -77,10 +80,57 @@ class HelloReader:
                 if len(message) >= 4 + size:
                     if len(message) > 4 + size or at > len(self.data):
                         raise HelloError("more than a ClientHello in its record")
+                    self.rest = bytes(self.data[at:])
+                    del self.data[at:]
                     return parse(bytes(message[4:]))
         if self.data and self.data[0] != HANDSHAKE:
             raise HelloError("no TLS")
+        if len(self.data) > LARGEST + MOST_IN_RECORD:
+            raise HelloError("a ClientHello that is too long")
         return None
+
+
+def asks_again(answer: bytes) -> bool | None:
+    """Whether a server wants a second ClientHello, by the first bytes of its answer; None where more are needed. Raises
+    HelloError for a ServerHello whose beginning is spread over records, which no server needs.
+    """
+    random = RECORD + 4 + 2
+    if answer[:1] not in (b"", bytes([HANDSHAKE])):
+        return False
+    if len(answer) <= RECORD:
+        return None
+    if answer[RECORD] != SERVER_HELLO:
+        return False
+    if int.from_bytes(answer[3:RECORD], "big") < random - RECORD + len(RETRY):
+        raise HelloError("a ServerHello in pieces")
+    if len(answer) < random + len(RETRY):
+        return None
+    return answer[random : random + len(RETRY)] == RETRY
+
+
+class SecondHelloReader(HelloReader):
+    """As HelloReader, for what a client says after it was asked again: early data and the record that is there for
+    compatibility (RFC 8446 D.4) may come before the hello. `passed`: those, for handing on before `data`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passed = bytearray()
+
+    def feed(self, data: bytes) -> Hello | None:
+        """See HelloReader."""
+        if self.data[:1] == bytes([HANDSHAKE]):
+            return super().feed(data)
+        self.data += data
+        while len(self.data) >= RECORD and self.data[0] in (CHANGE, DATA):
+            end = RECORD + int.from_bytes(self.data[3:RECORD], "big")
+            if len(self.data) < end:
+                return None
+            if len(self.passed) + end > LARGEST:
+                raise HelloError("too much before a second ClientHello")
+            self.passed += self.data[:end]
+            del self.data[:end]
+        return super().feed(b"") if self.data and self.data[0] not in (CHANGE, DATA) else None
 
 
 def parse(body: bytes) -> Hello:

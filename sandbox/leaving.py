@@ -20,6 +20,7 @@ from sandbox.metering import Meter, Tally
 from sandbox.reachable import Address, Network, Resolve, literal, resolve, special
 from sandbox.refusals import GoneError, LimitError, RefusedError, why_not
 from sandbox.streams import Stream
+from sandbox.tape import Answers, Tape
 from sandbox.upstream import ProxyServer, Route, Upstream, by_proxy, directly, straight
 from sandbox.wire import PAYLOAD
 
@@ -228,6 +229,11 @@ class Asked:
                 raise self.tally.late() from error
             raise
 
+    def refuse(self, address: Address | None) -> None:
+        """Raises RefusedError where that address, if there is one, is not to be connected to."""
+        if address is not None and (why := self.ruling.objection(address)):
+            raise RefusedError(f"{self.request.host} is not connected to: {why}")
+
     def close(self, refusal: str = "", *, failure: str = "") -> None:
         """It is over."""
         if self._told:
@@ -266,6 +272,7 @@ class Way:
     """How a request gets out: asked, resolved, judged again, connected. `authority`: makes the certificates that the
     box is shown where requests inside of TLS are looked into; without one they are not. `trust`: whom servers are
     believed by, else what `trusts` gives when it is first needed. `route`: which proxies of a company requests take.
+    `tape` keeps what is exchanged; with `replay`, that answers, and nothing is ever resolved or connected to.
     """
 
     def __init__(
@@ -277,6 +284,8 @@ class Way:
         trust: ssl.SSLContext | None = None,
         trusts: Callable[[], ssl.SSLContext] = trusted_here,
         route: Route = straight,
+        tape: Tape | None = None,
+        replay: Answers | None = None,
         resolver: Resolve = resolve,
         meter: Meter | None = None,
         monotonic: Callable[[], float] = time.monotonic,
@@ -287,6 +296,8 @@ class Way:
         self.authority = authority
         self._trust, self._trusts = trust, trusts
         self._route = route
+        self.tape = tape or Tape()
+        self.replay = replay
         self._resolve = resolver
         self._monotonic = monotonic
 
@@ -310,6 +321,10 @@ class Way:
         verified. Raises RefusedError, after it was told.
         """
         request, ruling = asked.request, asked.ruling
+        if self.replay is not None:
+            refused = RefusedError(self.replay.unknown(request), status=502)
+            asked.close(**why_not(refused))
+            raise refused
         trust = self._secure() if secure else None
         try:
             async with asyncio.timeout(self.bounds.connect):

@@ -1,5 +1,6 @@
-"""Tunnels: CONNECT and SOCKS5h (RFC 1928). TLS is passed through where the host that the client names in its hello
-is the one that was asked for; plain HTTP in a tunnel is read like any other; whatever else needs a rule on tcp.
+"""Tunnels: CONNECT and SOCKS5h (RFC 1928). TLS is passed through where the host that the client names in its hello,
+and in a second one where the server asks for that, is the one that was asked for; plain HTTP in a tunnel is read like
+any other; whatever else needs a rule on tcp.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
-from sandbox.hello import HelloError, HelloReader
+from sandbox.hello import HelloError, HelloReader, SecondHelloReader, asks_again
 from sandbox.hosts import HostError, host_of
 from sandbox.leaving import Asked, Client, Request, Way
 from sandbox.opened import OpenedClient
 from sandbox.reachable import literal
 from sandbox.refusals import GIVEN_UP, GoneError, RefusedError
 from sandbox.upstream import Upstream
+from sandbox.wire import PAYLOAD
 
 SOCKS = 5
 CONNECT = 1
@@ -72,6 +74,7 @@ class Tunnel:
         except BaseException:
             asked.close(failure=GIVEN_UP)
             raise
+        way.tape.missed(request, "a tunnel whose bytes were not looked into")
         return cls(way, client, plain, request, (asked, upstream))
 
     async def pass_on(self) -> None:
@@ -89,6 +92,7 @@ class Tunnel:
                 else:
                     upstream.writer.write(hello)
                     await upstream.writer.drain()
+                    await self._retry(upstream)
             failure = ""
             if not refusal:
                 async with asked.in_time():
@@ -125,10 +129,29 @@ class Tunnel:
         await self._converse(self._way, opened, within=self._place, secure=True)
         await opened.finish()
 
-    async def _first(self) -> bytes | None:
+    async def _retry(self, upstream: Upstream) -> None:
+        """The server's first word, and where that asks for another hello, the client's, which has to be for the same
+        host: nothing of the client's passes before. Raises RefusedError, GoneError, OSError, TimeoutError.
+        """
+        answer = b""
+        try:
+            async with asyncio.timeout(self._way.bounds.idle):
+                while (again := asks_again(answer)) is None and (data := await upstream.reader.read(PAYLOAD)):
+                    answer += data
+        except HelloError as error:
+            raise RefusedError(f"TLS with {error}") from error
+        if answer:
+            await self._client.write(answer)
+        if again:
+            reader = SecondHelloReader()
+            await self._first(reader)
+            upstream.writer.write(bytes(reader.passed + reader.data))
+            await upstream.writer.drain()
+
+    async def _first(self, reader: HelloReader | None = None) -> bytes | None:
         """The client's hello as it came; None where it speaks HTTP. Raises RefusedError, GoneError."""
-        host = self._request.host
-        reader = HelloReader()
+        host, first = self._request.host, reader is None
+        reader = reader or HelloReader()
         try:
             async with asyncio.timeout(self._way.bounds.first):
                 hello = None
@@ -136,10 +159,11 @@ class Tunnel:
                     data = await self._client.read()
                     if not data:
                         raise GoneError
-                    if not reader.data and data[:1].isalpha():
+                    if first and not reader.data and data[:1].isalpha():
                         self._client.unread(data)
                         return None
                     hello = reader.feed(data)
+            self._client.unread(reader.rest)
             name = host_of(hello.name) if hello.name else ""
         except HelloError as error:
             raise RefusedError(f"{NOT_PLAIN}" if str(error) == "no TLS" else f"TLS with {error}") from error

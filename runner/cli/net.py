@@ -23,6 +23,7 @@ from runner.policy.rules import NETWORK
 from runner.sessions.company import route_of
 from runner.sessions.specs import standing_policy
 from runner.sessions.store import Store, state_home
+from runner.sessions.taping import open_recording, recording_file
 from runner.ui.safe import one_line
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -55,6 +56,7 @@ def log(
             if row["decision"] == "allow" or row["received"]
             else ""
         )
+        size = f"{size} (replayed)" if row["replayed"] else size
         why = row["failure"] or (row["rule"] and f"rule {row['rule']}") or row["reason"]
         why += f", via {row['via']}" if row["via"] else ""
         line = f"{row['time'][:19]}  {row['decision']:5}  {one_line(row['request'], WIDE)}  {size}".rstrip()
@@ -81,8 +83,37 @@ def _row(at: float, body: Egress) -> dict[str, Any]:
         "seconds": body.seconds,
         "failure": verdict.get("failure", ""),
         "via": verdict.get("via", ""),
+        "replayed": bool(verdict.get("replayed")),
         "would_allow": shown(effect) if by_nobody else "",
     }
+
+
+@app.command()
+def recorded(
+    recording: Annotated[
+        str, Argument(metavar="[SESSION|FILE]", help="Of --record-net; this directory's latest.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """What a recording of exchanges holds, in the order in which they began, and what it does not hold and why."""
+    store = Store(state_home(os.environ))
+    file = Path(recording_file(recording or store.latest(Path.cwd()).session, os.environ))
+    with open_recording(file) as found:
+        rows = [
+            {"request": one.request, "status": one.status, "size": one.size, "whole": one.whole, "failure": one.why}
+            for one in found.exchanges
+        ]
+        missed = [{"request": request, "why": why} for request, why in found.missed.items()]
+    if as_json:
+        out_json({"file": str(file), "session": found.session, "exchanges": rows, "missed": missed})
+        return
+    for one in found.exchanges:
+        said = f"{one.status}, {one.size} bytes" if one.status else one_line(one.why, WIDE)
+        out(f"{one_line(one.request, WIDE)}  ({said}{'' if one.whole else ', breaks off'})")
+    for request, why in found.missed.items():
+        out(f"not kept: {one_line(request, WIDE)}  ({one_line(why, WIDE)})")
+    if not rows and not missed:
+        out("nothing was exchanged")
 
 
 @app.command(name="test")

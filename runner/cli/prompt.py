@@ -7,6 +7,7 @@ request would be spent on reading the command line.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -47,7 +48,7 @@ commands (only as the first word; -- makes them a prompt):
   du [SESSION]               what sessions and caches take on the disk
   gc                         collect old checkpoints, leftovers and old caches
   fsck [SESSION]             verify all that is kept
-  net COMMAND                what left the box and what was refused: log, explain, test
+  net COMMAND                what left the box and what was refused: log, explain, test, recorded
   policy COMMAND             what is allowed here and why; check, test and sign policy files
   audit COMMAND              verify, anchor, report or export a session's journal
   trust                      let this repository's settings count; --list, --revoke
@@ -117,6 +118,9 @@ def _add_permissions(group: argparse._ArgumentGroup) -> None:
     add("--allowedTools", "--allowed-tools", dest="allow", action="append", metavar="RULES", help="rules that allow")
     add("--disallowedTools", "--disallowed-tools", dest="deny", action="append", metavar="RULES", help="that deny")
     add("--allow-host", dest="hosts", action="append", default=[], metavar="HOST", help="let the box reach it")
+    add("--record-net", action="store_true", help="keep all that the box exchanges with the network, secrets left out")
+    add("--record-net-limit", metavar="SIZE", help="at most so much of it (4g); 0 ends it in a session that goes on")
+    add("--replay-net", metavar="SESSION|FILE", help="no network: what was recorded answers; '' ends that")
     add("--tools", action="append", metavar="NAMES", help="offer only these tools")
     add("--settings", metavar="FILE|JSON", help="further settings, above those of files")
     add("--setting-sources", metavar="NAMES", help="of user, project, local: whose settings count")
@@ -148,6 +152,8 @@ def _start(given: argparse.Namespace) -> Start:
         raise UsageError("--add-dir belongs to a new session; one that goes on keeps its directories")
     if given.mcp_config and given.prompt_tool is None:
         raise UsageError("--mcp-config serves --permission-prompt-tool only: MCP servers as tools are not built yet")
+    if given.replay_net and (given.record_net or given.record_net_limit is not None):
+        raise UsageError("--record-net and --replay-net exclude each other")
     mode = Mode.BYPASS if given.bypass else Mode(given.permission_mode) if given.permission_mode else None
     fields = _named(
         model=given.model,
@@ -166,6 +172,8 @@ def _start(given: argparse.Namespace) -> Start:
         system_prompt=given.system_prompt,
         append_system_prompt=given.append_system_prompt,
         environment=tuple(given.env),
+        record_net=_record_limit(given),
+        replay_net=_taping().recording_file(given.replay_net, os.environ) if given.replay_net else given.replay_net,
     )
     if given.setting_sources is not None:
         fields["setting_sources"] = read_sources(given.setting_sources)
@@ -182,6 +190,16 @@ def _start(given: argparse.Namespace) -> Start:
         prompt_tool=given.prompt_tool,
         mcp_config=tuple(given.mcp_config),
     )
+
+
+def _record_limit(given: argparse.Namespace) -> int | None:
+    if given.record_net_limit is not None:
+        return parse_size(given.record_net_limit)
+    return _taping().LIMIT if given.record_net else None
+
+
+def _taping() -> ModuleType:
+    return import_module("runner.sessions.taping")
 
 
 def read_sources(text: str) -> tuple[str, ...]:
@@ -209,7 +227,7 @@ def _look(given: argparse.Namespace) -> Look:
 
 def _named(**values: Any) -> dict[str, Any]:
     """What was named on the command line: the rest keeps its default, or what the session had."""
-    return {name: value for name, value in values.items() if value is not None and value not in ((), False)}
+    return {name: value for name, value in values.items() if value not in (None, ()) and value is not False}
 
 
 def _positive(text: str) -> int:

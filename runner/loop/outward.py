@@ -56,15 +56,25 @@ class Bound(Protocol):
 
 class Outward:
     """A `sandbox.leaving.Judge` over the gate. `turn`: the number of the one that runs. `credentials`: keys that go
-    into requests that are allowed; they allow nothing. `lasting`: a yes counts until the session ends.
+    into requests that are allowed; they allow nothing. `lasting`: a yes counts until the session ends. `looks`: all
+    requests inside of TLS are looked into; `replays`: a recording answers, and nothing leaves.
     """
 
     def __init__(
-        self, gate: Gate, *, turn: Callable[[], int], credentials: Sequence[Bound] = (), lasting: bool = False
+        self,
+        gate: Gate,
+        *,
+        turn: Callable[[], int],
+        credentials: Sequence[Bound] = (),
+        lasting: bool = False,
+        looks: bool = False,
+        replays: bool = False,
     ) -> None:
         self._gate = gate
         self._lasting = lasting
         self._granted: list[tuple[int, str]] = []
+        self._looks = looks
+        self._replays = replays
         self._credentials = credentials
         self._turn = turn
         self._answers: dict[Key, tuple[int, asyncio.Task[Verdict]]] = {}
@@ -107,7 +117,8 @@ class Outward:
         found = policy.expected(host, port)
         keys = [each for each in self._credentials if each.concerns(host, port)]
         # what pins a host to its key has to see its requests, exempt or not
-        if found == "https" and (any(each.injection.pin for each in keys) or (keys and not policy.exempts(host))):
+        pinned = any(each.injection.pin for each in keys)
+        if found == "https" and (pinned or ((keys or self._looks) and not policy.exempts(host))):
             return "inspected"
         return found
 
@@ -134,7 +145,9 @@ class Outward:
         self._tell(request, decided, verdict, outcome)
 
     def _tell(self, request: Request, decided: Decided, verdict: Verdict, outcome: Outcome) -> None:
-        more = {"failure": outcome.failure, "via": outcome.via}
+        more: dict[str, Any] = {"failure": outcome.failure, "via": outcome.via}
+        if self._replays and verdict.decision is Decision.ALLOW:
+            more["replayed"] = True
         body = Egress(
             host=request.host,
             port=request.port,

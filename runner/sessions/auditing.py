@@ -312,6 +312,7 @@ def hook_text(body: HookRan) -> str:
 
 
 def request_text(body: Egress) -> str:
-    """`METHOD host:port/path: DECISION[ by RULE]`."""
+    """`METHOD host:port/path: DECISION[ by RULE][ (replayed)]`."""
     rule = f" by {body.verdict['rule']}" if body.verdict.get("rule") else ""
-    return f"{body.method} {body.host}:{body.port}{body.path}: {body.verdict.get('decision', '?')}{rule}"
+    replayed = " (replayed)" if body.verdict.get("replayed") else ""
+    return f"{body.method} {body.host}:{body.port}{body.path}: {body.verdict.get('decision', '?')}{rule}{replayed}"

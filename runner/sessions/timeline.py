@@ -212,7 +212,7 @@ def _outside(event: Event) -> str:
             return f"a hook ran on the host: {hook[:80]}"
         case Applied(count=count):
             return f"apply wrote {count} paths on the host"
-        case Egress(method=method, host=host, verdict=verdict) if verdict.get("decision") == "allow":
+        case Egress(method=method, host=host, verdict={"decision": "allow", **more}) if not more.get("replayed"):
             return f"{method} {host}"
         case _:
             return ""

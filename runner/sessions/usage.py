@@ -13,7 +13,13 @@ from runner.sessions.store import State, Store
 from sandbox.errors import StoreError
 from sandbox.pool import Pool
 
-PARTS = {"layers": "layers", "store": "store", "journal.jsonl": "journal", "blobs": "blobs"}
+PARTS = {
+    "layers": "layers",
+    "store": "store",
+    "journal.jsonl": "journal",
+    "blobs": "blobs",
+    "net.recording": "recording",
+}
 OTHER = "other"
 
 
@@ -39,7 +45,7 @@ class Size:
 @dataclass(slots=True, kw_only=True)
 class SessionUsage:
     """One session's, by part: layers (frozen ones that it alone stands on, too), store (checkpoints, bases, applies),
-    journal, blobs, other. `with_others`: frozen layers that it shares with forks, in no total of a session.
+    journal, blobs, recording, other. `with_others`: frozen layers that it shares with forks, in no total of a session.
     """
 
     session: str

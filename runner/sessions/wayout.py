@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import import_module
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from runner.events import Egress, Event
@@ -23,8 +23,11 @@ from sandbox.streams import Grant, Stream
 from sandbox.wire import PathCode
 
 if TYPE_CHECKING:
+    from runner.journal import Secrets
     from runner.loop.gate import Gate
     from runner.sessions.credentials import Credential
+    from runner.sessions.taping import Taping
+    from runner.spec import SessionSpec
     from sandbox.authority import Authority
     from sandbox.egress import Egress as EgressProxy
     from sandbox.metering import Meter, Quotas
@@ -49,8 +52,9 @@ BUNDLES = (
 
 class WayOut:
     """`begin` gives it what decides; nothing passes before. `inspects`: requests inside of TLS are looked into, as they
-    are where there are keys to put into them. `limits`: those in force, by the names of `runner.policy.locks.NETWORK`.
-    `lasting`: a yes to a question counts until the session ends. `environ`: names a company's proxy and authorities.
+    are where there are keys to put into them, and where exchanges are recorded or replayed, which is `taping`'s.
+    `limits`: those in force, by the names of `runner.policy.locks.NETWORK`. `lasting`: a yes to a question counts until
+    the session ends. `environ`: names a company's proxy and authorities.
     """
 
     def __init__(
@@ -61,13 +65,15 @@ class WayOut:
         limits: Callable[[], Mapping[str, Any]] = dict,
         lasting: bool = False,
         environ: Mapping[str, str],
+        taping: Taping | None = None,
     ) -> None:
         self._limits = limits
         self._lasting = lasting
         self._environ = environ
         self._before: Callable[[], Iterable[Event]] = tuple
-        self._inspects = inspects or bool(credentials)
+        self._inspects = inspects or bool(credentials) or taping is not None
         self._credentials = credentials
+        self._taping = taping
         self._authority: Authority | None = None
         self._gate: Gate | None = None
         self._turn: Callable[[], int] = int
@@ -111,11 +117,13 @@ class WayOut:
         """
         self._gate, self._turn, self._before = gate, turn, before
 
-    async def close(self) -> None:
-        """End what is on its way."""
+    async def close(self) -> str:
+        """End what is on its way. What the user is told of what was recorded, "" for nothing."""
         self._gate, egress, self._egress = None, self._egress, None
         if egress is not None:
             await egress.close()
+        taping, self._taping = self._taping, None
+        return "" if taping is None else taping.close()
 
     def _accept(self, stream: Stream, arguments: dict[str, Any]) -> None:
         if self._gate is None:
@@ -124,8 +132,14 @@ class WayOut:
             return
         if self._egress is None:
             judge = import_module("runner.loop.outward").Outward(
-                self._gate, turn=self._turn, credentials=self._credentials, lasting=self._lasting
+                self._gate,
+                turn=self._turn,
+                credentials=self._credentials,
+                lasting=self._lasting,
+                looks=self._taping is not None,
+                replays=self._taping is not None and self._taping.replay is not None,
             )
+            ends = {} if self._taping is None else {"tape": self._taping.tape, "replay": self._taping.replay}
             company = import_module("runner.sessions.company")
             way = import_module("sandbox.leaving").Way(
                 judge,
@@ -133,6 +147,7 @@ class WayOut:
                 meter=self._meter(),
                 route=company.route_of(self._environ),
                 trusts=lambda: company.trust_of(self._environ),
+                **ends,
             )
             self._egress = import_module("sandbox.egress").Egress(way, fault=judge.fault)
         self._egress.accept(stream, arguments)
@@ -167,3 +182,13 @@ class WayOut:
                 before[event.body.host] = (up + event.body.sent, down + event.body.received)
         made: Meter = metering.Meter(quotas, before=before)
         return made
+
+
+def taping_of(spec: SessionSpec, directory: Path, secrets: Secrets) -> Taping | None:
+    """What records a session's exchanges or replays others, None where its spec asks for neither. Raises UsageError,
+    StoreError, OSError.
+    """
+    if not (spec.record_net or spec.replay_net):
+        return None
+    made: Taping = import_module("runner.sessions.taping").Taping(spec, directory, secrets)
+    return made

@@ -34,8 +34,8 @@ TMP = PurePosixPath("/tmp")
 PEER = Path(__file__).with_name("network_peer.py")
 BULK = 128 << 20
 LARGE = 1 << 30
-TIMES = 300
 MANY = 200
+TIMES = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from runner.sessions.wayout import CONNECTIONS
 from sandbox.box import ContainerBox
 from sandbox.egress import Egress
 from sandbox.leaving import Way
@@ -24,6 +25,21 @@ from tests.support.outlet import Heard, TableJudge, serving
 
 pytestmark = [pytest.mark.box, pytest.mark.network]
 NET_PROBE = Path(__file__).with_name("net_probe.py")
+MANY = b"""import asyncio, sys
+
+async def ask():
+    reader, writer = await asyncio.open_connection("127.0.0.1", 7151)
+    at = f"127.0.0.1:{sys.argv[1]}"
+    writer.write(f"GET http://{at}/ HTTP/1.1\\r\\nHost: {at}\\r\\n\\r\\n".encode())
+    answer = await reader.readuntil(b"answer")
+    writer.close()
+    return answer.startswith(b"HTTP/1.1 200")
+
+async def main():
+    print(sum(await asyncio.gather(*(ask() for _ in range(200)))))
+
+asyncio.run(main())
+"""
 SERVE = b"""import socket
 listener = socket.create_server(("0.0.0.0", 8099))
 print("listening", flush=True)
@@ -32,10 +48,12 @@ listener.accept()
 
 
 @asynccontextmanager
-async def connected(boxes: Boxes, judge: TableJudge, uid: int = 1000) -> AsyncIterator[ContainerBox]:
+async def connected(
+    boxes: Boxes, judge: TableJudge, uid: int = 1000, *, limit: int = 16
+) -> AsyncIterator[ContainerBox]:
     faults: list[Exception] = []
     egress = Egress(Way(judge), fault=faults.append)
-    async with boxes.box(uid, grants={"tcp": Grant(limit=16, accept=egress.accept)}) as box:
+    async with boxes.box(uid, grants={"tcp": Grant(limit=limit, accept=egress.accept)}) as box:
         yield box
         await egress.close()
     assert faults == []
@@ -168,6 +186,23 @@ async def test_more_connections_than_granted_wait_for_their_turn(boxes: Boxes) -
         )
     assert (text.strip(), end.code) == ("60", 0)
     assert len(judge.over) == 60
+
+
+async def test_two_hundred_connections_at_once_all_pass(boxes: Boxes) -> None:
+    """None is answered before all of them are there."""
+    judge, there = TableJudge(allowed={"127.0.0.1"}), asyncio.Barrier(200)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await there.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nanswer")
+        await writer.drain()
+
+    async with serving(serve) as port, connected(boxes, judge, limit=CONNECTIONS) as box:
+        await box.write(TMP / "many.py", MANY)
+        text, end = await run(box, f"python3 /tmp/many.py {port}")
+    assert (text.strip(), end.code) == ("200", 0)
+    assert [outcome.failure for _, outcome in judge.over] == [""] * 200
 
 
 async def test_a_body_that_nobody_reads_is_not_fetched(boxes: Boxes) -> None:

@@ -218,7 +218,8 @@ def test_a_key_reaches_its_host_and_is_nowhere_else(repository: Bench, tmp_path:
         {"text": "done"},
     )
     try:
-        repository.run("-p", "go", "--model", model, SSL_CERT_FILE=str(tmp_path / "site.pem"), SITE_KEY=key)
+        arguments = ("-p", "go", "--model", model, "--record-net")
+        repository.run(*arguments, SSL_CERT_FILE=str(tmp_path / "site.pem"), SITE_KEY=key)
     finally:
         server.shutdown()
         thread.join()
@@ -235,5 +236,6 @@ def test_a_key_reaches_its_host_and_is_nowhere_else(repository: Bench, tmp_path:
         assert key not in output
     kept = Path(repository.environ["FUMEHOOD_HOME"]) / "sessions" / session
     files = [path for path in kept.rglob("*") if path.is_file()]
-    assert len(files) > 3
+    assert {"journal.jsonl", "net.recording"} <= {path.name for path in files}
+    assert b"somebody-elses" not in (kept / "net.recording").read_bytes()
     assert [path for path in files if key.encode() in path.read_bytes()] == []

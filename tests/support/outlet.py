@@ -183,7 +183,7 @@ async def outlet(
     ours, theirs = socket.socketpair()
     end = BoxEnd(theirs)
     await end.say(encode({"t": "hello", "wire": 1, "features": []}))
-    pipe = await Pipe.connect(ours, grants={"tcp": Grant(limit=64, accept=egress.accept)})
+    pipe = await Pipe.connect(ours, grants={"tcp": Grant(limit=256, accept=egress.accept)})
     listening = asyncio.create_task(end.listen())
     try:
         yield Outlet(end=end, judge=judge, resolved=resolved, faults=faults)

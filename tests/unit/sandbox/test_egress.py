@@ -416,10 +416,16 @@ async def test_what_cannot_be_reached_is_said() -> None:
 
 
 async def test_two_hundred_connections_at_once_pass() -> None:
-    heard, judge = Heard(), TableJudge(allowed={"127.0.0.1"})
-    async with serving(heard.answer) as port, outlet(judge) as out:
-        answers: list[bytes] = []
-        for _ in range(4):
-            answers += await asyncio.gather(*(out.say(get(f"127.0.0.1:{port}")) for _ in range(50)))
-    assert all(b"HTTP/1.1 200" in answer for answer in answers)
-    assert len(judge.over) == 200
+    """None is answered before all of them are there."""
+    judge, there = TableJudge(allowed={"127.0.0.1"}), asyncio.Barrier(200)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await there.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nanswer")
+        await writer.drain()
+
+    async with serving(serve) as port, outlet(judge) as out:
+        answers = await asyncio.gather(*(out.say(get(f"127.0.0.1:{port}")) for _ in range(200)))
+    assert {answer.endswith(b"answer") for answer in answers} == {True}
+    assert [outcome.failure for _, outcome in judge.over] == [""] * 200
