@@ -37,6 +37,8 @@ MEANINGS = {
     "CLAUDE_CODE_MAX_RETRIES": "how often a request to the model is tried again",
     "CLAUDE_CODE_DISABLE_THINKING": "no thinking",
     "CLAUDE_CONFIG_DIR": "where the user's Claude Code settings lie",
+    "CLAUDE_CODE_DISABLE_WEB_FETCH": "no WebFetch",
+    "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "no commands in the background",
     "MAX_THINKING_TOKENS": "the thinking budget",
     "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "output tokens of one reply at most",
     "CLAUDE_CODE_MAX_TURNS": "model rounds of one turn at most",
@@ -45,6 +47,12 @@ MEANINGS = {
     "HTTPS_PROXY": "the same",
     "NO_PROXY": "where no proxy is used",
     "NODE_EXTRA_CA_CERTS": "further certificate authorities",
+}
+
+# Variables that take something away, as the deny rules that they come to.
+_DENYING = {
+    "CLAUDE_CODE_DISABLE_WEB_FETCH": "WebFetch",
+    "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "Bash(run_in_background:true)",
 }
 
 # What decides where things lie or what runs on the host: of the process's own environment only.
@@ -104,3 +112,8 @@ def fields_of(environ: Mapping[str, str], part: type[Any]) -> dict[str, Any]:
     if part is SessionSpec and environ.get("CLAUDE_CODE_DISABLE_THINKING", "").strip().lower() in ON:
         made["thinking_tokens"] = 0
     return made
+
+
+def denied_by(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The deny rules that variables come to."""
+    return tuple(rule for name, rule in _DENYING.items() if environ.get(name, "").strip().lower() in ON)

@@ -219,7 +219,7 @@ def _spaced(word: Word) -> str:
 
 def base(word: Word) -> str:
     """The name of the program that a word in command position calls."""
-    return posixpath.basename(word.value or "")
+    return (word.value or "").rpartition("/")[2]
 
 
 def _reads_code(simple: Simple) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from runner.effects import Decision, Mode, Place
 from runner.errors import UsageError
 from runner.policy.compose import Composed, Ground, check_versions, compose
-from runner.policy.environment import fields_of, overlaid, passes
+from runner.policy.environment import denied_by, fields_of, overlaid, passes
 from runner.policy.layers import Settings
 from runner.policy.locks import box_limits, check_image, check_mode, check_spec, turn_limits, under_ceilings
 from runner.policy.managed import PLACES, Places
@@ -84,7 +84,7 @@ def new_spec(
         box=BoxLimits(**(box_limits(settings) | dict(box or {}))),
         **given,
     )
-    return _checked(spec, environ, places, notify)
+    return _checked(_denied(spec, environ), environ, places, notify)
 
 
 def resume_spec(
@@ -122,7 +122,7 @@ def resume_spec(
         notify(note)
     limits = replace(stored.limits, **(turn or {}))
     spec = replace(stored, limits=limits, box=replace(stored.box, **(box or {})), **given)
-    spec = _checked(spec, environ, places, notify)
+    spec = _checked(_denied(spec, environ), environ, places, notify)
     if before and before != spec.policy_digest and not given:
         notify("the policy is another one than when this session was last started: see fumehood policy show")
     return spec
@@ -203,6 +203,11 @@ def _filled(given: Mapping[str, Any], settings: Settings, environ: Mapping[str, 
     named = {name: value for name, value in made.items() if value is not None and value not in ((), False)}
     both = tuple(dict.fromkeys((*named.get("environment", ()), *given.get("environment", ()))))
     return named | fields_of(environ, SessionSpec) | dict(given) | ({"environment": both} if both else {})
+
+
+def _denied(spec: SessionSpec, environ: Mapping[str, str]) -> SessionSpec:
+    """With what variables take away."""
+    return replace(spec, deny=tuple(dict.fromkeys((*spec.deny, *denied_by(environ)))))
 
 
 def _with_model(given: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:

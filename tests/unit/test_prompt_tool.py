@@ -163,7 +163,7 @@ async def test_over_http_too() -> None:
 
 
 async def until_open(port: int) -> None:
-    for _ in range(200):
+    for _ in range(1_000):
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:

@@ -231,6 +231,20 @@ def test_settings_do_not_set_what_belongs_to_the_host(machine: Machine) -> None:
     assert not any(passes(name) for name in (*names, *MEANINGS, *NUMBERS))
 
 
+def test_variables_that_take_something_away_are_deny_rules_of_new_and_resumed_sessions(machine: Machine) -> None:
+    stored = machine.stored(deny=("Bash(x)",))
+    assert stored.deny == ("Bash(x)",)
+    machine.environ["CLAUDE_CODE_DISABLE_WEB_FETCH"] = "1"
+    machine.user({"env": {"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "true"}})
+    names = ("WebFetch", "Bash(run_in_background:true)")
+    assert machine.resume(stored).deny == ("Bash(x)", *names)
+    spec = machine.spec()
+    assert spec.deny == names
+    assert machine.enforced(spec).policy.hides("WebFetch")
+    machine.environ["CLAUDE_CODE_DISABLE_WEB_FETCH"] = "0"
+    assert machine.spec().deny == names[1:]
+
+
 def test_given_settings_travel_with_the_spec_but_for_variables(machine: Machine) -> None:
     file = put(
         machine.project / "given.yaml", "image: x\nenv: {SECRET: hunter2}\npermissions:\n  deny:\n    - Bash(a)\n"
