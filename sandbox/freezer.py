@@ -22,6 +22,7 @@ from sandbox.errors import EngineRefusedError, SandboxError
 _CGROUPS = Path("/sys/fs/cgroup")
 _HOLD_SECONDS = 2.0
 _PAUSE = 0.005
+_PAUSE_ATTEMPTS, _PAUSE_AGAIN = 10, 0.1
 # Lets go of the cgroup at the end of its input: when its maker is done with it, or dead.
 _GUARD = 'read -r _; printf %s "$1" > "$2"'
 
@@ -92,11 +93,16 @@ class Freezer:
         return let_go
 
     def _pause(self) -> Callable[[], None]:
-        try:
-            self._engine.containers.pause(self._container)
-        except EngineRefusedError:
-            if self._runs() and not cannot_hold(self._engine):
-                raise
+        for again in (True,) * _PAUSE_ATTEMPTS + (False,):
+            try:
+                self._engine.containers.pause(self._container)
+                break
+            except EngineRefusedError:  # runc gives up soon on processes that will not rest
+                if not self._runs() or cannot_hold(self._engine):
+                    break
+                if not again:
+                    raise
+                time.sleep(_PAUSE_AGAIN)
         return lambda: self._engine.containers.unpause(self._container)
 
     def _runs(self) -> bool:

@@ -195,7 +195,8 @@ def _print(report: dict[str, Any], *, done: str) -> None:
         out(f"git: {one_line(row['ref'])} went from {moved} in the box; commits stay there\n")
     for key, title in _TITLES.items():
         for row in report[key]:
-            out(f"{title}: {one_line(row['path'])} ({one_line(row['why'])})\n")
+            named = row["file"] if row["path"] == "." and "file" in row else row["path"]
+            out(f"{title}: {one_line(named)} ({one_line(row['why'])})\n")
     count = len(report["applied"])
     out(f"{count} {'path' if count == 1 else 'paths'} {would}{done}\n" if count else f"nothing {would}{done}\n")
     if report["held_back"]:

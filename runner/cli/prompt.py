@@ -7,6 +7,7 @@ request would be spent on reading the command line.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from importlib import import_module
@@ -105,7 +106,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     add("--model", metavar="MODEL", help="PROVIDER:NAME or NAME; default: FUMEHOOD_MODEL, ANTHROPIC_MODEL")
     add("--fallback-model", default="", metavar="MODELS", help="models to use while it is overloaded")
     add("--max-turns", type=_positive, metavar="N", help="model rounds at most")
-    add("--max-budget-usd", type=float, metavar="USD", help="cost at most")
+    add("--max-budget-usd", type=_amount, metavar="USD", help="cost at most")
     add("--max-thinking-tokens", type=int, metavar="N", help="thinking budget; 0 is off")
     add("--system-prompt", metavar="TEXT", help="replaces the system prompt")
     add("--append-system-prompt", metavar="TEXT", help="added to the system prompt")
@@ -137,7 +138,7 @@ def _add_box(group: argparse._ArgumentGroup) -> None:
     add("--runtime", metavar="NAME", help="OCI runtime (runsc, crun ...)")
     add("--cow", choices=("overlay", "reflink", "copy"), help="force how directories are copied on write")
     add("--memory", metavar="SIZE", help="memory of the box")
-    add("--cpus", type=float, metavar="N", help="CPUs of the box")
+    add("--cpus", type=_amount, metavar="N", help="CPUs of the box")
     add("--pids", type=_positive, metavar="N", help="processes of the box")
     add("--disk", metavar="SIZE", help="disk budget of the session")
     add("--env", action="append", default=[], metavar="NAME", help="pass a variable into the box")
@@ -228,6 +229,16 @@ def _look(given: argparse.Namespace) -> Look:
 def _named(**values: Any) -> dict[str, Any]:
     """What was named on the command line: the rest keeps its default, or what the session had."""
     return {name: value for name, value in values.items() if value not in (None, ()) and value is not False}
+
+
+def _amount(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return number
 
 
 def _positive(text: str) -> int:

@@ -97,7 +97,11 @@ class Desk:
         report = await workspace.apply(chosen, dry=selection.dry)
         if report.applied and not selection.dry:
             self._record(Applied(paths=_rows(report.applied[:APPLIED_PATHS]), count=len(report.applied)))
-        remarks = {name: [asdict(item) for item in getattr(report, name)] for name in _REMARKS}
+        hosts = {root.name: root.host for root in workspace.roots}
+        remarks = {
+            name: [asdict(item) | {"file": str(hosts[item.root] / item.path)} for item in getattr(report, name)]
+            for name in _REMARKS
+        }
         refs = [asdict(move) for move in await workspace.commits()]
         done = [row | {"new": item.new} for row, item in zip(_rows(report.applied), report.applied, strict=True)]
         return {"applied": done, "dry": report.dry, "refs": refs, **remarks}

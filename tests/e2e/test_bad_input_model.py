@@ -67,7 +67,8 @@ def test_a_refusal_is_a_result_for_programs_too(bench: Bench) -> None:
 
 
 def test_without_a_key_it_is_said_which_one_is_missing(bench: Bench) -> None:
-    assert "ANTHROPIC_API_KEY" in bench.run("-p", *MODEL, "x", check=21).stdout
+    assert "ANTHROPIC_API_KEY" in bench.run("-p", *MODEL, "x", check=21).stderr
+    assert bench.sessions() == []
 
 
 @pytest.mark.parametrize("fault", ["truncated", "malformed", "empty", "no stream"])

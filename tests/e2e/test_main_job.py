@@ -85,6 +85,20 @@ def test_further_directories_are_seen_and_applied_too(repository: Bench, tmp_pat
     assert (other / "notes").read_text() == "a\nb\n"
 
 
+def test_a_worktree_works_and_its_repository_is_held_back_by_its_path(repository: Bench, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    subprocess.run(["git", "worktree", "add", "-q", "-b", "side", str(tree)], cwd=repository.place, check=True)
+    model = repository.script(
+        {"tools": [bash("echo more > more && git add more && git -c user.name=t -c user.email=t@e commit -qm x")]},
+        {"text": "ok"},
+    )
+    repository.run("-p", "--model", model, "write", cwd=tree)
+    told = repository.run("apply", cwd=tree).stdout
+    assert f"held back: {repository.place / '.git'} (git obeys it" in told
+    assert "git: refs/heads/side went from" in told
+    assert (tree / "more").read_text() == "more\n"
+
+
 def test_a_subdirectory_is_the_working_directory_and_finds_its_session(repository: Bench) -> None:
     sub = repository.place / "sub"
     sub.mkdir()
