@@ -67,8 +67,11 @@ class Entry:
 
     @property
     def text(self) -> str:
-        """A list's element as text: a rule with examples is its rule."""
-        return str(self.value["rule"]) if isinstance(self.value, dict) and "rule" in self.value else str(self.value)
+        """A list's element as text: a rule with examples is its rule, a background command its name and itself."""
+        value = self.value
+        if isinstance(value, dict) and "rule" in value:
+            return str(value["rule"])
+        return f"{value['name']}: {value['command']}" if self.key == "background" else str(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

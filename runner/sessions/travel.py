@@ -10,15 +10,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.errors import UsageError
 from runner.events import CheckpointTaken, Event, HeadMoved
 from runner.journal import Journal
-from runner.loop.background import Background
 from runner.sessions.timeline import Goal, Timeline
 from sandbox.intents import finish_restore
 from sandbox.workspace import Workspace
+
+if TYPE_CHECKING:
+    from runner.loop.background import Background
 
 KINDS = ("undo", "redo", "rewind")
 WHATS = ("both", "files", "conversation")

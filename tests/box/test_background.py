@@ -63,4 +63,10 @@ async def test_declared_commands_run_with_the_box_and_again_after_an_undo_and_in
         found = [body for body in bodies(session, Judged) if body.tool == "Background"]
         verdicts = [(body.verdict["decision"], body.verdict["rule"]) for body in found]
         assert verdicts == [("allow", "background web"), ("deny", "Bash(touch *)")] * 3
+        (fork,) = (await running.access.fork({}))["forks"]
+    async with own(resume_spec(fork, cwd=repo, environ=environ), environ=environ) as running:
+        box = await running.session.gate.need_box()
+        (process,) = [task for task in running.session.gate.state.tasks.values() if task.state == "running"]
+        assert process.command == SERVE
+        assert (await box.read(running.session.gate.place.cwd / "log")).data.startswith(b"begun\n")
     assert not (repo / "log").exists()
