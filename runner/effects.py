@@ -7,7 +7,7 @@ network, a host or a provider. Modes decide inside effects; an outside effect ne
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from pathlib import PurePosixPath
 from typing import Any, TypeAlias
@@ -124,12 +124,12 @@ def is_write(effect: Effect) -> bool:
 
 def effect_to_json(effect: Effect) -> dict[str, Any]:
     """The effect as a JSON object: its type, and its fields that say something."""
-    body = {
-        key: str(value) if isinstance(value, PurePosixPath) else value
-        for key, value in asdict(effect).items()
-        if value not in (None, "")
-    }
-    return {"type": type(effect).__name__, **body}
+    body: dict[str, Any] = {"type": type(effect).__name__}
+    for name in effect.__slots__:  # they are flat: `asdict` would copy every path in depth, a millisecond a turn
+        value = getattr(effect, name)
+        if value is not None and value != "":
+            body[name] = str(value) if isinstance(value, PurePosixPath) else value
+    return body
 
 
 class Decision(IntEnum):

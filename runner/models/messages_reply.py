@@ -47,7 +47,8 @@ def parse_json(text: str | bytes) -> Any:
     becomes U+FFFD. Raises ValueError.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        whole = text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
+        value = _decode(whole)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     escape = b"\\u" if isinstance(text, bytes) else "\\u"
@@ -56,6 +57,9 @@ def parse_json(text: str | bytes) -> Any:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode  # made once: each event of a stream is read by it
 
 
 def _whole(value: Any) -> Any:
