@@ -171,7 +171,7 @@ class Outward:
             return _denied(verdict, "nobody can be asked in this session")
         key, turn = (effect.scheme, effect.host, effect.port), self._turn()
         known = self._answers.get(key)
-        if known is None or (known[0] != turn and not self._lasting):
+        if known is None or (known[0] != turn and not (self._lasting and _was_yes(known[1]))):
             known = self._answers[key] = (turn, self._gate.spawn(self._ask(effect, verdict, cause)))
         return await asyncio.shield(known[1])
 
@@ -218,6 +218,12 @@ class Outward:
         if verdict.decision is Decision.ASK:
             return Verdict(decision=Decision.DENY, source=Source.USER, reason=f"{reason}: {text}")
         return replace(verdict, reason=f"{reason}: {text}")
+
+
+def _was_yes(answer: asyncio.Task[Verdict]) -> bool:
+    """A no is only for its turn."""
+    whole = answer.done() and not answer.cancelled() and answer.exception() is None
+    return whole and answer.result().decision is Decision.ALLOW
 
 
 def effect_of(request: Request) -> ConnectHost:

@@ -37,7 +37,7 @@ WORKED = re.compile(  # what only a whole package can show
     r"|^/tmp/a/tiny_1\.0_all\.deb$",
     re.MULTILINE,
 )
-OPTIONAL = frozenset({"wget", "requests", "uv", "npm", "cargo", "go", "apt"})
+OPTIONAL = frozenset({"wget", "requests", "uv", "npm", "cargo", "go", "apt", "node fetch", "node https"})
 
 
 def settings(bench: Bench, text: str) -> None:
@@ -208,6 +208,8 @@ TRIED = {
     "pip": "PYTHONPATH=$(ls /usr/share/python-wheels/pip-*.whl) python3 -m pip install -q --target /tmp/p tiny;"
     " cat /tmp/p/tiny.py",
     "uv": "uv pip install -q --no-cache --target /tmp/u tiny; cat /tmp/u/tiny.py",
+    "node fetch": "node -e \"fetch('https://mirror.corp/simple/tiny/').then(r => r.text()).then(console.log)\"",
+    "node https": "node -e \"require('https').get('https://mirror.corp/simple/tiny/', r => r.pipe(process.stdout))\"",
     "npm": "mkdir /tmp/n; cd /tmp/n; node $T/npm/bin/npm-cli.js install --no-audit --no-fund tiny;"
     " ls node_modules/tiny/package.json",
     "cargo": "mkdir -p /tmp/c/src; cd /tmp/c; touch src/lib.rs;"

@@ -17,6 +17,7 @@ import zipfile
 from pathlib import Path
 
 WHEEL = "tiny-1.0-py3-none-any.whl"
+PROXIED_NODE = 24  # the first whose own clients go by NODE_USE_ENV_PROXY (22.21 and 22.22 do, too)
 LIBRARIES = ("requests", "urllib3", "idna", "certifi", "charset_normalizer")
 
 
@@ -114,6 +115,8 @@ def tools(top: Path) -> frozenset[str]:
     if (npm := shutil.which("npm")) and "node" in there:
         shutil.copytree(Path(npm).resolve().parents[1], top / "npm", symlinks=True)
         there.add("npm")
+    if "node" in there and int(_said("node", "--version").removeprefix("v").partition(".")[0]) >= PROXIED_NODE:
+        there |= {"node fetch", "node https"}
     others = {"cargo": _rust(top), "go": _go(top), "requests": _libraries(top / "python")}
     return frozenset(there | {name for name, found in others.items() if found})
 

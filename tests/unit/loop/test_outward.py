@@ -107,8 +107,14 @@ async def test_a_yes_counts_until_the_session_ends_where_settings_say_so(stage: 
         assert (await answered(out, session, TLS, allowed=True)).allowed
         turn[0] = 5
         assert (await out.judge(TLS)).allowed
-    [asked] = stage.bodies(ApprovalAsked)
-    assert asked.input["until"] == "this session ends"
+        other = Request(host="b.example", port=443, scheme="https", method="CONNECT")
+        assert not (await answered(out, session, other, allowed=False)).allowed
+        turn[0] = 6
+        waiting = asyncio.create_task(out.judge(other))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()  # a no is asked about again
+        waiting.cancel()
+    assert [asked.input["until"] for asked in stage.bodies(ApprovalAsked)] == ["this session ends"] * 3
 
 
 async def test_an_answer_may_be_a_rule_on_what_is_inside_and_counts_for_new_connections(stage: Stage) -> None:
