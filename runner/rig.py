@@ -42,13 +42,12 @@ if TYPE_CHECKING:
     from sandbox.engine import Engine
 
 DRIFT_SHOWN = 100
-SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
 
 class Rig:
     """One session's parts, chosen here and joined to each other."""
 
-    def __init__(self, enforced: Enforced, store: Store, lock: Lock, progress: Notify) -> None:
+    def __init__(self, enforced: Enforced, store: Store, lock: Lock, progress: Notify, *, asks: bool = False) -> None:
         self.enforced, spec, environ = enforced, enforced.spec, enforced.environ
         self.spec, self.environ, self.store, self.lock = spec, environ, store, lock
         self.directory = store.directory(spec.session)
@@ -60,8 +59,11 @@ class Rig:
         store.save(spec)
         wayout = import_module("runner.sessions.wayout")
         self._way_out: WayOut = wayout.WayOut(
-            inspects=enforced.policy.inspects,
+            inspects=asks or enforced.policy.inspects,
             credentials=self._credentials,
+            limits=lambda: enforced.network_limits,
+            lasting=enforced.lasting,
+            environ=environ,
             taping=wayout.taping_of(spec, self.directory, self.journal.secrets),
         )
         self.housing: Housing = import_module("runner.sessions.housing").Housing(
@@ -72,8 +74,7 @@ class Rig:
             lay=lambda: _lay_ground(spec, environ, self.directory, store.cache, progress),
             record=self.journal.append,
             identity=import_module("runner.sessions.identity").read_identity(environ, home_of(environ)),
-            environment={name: environ[name] for name in spec.environment if name in environ}
-            | self._way_out.environment,
+            environment=self._environment(),
             home_files=self._home_files(),
             pool=import_module("sandbox.pool").Pool(store.layers, sessions=store.sessions),
             masks=lambda: enforced.masks,
@@ -199,21 +200,30 @@ class Rig:
             undo=self._undo,
             resolve_model=self._resolve,
             small_model=self._small_model,
+            exposed=self.enforced.exposing.to_command,
             max_output_tokens=spec.max_output_tokens,
             thinking_tokens=spec.thinking_tokens,
         )
         self._going = self._travel(made)
-        self._way_out.begin(made.gate, lambda: self.journal.last_turn)
+        self._way_out.begin(made.gate, lambda: self.journal.last_turn, self.journal.read)
         return made
 
+    def _environment(self) -> dict[str, str]:
+        """What commands find in theirs: what is passed by name, what points to registries, whom to trust."""
+        made = {name: value for each in self.enforced.registries for name, value in each.environment.items()}
+        made |= {name: self.environ[name] for name in self.spec.environment if name in self.environ}
+        return made | dict(self._way_out.environment)
+
     def _home_files(self) -> Mapping[str, bytes]:
-        """What the user's own hooks in the box consist of."""
+        """What the user's own hooks in the box consist of, and what points tools to registries."""
+        found = dict(self._way_out.files)
+        found |= {name: data for each in self.enforced.registries for name, data in each.files.items()}
         if self.enforced.hooks is None:
-            return {}
-        found: Mapping[str, bytes] = import_module("runner.hooks.files").hook_files(
+            return found
+        files: Mapping[str, bytes] = import_module("runner.hooks.files").hook_files(
             self.enforced.hooks, home_of(self.environ), self.environ
         )
-        return found
+        return found | dict(files)
 
     def _hooks(self) -> Hooks | None:
         """None where there are none."""
@@ -299,13 +309,8 @@ class Rig:
 
     def _open_journal(self) -> Journal:
         journals = import_module("runner.journal")
-        secrets = journals.Secrets()
-        for name, value in self.environ.items():
-            if any(part in name.upper() for part in SECRET_NAMES):
-                secrets.add(name, value)
-        for number, credential in enumerate(self._credentials):
-            for secret in credential.injection.secrets:
-                secrets.add(credential.variable or f"credential {number + 1}", secret.decode())
+        known_secrets = import_module("runner.sessions.secrecy").known_secrets
+        secrets = known_secrets(self.environ, self._credentials, self.enforced.exposing)
         fresh = not (self.directory / "journal.jsonl").exists()
         opened = journals.Journal.create if fresh else journals.Journal.open
         journal: Journal = opened(self.directory, **({"session": self.spec.session} if fresh else {}), secrets=secrets)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from sandbox.exchange import converse
-from sandbox.leaving import Client, GoneError, Way
+from sandbox.leaving import Client, Way
+from sandbox.refusals import GoneError
 from sandbox.streams import Stream
 from sandbox.tunnel import socks
 

@@ -5,37 +5,22 @@ anew to where it goes, so that two readers cannot understand it differently. CON
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Protocol
+from typing import Any
 
 import h11
 
 from sandbox.errors import SandboxError
-from sandbox.hosts import PORTS, HostError, Target, authority_of, target_of
+from sandbox.heads import checked, cleaned, header, length, target_in
+from sandbox.hosts import HostError, Target, authority_of
 from sandbox.injection import Mask
-from sandbox.leaving import GIVEN_UP, Asked, Client, GoneError, RefusedError, Request, Upstream, Way, why_not
+from sandbox.leaving import Asked, Client, Request, Way
+from sandbox.refusals import FORBIDDEN, GIVEN_UP, GoneError, LimitError, RefusedError, why_not
 from sandbox.tape import Answers, Headers, Take
 from sandbox.tunnel import Tunnel
+from sandbox.upstream import Upstream
 from sandbox.wire import PAYLOAD
-
-HOP = frozenset(
-    b"connection keep-alive proxy-connection proxy-authorization proxy-authenticate te trailer upgrade expect".split()
-)
-KEPT = frozenset({b"host", b"content-length", b"transfer-encoding"})
-
-
-class Raw(Protocol):
-    """Headers as h11 has them: pairs with lower-case names, and as they were written."""
-
-    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
-        """Name and value."""
-        ...
-
-    def raw_items(self) -> list[tuple[bytes, bytes]]:
-        """With names as they were written."""
-        ...
-
 
 REASON = 200
 LINGER = 2.0
@@ -62,6 +47,7 @@ class Talk:
         self._client = client
         self._within = within
         self._server = h11.Connection(h11.SERVER, max_incomplete_event_size=way.bounds.head_size)
+        self._bodiless = False
         self._upstream: Upstream | None = None
         self._there: h11.Connection | None = None
 
@@ -107,8 +93,10 @@ class Talk:
         """The answer to what does not leave, and the end of the connection: what the client still sends goes unread."""
         if self._server.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             return
+        self._client.tally = None  # our own words are on no account
         text = f"fumehood: {' '.join(refused.reason.split())}\n".encode("ascii", "backslashreplace")
-        reason = text.strip()[:REASON] if refused.status == 403 else b""
+        told = refused.status == FORBIDDEN or isinstance(refused, LimitError)
+        reason = text.strip()[:REASON] if told else b""
         headers = [(b"Content-Type", b"text/plain"), (b"Content-Length", b"%d" % len(text)), (b"Connection", b"close")]
         with suppress(h11.LocalProtocolError):
             await self._send(h11.Response(status_code=refused.status, headers=headers, reason=reason))
@@ -136,7 +124,7 @@ class Talk:
             host, port = authority_of(event.target.decode("ascii"), None)
         except HostError as error:
             raise RefusedError(f"CONNECT: {error}", status=400) from error
-        named = _header(event.headers, b"host")
+        named = header(event.headers, b"host")
         try:
             agrees = named is None or authority_of(named.decode("latin-1"), port) == (host, port)
         except HostError:
@@ -157,28 +145,33 @@ class Talk:
         headers, socket = checked(event)
         scheme = ("wss" if socket else "https") if self._secure else ("ws" if socket else "http")
         method = event.method.decode("ascii")
+        self._bodiless = method == "HEAD"
         request = Request(host=target.host, port=target.port, scheme=scheme, method=method, path=target.path)
         asked = await self._way.ask(self._client, request)
-        injection = asked.ruling.injection if self._secure and not socket else None
+        injection = asked.ruling.injection if self._secure else None
         if injection is not None and (why := injection.objection(headers)):
             asked.close(why)
             raise RefusedError(why)
         if self._way.replay is not None:
-            await self._play(asked, self._way.replay)
+            async with asked.in_time():
+                await self._play(asked, self._way.replay)
             return
         take, end = self._taken(request, headers, socket=socket), {"failure": GIVEN_UP}
         try:
-            upstream, there = await self._reach(asked)
-            take.reached(upstream.address)
-            headers = take.asks(headers if injection is None else injection.into(headers))
-            headers = [(b"Host", target.authority.encode("ascii")), *headers]
-            sent = h11.Request(method=event.method, target=target.path.encode("ascii"), headers=headers)
-            upstream.writer.write(there.send(sent) or b"")
-            if socket:
-                await self._next()
-                upstream.writer.write(there.send(h11.EndOfMessage()) or b"")
-            mask = Mask(() if injection is None else injection.secrets)
-            await self._pass(upstream, there, socket=socket, mask=mask, take=take)
+            async with asked.in_time():
+                if asked.tally is not None:
+                    asked.tally.declare(length(event.headers))
+                upstream, there = await self._reach(asked)
+                take.reached(upstream.address)
+                headers = take.asks(headers if injection is None else injection.into(headers))
+                headers = [(b"Host", target.authority.encode("ascii")), *headers]
+                sent = h11.Request(method=event.method, **_written(upstream, target, headers))
+                upstream.writer.write(there.send(sent) or b"")
+                if socket:
+                    await self._next()
+                    upstream.writer.write(there.send(h11.EndOfMessage()) or b"")
+                mask = Mask(() if injection is None else injection.secrets)
+                await self._pass(upstream, there, socket=socket, mask=mask, take=take)
             end = {}
         except RefusedError as refused:
             end = why_not(refused)
@@ -230,8 +223,11 @@ class Talk:
         if upstream is not None and there is not None:
             usable = (upstream.host, upstream.port) == (request.host, request.port)
             usable = usable and there.our_state is h11.DONE and there.their_state is h11.DONE
-            usable = usable and not upstream.reader.at_eof() and not asked.ruling.objection(upstream.address)
+            usable = usable and not upstream.reader.at_eof()
+            if upstream.address is not None:
+                usable = usable and not asked.ruling.objection(upstream.address)
             if usable:
+                asked.via = str(upstream.proxy or "")
                 there.start_next_cycle()
                 return upstream, there
             self.drop()
@@ -250,11 +246,13 @@ class Talk:
             if up is not None:
                 if self._server.their_state is h11.SEND_BODY:
                     up.cancel()
-                await asyncio.gather(up, return_exceptions=True)
+                (ended,) = await asyncio.gather(up, return_exceptions=True)
+                if isinstance(ended, LimitError):
+                    raise ended
         if switched:
-            await self._client.write(there.trailing_data[0]) if there.trailing_data[0] else None
+            await self._client.write(mask.feed(there.trailing_data[0]))
             self._client.unread(self._server.trailing_data[0])
-            await self._way.relay(self._client, upstream)
+            await self._way.relay(self._client, upstream, mask)
             self.drop()
 
     async def _up(self, upstream: Upstream, there: h11.Connection, take: Take) -> None:
@@ -268,7 +266,7 @@ class Talk:
             whole = True
         finally:
             if not whole:
-                upstream.close()
+                upstream.abort()
 
     async def _forward(self, upstream: Upstream, data: bytes | None) -> None:
         async with asyncio.timeout(self._way.bounds.idle):
@@ -284,6 +282,8 @@ class Talk:
                 event = await self._next()
             match event:
                 case h11.Data():
+                    if self._client.tally is not None:
+                        self._client.tally.body(len(event.data))
                     yield bytes(event.data)
                 case h11.EndOfMessage():
                     return
@@ -300,13 +300,16 @@ class Talk:
                 continue
             match event:
                 case h11.InformationalResponse(status_code=101):
-                    headers = [*_cleaned(event.headers), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+                    headers = [(mask.whole(name), mask.whole(value)) for name, value in cleaned(event.headers)]
+                    headers += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
                     await self._send(h11.InformationalResponse(status_code=101, headers=headers))
                     return True
                 case h11.InformationalResponse():
                     continue
                 case h11.Response():
-                    headers = [(mask.whole(name), mask.whole(value)) for name, value in _cleaned(event.headers)]
+                    if self._client.tally is not None and not self._bodiless:
+                        self._client.tally.fits(length(event.headers))
+                    headers = [(mask.whole(name), mask.whole(value)) for name, value in cleaned(event.headers)]
                     reason = mask.whole(bytes(event.reason))
                     take.answered(event.status_code, headers, reason)
                     await self._send(h11.Response(status_code=event.status_code, headers=headers, reason=reason))
@@ -324,61 +327,10 @@ class Talk:
                     raise RefusedError("the answer ended too soon", status=502)
 
 
-def target_in(event: h11.Request, within: tuple[str, int] | None, *, secure: bool) -> Target:
-    """What a request is for, by its target or the tunnel that it came through; its Host header has to say the same.
-    Raises HostError.
-    """
-    text, scheme = event.target.decode("ascii"), "https" if secure else "http"
-    if within is not None:
-        if not text.startswith("/"):
-            raise HostError("a target that is no path, in a tunnel")
-        host, port = within
-        text = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{text}"
-    target = target_of(text)
-    if target.scheme != scheme:
-        raise HostError(f"a request for {target.scheme}:// that the proxy is to make; CONNECT is for that")
-    named = _header(event.headers, b"host")
-    if named is None and event.http_version != b"1.0":
-        raise HostError("no Host header")
-    if named is not None and authority_of(named.decode("latin-1"), PORTS[scheme]) != (target.host, target.port):
-        raise HostError(f"a Host header that is not for {target.authority}")
-    return target
-
-
-def checked(event: h11.Request) -> tuple[Headers, bool]:
-    """The request's headers as they go on, without its Host, and whether it asks for a WebSocket. Raises RefusedError
-    for two ways to tell its length, and TRACE. Other upgrades are not passed on.
-    """
-    names = [name for name, _ in event.headers]
-    if b"content-length" in names and b"transfer-encoding" in names:
-        raise RefusedError("two ways to tell how long the request is", status=400)
-    if names.count(b"transfer-encoding") > 1:
-        raise RefusedError("two ways to tell how long the request is", status=400)
-    if event.http_version not in {b"1.0", b"1.1"}:
-        raise RefusedError("another version of HTTP", status=505)
-    if event.method == b"TRACE":
-        raise RefusedError("TRACE", status=405)
-    upgrade = (_header(event.headers, b"upgrade") or b"").strip().lower()
-    wants = upgrade == b"websocket" and b"upgrade" in _listed(event.headers)
-    headers = [pair for pair in _cleaned(event.headers) if pair[0].lower() != b"host"]
-    if wants:
-        if event.method != b"GET" or b"content-length" in names or b"transfer-encoding" in names:
-            raise RefusedError("a WebSocket that is asked for with a body", status=400)
-        headers += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-    return headers, wants
-
-
-def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    return next((value for key, value in headers if key == name), None)
-
-
-def _listed(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
-    """What Connection names: fields for the next hop only."""
-    values = [value for key, value in headers if key in {b"connection", b"proxy-connection"}]
-    return {token.strip().lower() for value in values for token in value.split(b",")}
-
-
-def _cleaned(headers: Raw) -> Headers:
-    """Without what is meant for us only; names as they were written."""
-    gone = (HOP | _listed(headers)) - KEPT
-    return [(name, value) for name, value in headers.raw_items() if name.lower() not in gone]
+def _written(upstream: Upstream, target: Target, headers: Headers) -> dict[str, Any]:
+    """Target and headers as they go on: whole, and with its login, to a proxy that forwards them."""
+    if not upstream.forwards or upstream.proxy is None:
+        return {"target": target.path.encode("ascii"), "headers": headers}
+    login = upstream.proxy.authorization
+    named = f"{target.scheme}://{target.authority}{target.path}".encode("ascii")
+    return {"target": named, "headers": [*headers, *([(b"Proxy-Authorization", login)] if login else [])]}

@@ -4,6 +4,8 @@ out of what comes back.
 
 from __future__ import annotations
 
+from base64 import b64decode
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 PLACEHOLDER = "fumehood-placeholder"
@@ -30,14 +32,27 @@ class Injection:
         if not self.pin:
             return ""
         for name, value in headers:
-            if name.lower() in CARRIERS | {self.header} and PLACEHOLDER.encode() not in value:
+            replaced = name.lower() == self.header and PLACEHOLDER.encode() in value
+            if name.lower() in CARRIERS | {self.header} and not replaced and not _is_placeholder(value):
                 return f"this host takes its own key only, and the request brings another in {name.decode('ascii')}"
         return ""
 
     def into(self, headers: Headers) -> Headers:
         """The headers with the key, in the place of what the client put there; the answer is asked for unpacked."""
-        kept = [(name, value) for name, value in headers if name.lower() not in {self.header, b"accept-encoding"}]
+        gone = {self.header, b"accept-encoding", b"sec-websocket-extensions"}
+        kept = [(name, value) for name, value in headers if name.lower() not in gone]
         return [*kept, (self.header, self.value), (b"Accept-Encoding", b"identity")]
+
+
+def _is_placeholder(value: bytes) -> bool:
+    """Whether what a client sends is what it was given for a key and nothing else, be it packed as a login."""
+    scheme, _, packed = value.partition(b" ")
+    if scheme.lower() == b"basic":
+        with suppress(ValueError):
+            login = b64decode(packed.strip(), validate=True)
+            return PLACEHOLDER.encode() in login.split(b":")
+    words = value.split()
+    return len(words) <= 2 and words[-1:] == [PLACEHOLDER.encode()]
 
 
 class Mask:
@@ -55,15 +70,22 @@ class Mask:
         return data
 
     def feed(self, data: bytes) -> bytes:
-        """What can be told by now: the last bytes wait, as they may be a secret's first."""
+        """What can be told by now: last bytes that may be a secret's first wait."""
         if not self._most:
             return data
         data = self.whole(self._kept + data)
-        cut = max(len(data) - self._most, 0)
+        most = min(self._most, len(data))
+        cut = next((at for at in range(len(data) - most, len(data)) if self._begins(data[at:])), len(data))
         self._kept = data[cut:]
         return data[:cut]
+
+    def _begins(self, end: bytes) -> bool:
+        return any(secret.startswith(end) for secret in self._secrets)
 
     def rest(self) -> bytes:
         """What waits."""
         kept, self._kept = self._kept, b""
         return kept
+
+
+NO_MASK = Mask(())

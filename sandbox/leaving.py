@@ -9,20 +9,20 @@ import asyncio
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sandbox.errors import SandboxError
-from sandbox.injection import Injection
-from sandbox.reachable import Address, Network, Resolve, resolve, special
+from sandbox.injection import NO_MASK, Injection, Mask
+from sandbox.metering import Meter, Tally
+from sandbox.reachable import Address, Network, Resolve, literal, resolve, special
+from sandbox.refusals import GoneError, LimitError, RefusedError, why_not
 from sandbox.streams import Stream
 from sandbox.tape import Answers, Tape
+from sandbox.upstream import ProxyServer, Route, Upstream, by_proxy, directly, straight, trusted_here
 from sandbox.wire import PAYLOAD
-
-FORBIDDEN = 403
-GIVEN_UP = "it was given up"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +72,12 @@ class Ruling:
 class Outcome:
     """How a request ended. `refusal`: why it did not leave although it was allowed to; `failure`: why nothing came of
     it (nobody answers there, the client went away). Bytes as they went over the connection; seconds without those
-    that the Judge took.
+    that the Judge took. `via`: the company's proxy that it took.
     """
 
     refusal: str = ""
     failure: str = ""
+    via: str = ""
     sent: int = 0
     received: int = 0
     seconds: float = 0.0
@@ -117,29 +118,12 @@ class Bounds:
     head_size: int = 64 << 10
 
 
-class RefusedError(Exception):
-    """A request that does not leave; the sentence is for the client. `status`: of the HTTP answer."""
-
-    def __init__(self, reason: str, *, status: int = FORBIDDEN) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.status = status
-
-
-def why_not(refused: RefusedError) -> dict[str, str]:
-    """What an Outcome says of it: a no, or a failure."""
-    return {"refusal" if refused.status == FORBIDDEN else "failure": refused.reason}
-
-
-class GoneError(Exception):
-    """The client of a connection is gone, or the box with it."""
-
-
 class Client:
-    """A connection's end in the box, as bytes."""
+    """A connection's end in the box, as bytes. `tally`: counts them, once the request that they are of was allowed."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
+        self.tally: Tally | None = None
         self._back: deque[bytes] = deque()
         self._ended = False
         self.sent = 0
@@ -148,6 +132,7 @@ class Client:
 
     def mark(self) -> None:
         """A request begins here."""
+        self.tally = None
         self._marked = (self.sent, self.received)
 
     @property
@@ -155,11 +140,21 @@ class Client:
         """Bytes sent and received since then."""
         return self.sent - self._marked[0], self.received - self._marked[1]
 
+    def _up(self, count: int) -> None:
+        self.sent += count
+        if self.tally is not None:
+            self.tally.up(count)
+
+    def _down(self, count: int) -> None:
+        if self.tally is not None:
+            self.tally.down(count)
+        self.received += count
+
     async def read(self) -> bytes:
-        """The next bytes, b"" at their end. Raises GoneError."""
+        """The next bytes, b"" at their end. Raises GoneError, LimitError."""
         if self._back:
             data = self._back.popleft()
-            self.sent += len(data)
+            self._up(len(data))
             return data
         while not self._ended:
             try:
@@ -169,7 +164,7 @@ class Client:
             match header["t"]:
                 case "data":
                     if payload:
-                        self.sent += len(payload)
+                        self._up(len(payload))
                         return payload
                 case "end":
                     self._ended = True
@@ -181,17 +176,19 @@ class Client:
         """Have these bytes come (again) next."""
         if data:
             self._back.appendleft(data)
-            self.sent -= len(data)
+            self._up(-len(data))
 
     async def write(self, data: bytes) -> None:
-        """Send, waiting for credit. Raises GoneError."""
+        """Send, waiting for credit. Raises GoneError, LimitError."""
+        if not data:
+            return
+        self._down(len(data))
         try:
             await self.stream.send(data)
         except SandboxError as error:
             raise GoneError from error
         if self.stream.closed:
             raise GoneError
-        self.received += len(data)
 
     def end(self) -> None:
         """Nothing more is sent."""
@@ -204,21 +201,6 @@ class Client:
 
 
 @dataclass(slots=True, kw_only=True)
-class Upstream:
-    """A connection to where a request goes."""
-
-    address: Address
-    host: str
-    port: int
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    def close(self) -> None:
-        """Drop it."""
-        self.writer.close()
-
-
-@dataclass(slots=True, kw_only=True)
 class Asked:
     """One request between its decision and its end, which `close` tells the Judge, once."""
 
@@ -227,6 +209,8 @@ class Asked:
     ruling: Ruling
     client: Client
     monotonic: Callable[[], float]
+    tally: Tally | None = None
+    via: str = ""
     began: float = 0.0
     _told: bool = False
 
@@ -237,6 +221,18 @@ class Asked:
         """Raises RefusedError where that address, if there is one, is not to be connected to."""
         if address is not None and (why := self.ruling.objection(address)):
             raise RefusedError(f"{self.request.host} is not connected to: {why}")
+
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """For no longer than limits let a request take. Raises LimitError."""
+        assert self.tally is not None
+        try:
+            async with asyncio.timeout(self.tally.seconds) as clock:
+                yield
+        except TimeoutError as error:
+            if clock.expired():
+                raise self.tally.late() from error
+            raise
 
     def close(self, refusal: str = "", *, failure: str = "") -> None:
         """It is over."""
@@ -249,6 +245,7 @@ class Asked:
         outcome = Outcome(
             refusal=refusal,
             failure=failure,
+            via=self.via,
             sent=sent if left else 0,
             received=received if left else 0,
             seconds=seconds if left else 0.0,
@@ -267,8 +264,8 @@ class Certifies(Protocol):
 class Way:
     """How a request gets out: asked, resolved, judged again, connected. `authority`: makes the certificates that the
     box is shown where requests inside of TLS are looked into; without one they are not. `trust`: whom servers are
-    believed by, this machine's authorities where None is given. `tape` keeps what is exchanged; with `replay`, that
-    answers, and nothing is ever resolved or connected to.
+    believed by, else what `trusts` gives when it is first needed. `route`: which proxies of a company requests take.
+    `tape` keeps what is exchanged; with `replay`, that answers, and nothing is ever resolved or connected to.
     """
 
     def __init__(
@@ -278,27 +275,38 @@ class Way:
         bounds: Bounds | None = None,
         authority: Certifies | None = None,
         trust: ssl.SSLContext | None = None,
+        trusts: Callable[[], ssl.SSLContext] = trusted_here,
+        route: Route = straight,
         tape: Tape | None = None,
         replay: Answers | None = None,
         resolver: Resolve = resolve,
+        meter: Meter | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.bounds = bounds or Bounds()
+        self._meter = meter or Meter()
         self.judge = judge
         self.authority = authority
         self.tape = tape or Tape()
         self.replay = replay
-        self._trust = trust
+        self._trust, self._trusts = trust, trusts
+        self._route = route
         self._resolve = resolver
         self._monotonic = monotonic
 
     async def ask(self, client: Client, request: Request) -> Asked:
-        """The decision. Raises RefusedError, after it was told that it is over."""
+        """The decision, and what limits say. Raises RefusedError, after it was told that it is over."""
         ruling = await self.judge.judge(request)
         asked = Asked(judge=self.judge, request=request, ruling=ruling, client=client, monotonic=self._monotonic)
         if not ruling.allowed:
             asked.close()
             raise RefusedError(ruling.reason)
+        try:
+            asked.tally = client.tally = self._meter.admit(request.host)
+            client.tally.up(client.since[0])
+        except LimitError as limit:
+            asked.close(limit.reason)
+            raise
         return asked
 
     async def connect(self, asked: Asked, *, secure: bool = False) -> Upstream:
@@ -310,30 +318,56 @@ class Way:
             refused = RefusedError(self.replay.unknown(request), status=502)
             asked.close(**why_not(refused))
             raise refused
+        trust = self._secure() if secure else None
         try:
             async with asyncio.timeout(self.bounds.connect):
+                if (proxy := self._route(request.scheme, request.host, request.port)) is not None:
+                    asked.via = str(proxy)
+                    return await self._by_proxy(proxy, request, ruling, trust)
                 addresses = await self._resolve(request.host, request.port)
                 # of several addresses one that is not wanted condemns the name
                 why = next(filter(None, map(ruling.objection, addresses)), "")
                 if not why:
-                    return await _connect(request, addresses, self._secure() if secure else None)
+                    return await directly(request.host, request.port, addresses, trust)
             refused = RefusedError(f"{request.host} is not connected to: {why}")
+        except RefusedError as error:
+            refused = error
         except TimeoutError:
             reason = f"{request.host}:{request.port} did not answer within {self.bounds.connect:g} s"
             refused = RefusedError(reason, status=502)
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:
             refused = RefusedError(f"{request.host}:{request.port} cannot be reached: {error}", status=502)
         asked.close(**why_not(refused))
         raise refused
 
+    async def _by_proxy(
+        self, proxy: ProxyServer, request: Request, ruling: Ruling, trust: ssl.SSLContext | None
+    ) -> Upstream:
+        """By way of a proxy that resolves the name. What cannot be known of its addresses then is not assumed."""
+        address = literal(request.host)
+        why = ruling.objection(address) if address is not None else ""
+        if address is None and ruling.barred:
+            why = f"a rule denies addresses, and which one it has only the proxy {proxy} will know"
+        if why:
+            raise RefusedError(f"{request.host} is not connected to: {why}")
+        return await by_proxy(
+            proxy,
+            request.host,
+            request.port,
+            plain=request.scheme == "http",
+            trust=trust,
+            own=self._secure() if proxy.secure else None,
+        )
+
     def _secure(self) -> ssl.SSLContext:
         if self._trust is None:
-            self._trust = ssl.create_default_context()
-            self._trust.set_alpn_protocols(["http/1.1"])
+            self._trust = self._trusts()
         return self._trust
 
-    async def relay(self, client: Client, upstream: Upstream) -> None:
-        """Bytes in both directions until both have ended, or nothing passed for too long. Raises GoneError, OSError."""
+    async def relay(self, client: Client, upstream: Upstream, mask: Mask = NO_MASK) -> None:
+        """Bytes in both directions until both have ended, or nothing passed for too long; of what comes back without
+        what `mask` takes out. Raises GoneError, OSError, LimitError.
+        """
         moved = self._monotonic()
 
         async def up() -> None:
@@ -349,7 +383,8 @@ class Way:
             nonlocal moved
             while data := await upstream.reader.read(PAYLOAD):
                 moved = self._monotonic()
-                await client.write(data)
+                await client.write(mask.feed(data))
+            await client.write(mask.rest())
             client.end()
 
         async def watch() -> None:
@@ -370,21 +405,3 @@ class Way:
             for task in (*both, idle):
                 task.cancel()
             await asyncio.gather(*both, idle, return_exceptions=True)
-
-
-async def _connect(request: Request, addresses: tuple[Address, ...], trust: ssl.SSLContext | None) -> Upstream:
-    problem: OSError = OSError("the name has no address")
-    for address in addresses:
-        try:
-            reader, writer = await asyncio.open_connection(
-                str(address),
-                request.port,
-                limit=4 * PAYLOAD,
-                ssl=trust,
-                server_hostname=request.host if trust is not None else None,
-            )
-        except OSError as error:
-            problem = error
-        else:
-            return Upstream(address=address, host=request.host, port=request.port, reader=reader, writer=writer)
-    raise problem

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ssl
 from contextlib import suppress
 
-from sandbox.leaving import Client, GoneError
+from sandbox.leaving import Client
+from sandbox.refusals import GoneError
 from sandbox.wire import PAYLOAD
 
 
@@ -44,21 +45,21 @@ class OpenedClient(Client):
                 raise GoneError from error
             else:
                 if data:
-                    self.sent += len(data)
+                    self._up(len(data))
                     return data
                 self._ended = True
         if self._back:
             data = self._back.popleft()
-            self.sent += len(data)
+            self._up(len(data))
             return data
         return b""
 
     async def write(self, data: bytes) -> None:
         """See Client."""
+        self._down(len(data))
         view = memoryview(data)
         while view:
             view = view[self._tls.write(view) :]
-        self.received += len(data)
         await self._flush()
 
     def end(self) -> None:

@@ -25,8 +25,9 @@ from urllib.parse import quote
 
 from sandbox.errors import StoreError
 from sandbox.injection import CARRIERS, Mask
-from sandbox.leaving import GIVEN_UP, Request
+from sandbox.leaving import Request
 from sandbox.reachable import Address
+from sandbox.refusals import GIVEN_UP
 from sandbox.store import Store
 from sandbox.tape import Headers, Take, Tape
 

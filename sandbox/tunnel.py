@@ -13,9 +13,11 @@ from typing import Protocol
 
 from sandbox.hello import HelloError, HelloReader, SecondHelloReader, asks_again
 from sandbox.hosts import HostError, host_of
-from sandbox.leaving import GIVEN_UP, Asked, Client, GoneError, RefusedError, Request, Upstream, Way
+from sandbox.leaving import Asked, Client, Request, Way
 from sandbox.opened import OpenedClient
 from sandbox.reachable import literal
+from sandbox.refusals import GIVEN_UP, GoneError, RefusedError
+from sandbox.upstream import Upstream
 from sandbox.wire import PAYLOAD
 
 SOCKS = 5
@@ -61,7 +63,12 @@ class Tunnel:
         request = Request(host=host, port=port, scheme=scheme, method="CONNECT")
         if inspected or scheme == "http":
             return cls(way, client, plain, request, None)
-        asked = await way.ask(client, request)
+        try:
+            asked = await way.ask(client, request)
+        except RefusedError:
+            if way.authority is None or way.judge.expected(host, port) != "inspected":
+                raise
+            return cls(way, client, plain, request, None)  # the answer was that each request in it is judged
         try:
             upstream = await way.connect(asked)
         except BaseException:
@@ -88,7 +95,8 @@ class Tunnel:
                     await self._retry(upstream)
             failure = ""
             if not refusal:
-                await self._way.relay(self._client, upstream)
+                async with asked.in_time():
+                    await self._way.relay(self._client, upstream)
         except RefusedError as refused:
             refusal, failure = refused.reason, ""
         finally:

@@ -20,6 +20,7 @@ from runner.policy.calls import call_of
 from runner.policy.explain import Explanation, explain
 from runner.policy.network import shown
 from runner.policy.rules import NETWORK
+from runner.sessions.company import route_of
 from runner.sessions.specs import standing_policy
 from runner.sessions.store import Store, state_home
 from runner.sessions.taping import open_recording, recording_file
@@ -50,9 +51,14 @@ def log(
         out_json(rows)
         return
     for row in rows:
-        size = f"{row['sent']} up, {row['received']} down, {row['seconds']:.3f} s" if row["decision"] == "allow" else ""
+        size = (
+            f"{row['sent']} up, {row['received']} down, {row['seconds']:.3f} s"
+            if row["decision"] == "allow" or row["received"]
+            else ""
+        )
         size = f"{size} (replayed)" if row["replayed"] else size
         why = row["failure"] or (row["rule"] and f"rule {row['rule']}") or row["reason"]
+        why += f", via {row['via']}" if row["via"] else ""
         line = f"{row['time'][:19]}  {row['decision']:5}  {one_line(row['request'], WIDE)}  {size}".rstrip()
         out(f"{line}  ({one_line(why, WIDE)})")
         if row["would_allow"]:
@@ -77,6 +83,7 @@ def _row(at: float, body: Egress) -> dict[str, Any]:
         "seconds": body.seconds,
         "failure": verdict.get("failure", ""),
         "replayed": bool(verdict.get("replayed")),
+        "via": verdict.get("via", ""),
         "would_allow": shown(effect) if by_nobody else "",
     }
 
@@ -135,7 +142,11 @@ def explain_url(url: UrlArgument, mode: ModeOption = "", as_json: AsJson = False
     if effect.scheme in ("https", "wss"):
         out("seen      host and port; where rules name a method or a path for them, each request inside of TLS too")
     tell(found)
-    out("then      the name is resolved, and a private or otherwise special address needs a rule that names it")
+    proxy = route_of(os.environ)(effect.scheme, effect.host, effect.port)
+    if proxy is None:
+        out("then      the name is resolved, and a private or otherwise special address needs a rule that names it")
+    else:
+        out(f"then      it goes by your proxy {proxy}, which resolves the name: its addresses are not judged")
 
 
 def _judged(url: str, mode: str) -> tuple[Explanation, ConnectHost]:

@@ -45,7 +45,16 @@ from runner.loop.own import OwnCommands
 from runner.loop.shown import Shown
 from runner.policy.grants import offer
 from runner.policy.policy import Policy
-from runner.tools.base import Planning, Tool, ToolContext, ToolResult, ToolState, tool_error
+from runner.tools.base import (
+    Exposed,
+    Planning,
+    Tool,
+    ToolContext,
+    ToolResult,
+    ToolState,
+    nothing_exposed,
+    tool_error,
+)
 from sandbox.errors import PathError, SandboxError
 from sandbox.spec import Box, Process, Resolution
 
@@ -102,6 +111,7 @@ class Gate(OwnCommands):
     planning: Planning | None = None
     consult: Callable[[str], Awaitable[str]] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    exposed: Exposed = nothing_exposed
     monotonic: Callable[[], float] = time.monotonic
     failure: SandboxError | None = None
     _judged: set[tuple[str, str]] = field(default_factory=set)
@@ -332,6 +342,7 @@ class Gate(OwnCommands):
             record=lambda body: self._record_task(body, call.id),
             spawn_task=self.spawn,
             environment=self.environment,
+            exposed=self.exposed,
             planning=self.planning,
             answers=answers,
             consult=self.consult,

@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.effects import ConnectHost, Decision, Source, Verdict, effect_to_json
+from runner.errors import UsageError
 from runner.events import ApprovalAsked, Egress, Failed, Judged
 from runner.journal import digest
-from runner.policy.grants import offer
-from runner.policy.network import shown
+from runner.policy.grants import offer, with_grant
+from runner.policy.network import network_pattern, shown
+from runner.policy.policy import Policy
 from runner.policy.rules import NETWORK
 from sandbox.injection import Injection
 from sandbox.leaving import Outcome, Request, Ruling
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from runner.loop.gate import Gate
 
 LONGEST_PATH = 2000
+ANSWERED = 1001  # above every rule that asks
 Key = tuple[str, str, int]
 
 
@@ -53,8 +56,8 @@ class Bound(Protocol):
 
 class Outward:
     """A `sandbox.leaving.Judge` over the gate. `turn`: the number of the one that runs. `credentials`: keys that go
-    into requests that are allowed; they allow nothing. `looks`: all requests inside of TLS are looked into;
-    `replays`: a recording answers, and nothing leaves.
+    into requests that are allowed; they allow nothing. `lasting`: a yes counts until the session ends. `looks`: all
+    requests inside of TLS are looked into, but for exempt hosts; `replays`: a recording answers, and nothing leaves.
     """
 
     def __init__(
@@ -63,12 +66,15 @@ class Outward:
         *,
         turn: Callable[[], int],
         credentials: Sequence[Bound] = (),
+        lasting: bool = False,
         looks: bool = False,
         replays: bool = False,
     ) -> None:
         self._gate = gate
+        self._lasting = lasting
         self._looks = looks
         self._replays = replays
+        self._granted: list[tuple[int, str]] = []
         self._credentials = credentials
         self._turn = turn
         self._answers: dict[Key, tuple[int, asyncio.Task[Verdict]]] = {}
@@ -76,7 +82,7 @@ class Outward:
     async def judge(self, request: Request) -> Ruling:
         """See Judge."""
         gate, effect, cause = self._gate, effect_of(request), self._gate.cause
-        policy = gate.policy()
+        policy = self._policy()
         verdict = policy.judge((effect,), tool=NETWORK, place=gate.place)
         if verdict.source is Source.MODE and effect.method in ("", "GET", "CONNECT"):
             fetching = gate.fetching(effect.host, effect.port, effect.scheme)
@@ -107,10 +113,23 @@ class Outward:
 
     def expected(self, host: str, port: int) -> str:
         """See Judge."""
-        found = self._gate.policy().expected(host, port)
-        if found == "https" and (self._looks or any(each.concerns(host, port) for each in self._credentials)):
+        policy = self._policy()
+        found = policy.expected(host, port)
+        keys = [each for each in self._credentials if each.concerns(host, port)]
+        looks = (self._looks or bool(keys)) and not policy.exempts(host)
+        # what pins a host to its key has to see its requests, exempt or not
+        if found == "https" and (looks or any(each.injection.pin for each in keys)):
             return "inspected"
         return found
+
+    def _policy(self) -> Policy:
+        """The one in force, with what the user allowed for a while."""
+        policy = self._gate.policy()
+        for turn, text in self._granted:
+            if self._lasting or turn == self._turn():
+                policy = with_grant(policy, text, self._gate.place)
+                policy = replace(policy, rules=(*policy.rules[:-1], replace(policy.rules[-1], priority=ANSWERED)))
+        return policy
 
     def broken(self, request: Request, reason: str) -> None:
         """See Judge."""
@@ -126,14 +145,15 @@ class Outward:
         self._tell(request, decided, verdict, outcome)
 
     def _tell(self, request: Request, decided: Decided, verdict: Verdict, outcome: Outcome) -> None:
-        replayed = {"replayed": True} if self._replays and verdict.decision is Decision.ALLOW else {}
+        more: dict[str, Any] = {"failure": outcome.failure, "via": outcome.via}
+        more["replayed"] = self._replays and verdict.decision is Decision.ALLOW
         body = Egress(
             host=request.host,
             port=request.port,
             scheme=request.scheme,
             method=request.method,
             path=request.path[:LONGEST_PATH],
-            verdict=verdict.to_json() | ({"failure": outcome.failure} if outcome.failure else {}) | replayed,
+            verdict=verdict.to_json() | {name: value for name, value in more.items() if value},
             sent=outcome.sent,
             received=outcome.received,
             seconds=outcome.seconds,
@@ -150,7 +170,7 @@ class Outward:
             return _denied(verdict, "nobody can be asked in this session")
         key, turn = (effect.scheme, effect.host, effect.port), self._turn()
         known = self._answers.get(key)
-        if known is None or known[0] != turn:
+        if known is None or (known[0] != turn and not self._lasting):
             known = self._answers[key] = (turn, self._gate.spawn(self._ask(effect, verdict, cause)))
         return await asyncio.shield(known[1])
 
@@ -161,7 +181,7 @@ class Outward:
         asked = ApprovalAsked(
             call=gate.new_id(),
             tool=NETWORK,
-            input=sent | {"until": "this turn ends"},
+            input=sent | {"until": f"this {self._until} ends"},
             reason=verdict.reason,
             always=always,
             kept=gate.remember.kept if gate.remember is not None and always else "",
@@ -175,7 +195,28 @@ class Outward:
             return _denied(verdict, given.reason or "the user said no")
         if given.always and always and gate.remember is not None:
             gate.remember.keep(always)
-        return Verdict(decision=Decision.ALLOW, source=Source.USER, reason="as the user answered, for this turn")
+        reason = f"as the user answered, for this {self._until}"
+        if given.input is not None and (text := str(given.input.get("rule", ""))):
+            return self._grant(effect, text, reason)
+        return Verdict(decision=Decision.ALLOW, source=Source.USER, reason=reason)
+
+    @property
+    def _until(self) -> str:
+        return "session" if self._lasting else "turn"
+
+    def _grant(self, effect: ConnectHost, text: str, reason: str) -> Verdict:
+        """The user answered with a rule, such as one on methods: it counts as long as a yes would, for this host."""
+        try:
+            fits = network_pattern(text).host.host == effect.host
+        except (UsageError, ValueError):
+            fits = False
+        if not fits:
+            return Verdict(decision=Decision.DENY, source=Source.USER, reason=f"{text!r} is no rule on {effect.host}")
+        self._granted.append((self._turn(), f"{NETWORK}({text})"))
+        verdict = self._policy().judge((effect,), tool=NETWORK, place=self._gate.place)
+        if verdict.decision is Decision.ASK:
+            return Verdict(decision=Decision.DENY, source=Source.USER, reason=f"{reason}: {text}")
+        return replace(verdict, reason=f"{reason}: {text}")
 
 
 def effect_of(request: Request) -> ConnectHost:

@@ -52,7 +52,7 @@ from runner.loop.usage import Usage
 from runner.models.base import Model
 from runner.policy.policy import Policy
 from runner.spec import TurnLimits
-from runner.tools.base import Tool, ToolState
+from runner.tools.base import Exposed, Tool, ToolState, nothing_exposed
 from runner.tools.registry import tool_spec
 from sandbox.spec import Box
 
@@ -95,6 +95,7 @@ class Session:
         look: Callable[[Mode, str], Change | None] | None = None,
         remember: Remember | None = None,
         environment: Mapping[str, str] | None = None,
+        exposed: Exposed = nothing_exposed,
         max_output_tokens: int | None = None,
         thinking_tokens: int | None = None,
         monotonic: Callable[[], float] = time.monotonic,
@@ -124,6 +125,7 @@ class Session:
             before_write=before_write,
             remember=modes if remember is not None else None,
             environment=environment or {},
+            exposed=exposed,
             monotonic=monotonic,
             planning=modes,
         )

@@ -13,7 +13,7 @@ import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -111,6 +111,11 @@ class PromptTool:
     def answer(self, given: ApprovalGiven) -> bool:  # noqa: ARG002 (the protocol's)
         """Answers come from the tool only."""
         return False
+
+    def expose(self, variables: Mapping[str, str]) -> None:
+        """Further variables for the server's environment, before it starts."""
+        if self.server.command and variables:
+            self.server = replace(self.server, env={**variables, **self.server.env})
 
     async def close(self) -> None:
         """End the server; again is no harm."""

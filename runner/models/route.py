@@ -16,7 +16,7 @@ PORTS = {"http": 80, "https": 443}
 
 def check_url(url: str) -> SplitResult:
     """The parts of a provider's URL. Raises ValueError, which names no password."""
-    return _split(url, "the address")
+    return _split(url, "the address of the model provider")
 
 
 def proxy_for(url: str, environ: Mapping[str, str]) -> str | None:
@@ -38,9 +38,9 @@ def _split(url: str, what: str) -> SplitResult:
     except ValueError:
         usable = False
     if not usable:
-        raise ValueError(f"{what} of the model provider must begin with http:// or https:// and name a host")
+        raise ValueError(f"{what} must begin with http:// or https:// and name a host")
     if not url.isprintable() or " " in url or not url.isascii():
-        raise ValueError(f"{what} of the model provider holds a character that no URL has")
+        raise ValueError(f"{what} holds a character that no URL has")
     return parts
 
 

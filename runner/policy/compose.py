@@ -59,10 +59,11 @@ def compose(
     flags: tuple[tuple[Decision, tuple[str, ...]], ...] = (),
     approvals: tuple[str, ...] = (),
     approvals_file: str = "",
+    registries: tuple[tuple[str, tuple[str, ...]], ...] = (),
 ) -> Composed:
     """`mode` None: the one that settings begin in. `flags`: rules of the command line, with commas or spaces between.
-    `approvals`: what the user allowed for always. Raises ManagedError for a managed rule that is none, UsageError
-    for one of the flags, or a mode that is locked.
+    `approvals`: what the user allowed for always. `registries`: for each tool the network rules that it stands for.
+    Raises ManagedError for a managed rule that is none, UsageError for one of the flags, or a mode that is locked.
     """
     rules: list[Rule] = []
     notes: list[str] = []
@@ -72,6 +73,8 @@ def compose(
         if problem:
             kept = "it allows nothing" if decision is Decision.ALLOW else "the whole tool is meant"
             notes.append(f"{entry.where}: {problem}; {kept}")
+        if isinstance(entry.value, dict) and (priority := entry.value.get("priority")):
+            made = [replace(rule, priority=priority) for rule in made]
         rules += made
         if isinstance(entry.value, dict) and made:
             examples.append((made[0], entry))
@@ -80,6 +83,10 @@ def compose(
         made, problem = _hidden_rules(entry, ground)
         rules += made
         notes += [f"{entry.where}: {problem}; all reading is meant"] if problem else []
+    named = dict(registries)
+    for entry in settings.all("registries"):
+        texts = (f"Network({text})" for text in named.get(entry.text, ()))
+        rules += [parse_rule(text, Decision.ALLOW, entry.source, ground.place) for text in texts]
     rules += _of_flags(settings, flags, ground, notes)
     source = RuleSource(layer=Source.USER, file=approvals_file)
     for text in approvals:
@@ -90,6 +97,7 @@ def compose(
         rules=tuple(rules),
         modes=settings.modes,
         locks=(*settings.locks, *((LOCK,) if any(entry.text == LOGINS for entry in hidden) else ())),
+        exempt=tuple(entry.text for entry in settings.all("network.passThrough")),
         hosts_asked=not any(map(settings.locked, ("network.allowManagedDomainsOnly", "network.strict"))),
     )
     return Composed(policy=policy, notes=tuple(notes), examples=tuple(examples))

@@ -56,9 +56,21 @@ KEYS = tuple(
         (
             How.UNION,
             Scope.TRUSTED,
-            "permissions.allow permissions.additionalDirectories network.allowedDomains network.allow packages",
+            (
+                "permissions.allow permissions.additionalDirectories network.allowedDomains network.allow packages "
+                "registries"
+            ),
         ),
         (How.FIRST, Scope.TIGHTENS, "permissions.defaultMode"),
+        (
+            How.FIRST,
+            Scope.TIGHTENS,
+            (
+                "network.limits.up network.limits.down network.limits.requestsPerMinute network.limits.body "
+                "network.limits.seconds network.limits.perHost.up network.limits.perHost.down "
+                "network.limits.perHost.requestsPerMinute"
+            ),
+        ),
         (
             How.LOCK,
             Scope.TIGHTENS,
@@ -70,9 +82,9 @@ KEYS = tuple(
         ),
         (How.FIRST, Scope.TRUSTED, "image system runtime limits.maxTurns limits.maxBudgetUsd limits.maxTokens"),
         (How.FIRST, Scope.TRUSTED, "limits.maxSeconds limits.memory limits.disk limits.cpus limits.pids"),
-        (How.FIRST, Scope.OWN, "model fallbackModel approver search"),
+        (How.FIRST, Scope.OWN, "model fallbackModel approver search network.answers"),
         (How.COMMON, Scope.OWN, "availableModels allowedHttpHookUrls httpHookAllowedEnvVars"),
-        (How.UNION, Scope.OWN, "credentials"),
+        (How.UNION, Scope.OWN, "credentials expose network.passThrough"),
         (How.LOCK, Scope.OWN, "disableAllHooks"),
         (
             How.LOCK,

@@ -155,7 +155,7 @@ class Settings:
                 continue
             if key.how is How.LOCK:
                 found.append(key.name)
-            elif key.scope is Scope.MANAGED or key.how is How.COMMON or key.name.startswith("limits."):
+            elif key.scope is Scope.MANAGED or key.how is How.COMMON or "limits." in key.name:
                 found.append(f"{key.name}={','.join(sorted(entry.text for entry in entries))}")
         named = [f"{name}=" for name in sorted(self._named) if not self.all(name) and self._by_managed(name)]
         return (*found, *named)
@@ -251,9 +251,11 @@ def _lock(entries: dict[str, tuple[Entry, ...]], left: list[LeftOut]) -> None:
         drop("permissions.allow", RULES_LOCKED, lambda _: True)
         drop("network.allowedDomains", RULES_LOCKED, lambda _: True)
         drop("network.allow", RULES_LOCKED, lambda _: True)
+        drop("registries", RULES_LOCKED, lambda _: True)
     if entries["network.allowManagedDomainsOnly"]:
         drop("network.allowedDomains", HOSTS_LOCKED, lambda _: True)
         drop("network.allow", HOSTS_LOCKED, lambda _: True)
+        drop("registries", HOSTS_LOCKED, lambda _: True)
         drop("permissions.allow", HOSTS_LOCKED, lambda entry: entry.text.strip().startswith(OUTSIDE))
 
 

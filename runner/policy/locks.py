@@ -12,6 +12,7 @@ from typing import Any
 
 from runner.effects import Mode
 from runner.errors import LockedError
+from runner.policy.keys import BY_NAME, Scope
 from runner.policy.layers import Entry, Settings
 from runner.spec import BoxLimits, SessionSpec, TurnLimits
 
@@ -22,6 +23,16 @@ _TURN = {
     "limits.maxSeconds": "max_seconds",
 }
 _BOX = {"limits.memory": "memory", "limits.disk": "disk", "limits.cpus": "cpus", "limits.pids": "pids"}
+NETWORK = {
+    "network.limits.up": "up",
+    "network.limits.down": "down",
+    "network.limits.requestsPerMinute": "requests",
+    "network.limits.body": "body",
+    "network.limits.seconds": "seconds",
+    "network.limits.perHost.up": "host.up",
+    "network.limits.perHost.down": "host.down",
+    "network.limits.perHost.requestsPerMinute": "host.requests",
+}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 OWN_IMAGES = frozenset({"base", "busybox", "plain"})
@@ -43,12 +54,15 @@ def ceiling(settings: Settings, key: str) -> tuple[float, Entry] | None:
 
 
 def limits(settings: Settings, names: Mapping[str, str]) -> dict[str, Any]:
-    """What settings say of limits, under managed ceilings."""
+    """What settings say of limits, under managed ceilings; a repository only tightens those of the network."""
     made: dict[str, float] = {}
     for key, name in names.items():
         bound = ceiling(settings, key)
-        others = [amount(entry.value) for entry in settings.all(key) if entry not in settings.managed(key)]
-        wanted = [*others[:1], *([bound[0]] if bound is not None else [])]
+        others = [entry for entry in settings.all(key) if entry not in settings.managed(key)]
+        tightens = BY_NAME[key].scope is Scope.TIGHTENS
+        theirs = [amount(entry.value) for entry in others if tightens and entry.from_repository]
+        own = [amount(entry.value) for entry in others if not tightens or not entry.from_repository]
+        wanted = [*own[:1], *theirs, *([bound[0]] if bound is not None else [])]
         if wanted:
             made[name] = min(wanted)
     return _whole(made)
@@ -62,6 +76,11 @@ def turn_limits(settings: Settings) -> dict[str, Any]:
 def box_limits(settings: Settings) -> dict[str, Any]:
     """Fields of BoxLimits. A managed ceiling below our own default counts, too."""
     return limits(settings, _BOX)
+
+
+def network_limits(settings: Settings) -> dict[str, Any]:
+    """What requests of the box may take, by the names in NETWORK."""
+    return limits(settings, NETWORK)
 
 
 def under_ceilings(spec: SessionSpec, settings: Settings) -> tuple[SessionSpec, tuple[str, ...]]:

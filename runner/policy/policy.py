@@ -31,15 +31,16 @@ from runner.policy.hiding import is_hidden
 from runner.policy.index import RuleIndex
 from runner.policy.modes import NOT_ASKED, by_mode, floor
 from runner.policy.network import NetworkPattern, Range, ranges_of
-from runner.policy.patterns import HostPattern
+from runner.policy.patterns import HostPattern, host_pattern
 from runner.policy.places import absolute, critical, protected
 from runner.policy.reach import reach_of
-from runner.policy.rules import Rule, parse_rule, split_rules
+from runner.policy.rules import NETWORK, Rule, parse_rule, split_rules
 from runner.policy.runs import readings
 
 NO_HOST_ASKED = Verdict(
     decision=Decision.DENY, source=Source.MODE, reason="no rule allows it, and settings have no host asked about"
 )
+OUTSIDE = frozenset({"WebFetch", NETWORK})
 NOTHING_SENT: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -48,7 +49,7 @@ class Policy:
     """Frozen. Rules are read deny → ask → allow, the first list with a match decides; then the mode. The order of
     the rules means nothing. Adding a deny or ask rule never loosens a verdict. `modes`: those that locks leave;
     `locks`: the names of the locks in force, for the digest and for whoever asks. `hosts_asked`: whether a host that no
-    rule speaks of may be asked about.
+    rule speaks of may be asked about. `exempt`: hosts whose TLS is never looked into.
     """
 
     mode: Mode = Mode.DEFAULT
@@ -56,6 +57,7 @@ class Policy:
     modes: frozenset[Mode] = frozenset(Mode)
     locks: tuple[str, ...] = ()
     hosts_asked: bool = True
+    exempt: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises UsageError for a mode that is locked."""
@@ -65,9 +67,10 @@ class Policy:
     @cached_property
     def digest(self) -> str:
         """What PolicyLoaded and a SessionSpec name: the digest of mode, rules and locks; their order does not count."""
-        rules = sorted([r.decision.name, r.source.layer.value, r.text] for r in self.rules)
+        rules = sorted([r.decision.name, r.source.layer.value, _named(r)] for r in self.rules)
         locked = {"modes": sorted(m.value for m in self.modes), "locks": sorted(self.locks)}
-        strict = {} if self.hosts_asked else {"hosts_asked": False}
+        strict: dict[str, Any] = {} if self.hosts_asked else {"hosts_asked": False}
+        strict |= {"exempt": sorted(self.exempt)} if self.exempt else {}
         return digest({"mode": self.mode.value, "rules": rules} | (locked if self.locks else {}) | strict)
 
     @property
@@ -130,6 +133,9 @@ class Policy:
             index=self._indexes[Decision.ALLOW], mode=self.mode, tool=tool, place=place, effects=effects
         )
         verdict = self._without_rules(effects, allowing, place)
+        if asked and len(effects) == 1 and isinstance(effects[0], ConnectHost):
+            over = self._indexes[Decision.ALLOW].covering(effects[0]) if tool in OUTSIDE else []
+            asked = {rule: None for rule in asked if not any(one.lifts(rule) for one in over)}
         matches = sorted((*denied, *asked, *allowing.used), key=lambda rule: rule.order)
         if denied:
             verdict = _by_rule(matches[0])
@@ -147,6 +153,10 @@ class Policy:
                 named += ranges_of(rule.pattern)
         denying = self._indexes[Decision.DENY].ranged()
         return tuple(named), tuple(each for pattern in denying if pattern.bars(effect) for each in pattern.ranges)
+
+    def exempts(self, host: str) -> bool:
+        """Whether TLS with a host is never looked into: rules on what is inside of it then speak of all of it."""
+        return any(host_pattern(text).matches(host.lower().rstrip(".")) for text in self.exempt)
 
     @property
     def inspects(self) -> bool:
@@ -174,7 +184,7 @@ class Policy:
             for _, pattern in self._indexes[decision].on_network(host)
         )
         inside = parts("https") or parts("wss") or bool(allowed.covering(request("wss", "GET")))
-        if inside or (whole and any(regarding)):
+        if (inside or (whole and any(regarding))) and not self.exempts(host):
             return "inspected"
         return "http" if not whole and (allowed.covering(request("http")) or parts("http")) else "https"
 
@@ -206,6 +216,10 @@ class Policy:
             if word:
                 return floor(self.mode, effect, f"it would remove {word}", bypassed=False)
         return None
+
+
+def _named(rule: Rule) -> str:
+    return rule.text + (f" priority {rule.priority}" if rule.priority else "")
 
 
 def _by_rule(rule: Rule) -> Verdict:

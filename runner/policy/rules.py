@@ -53,6 +53,7 @@ _FIELDS = {
 }
 _LAYERS = tuple(Source)
 _ALLOW = Decision.ALLOW
+_STANDING = dict.fromkeys(Source, 1) | {Source.MANAGED: 2, Source.LOCAL: 0, Source.PROJECT: 0}
 
 
 class Kind(StrEnum):
@@ -75,7 +76,7 @@ _FIELD_FORM = re.compile(r"(\w+)\s*:\s*(.*)", re.DOTALL)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """One rule of one source. `tool` may be a glob for deny and ask. `pattern` None: every use; `name`: the field of
-    the input that a rule of kind FIELD compares.
+    the input that a rule of kind FIELD compares. `priority`: of network rules, see `lifts`.
     """
 
     text: str
@@ -85,6 +86,11 @@ class Rule:
     kind: Kind
     pattern: CommandPattern | PathPattern | HostPattern | NetworkPattern | None = field(default=None, compare=False)
     name: str = ""
+    priority: int = 0
+
+    def lifts(self, other: Rule) -> bool:
+        """Whether this allow rule goes above an ask rule: by its priority, and not above a higher source."""
+        return self.priority > other.priority and _STANDING[self.source.layer] >= _STANDING[other.source.layer]
 
     def names(self, tool: str) -> bool:
         """Whether a bare rule speaks of this tool. `mcp__server` speaks of all tools of that server."""

@@ -44,6 +44,14 @@ class RuleEntry(Shape):
     reason: str = ""
 
 
+class NetworkRule(RuleEntry):
+    """A network rule. `priority`: an allow rule goes above the ask rules of a lower one, but for those of a higher
+    source; what is denied stays denied.
+    """
+
+    priority: Annotated[int, Field(ge=0, le=1000)] = 0
+
+
 class Case(Shape):
     """An example that must hold whenever the policy is loaded: what a call like this is decided as."""
 
@@ -54,6 +62,7 @@ class Case(Shape):
 
 
 Rules = list[str | RuleEntry]
+NetworkRules = list[str | NetworkRule]
 
 
 class Permissions(Shape):
@@ -84,16 +93,40 @@ class Limits(Shape):
     pids: Count | None = None
 
 
+class HostLimits(Shape):
+    """What a session may take of one host: bytes up and down, requests in a minute."""
+
+    up: Size | None = None
+    down: Size | None = None
+    requests_per_minute: Count | None = None
+
+
+class NetworkLimits(HostLimits):
+    """What a session may take of all hosts together, of each (`per_host`), and in each request: bytes of its `body`,
+    `seconds` until it is over. In managed settings nobody may go over them; a repository's only tighten.
+    """
+
+    body: Size | None = None
+    seconds: Annotated[float | int, Field(gt=0)] | None = None
+    per_host: HostLimits = HostLimits()
+
+
 class Network(Shape):
     """What leaves the box. `allow`, `ask` and `deny`: `[METHODS ][scheme://]host[:port][/path][ to RANGES]`. `closed`:
     nothing, whatever a rule says; `strict`: what no rule allows is denied, and nobody is asked.
     """
 
+    limits: NetworkLimits = NetworkLimits()
+
     closed: bool = False
     strict: bool = False
-    allow: Rules = []
-    ask: Rules = []
+    allow: NetworkRules = []
+    ask: NetworkRules = []
     deny: Rules = []
+    answers: Literal["turn", "session"] | None = Field(default=None, description="how long a yes to a question counts")
+    pass_through: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[], description="hosts whose TLS is never looked into, for programs that pin certificates"
+    )
     allowed_domains: list[str] = []
     denied_domains: list[str] = []
     allow_managed_domains_only: bool = False
@@ -111,15 +144,25 @@ def _service(url: str) -> str:
     return url
 
 
+class Keyring(Shape):
+    """An entry of this machine's keyring."""
+
+    service: Annotated[str, Field(min_length=1)]
+    user: str = ""
+
+
 class Credential(Shape):
-    """A key for some hosts, put into their requests on the way out (https only): from the variable `env` or from
-    `file`, as a bearer token where neither `header` nor `basic` (a user's name) says otherwise. `pin`: requests to
-    there with another key are refused.
+    """A key for some hosts, put into their requests on the way out (https only): from the variable `env`, from `file`,
+    from the `keyring`, or what a `command` of this machine prints; as a bearer token where neither `header` nor
+    `basic` (a user's name, for git over https too) says otherwise. `pin`: requests to there with another key are
+    refused.
     """
 
     hosts: Annotated[list[str], Field(min_length=1)]
     env: Annotated[str, Field(pattern=NAME)] | None = None
     file: str | None = None
+    keyring: Keyring | None = None
+    command: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None
     header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] | None = None
     basic: Annotated[str, Field(pattern=r"^[!-9;-~]+$")] | None = None
     bearer: bool = False
@@ -127,10 +170,27 @@ class Credential(Shape):
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
-        if bool(self.env) is bool(self.file):
-            raise ValueError("one of env and file is needed")
+        sources = (self.env, self.file, self.keyring, self.command)
+        if sum(source is not None for source in sources) != 1:
+            raise ValueError("one of env, file, keyring and command is needed")
         if bool(self.header) + bool(self.basic) + self.bearer > 1:
             raise ValueError("one of header, basic and bearer")
+        return self
+
+
+class Exposure(Shape):
+    """A variable of your environment for the one `command` of the box (its whole text), or the one MCP `server`, that
+    needs it in its own.
+    """
+
+    env: Annotated[str, Field(pattern=NAME)]
+    command: Annotated[str, Field(min_length=1)] | None = None
+    server: Annotated[str, Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if bool(self.command) is bool(self.server):
+            raise ValueError("one of command and server is needed")
         return self
 
 
@@ -200,6 +260,10 @@ class PolicyFile(Shape):
     runtime: str | None = None
     env: dict[Annotated[str, Field(pattern=NAME)], str] = {}
     credentials: list[Credential] = []
+    expose: list[Exposure] = []
+    registries: list[Literal["pip", "npm", "cargo", "go", "apt"]] = Field(
+        default=[], description="opens what these tools of the host are set to, for reading"
+    )
     approver: RemoteApprover | None = None
     search: Search | None = None
     hooks: dict[str, Any] = {}
@@ -254,7 +318,9 @@ def _explained(error: ValidationError) -> Iterator[tuple[Where, str]]:
 
 def _is_branch(part: str | int) -> bool:
     """Pydantic names the branch of a union in the path."""
-    return isinstance(part, str) and (part in ("str", "int", "float", "RuleEntry") or part.startswith("constrained-"))
+    return isinstance(part, str) and (
+        part in ("str", "int", "float", "RuleEntry", "NetworkRule") or part.startswith("constrained-")
+    )
 
 
 def _siblings(where: Where) -> tuple[str, ...]:

@@ -1,13 +1,18 @@
 """Keys that are bound to hosts and put into requests on the way out. Read once, when a session starts, from the
-environment or a file of the user's; they reach the proxy and the list of what the journal hides, and nothing else.
+environment, a file of the user's, this machine's keyring, or a command's output; they reach the proxy and the list of
+what the journal hides, and nothing else.
 """
 
 from __future__ import annotations
 
+import subprocess
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from runner.effects import ConnectHost
 from runner.errors import UsageError
@@ -18,6 +23,7 @@ from sandbox.injection import Injection
 
 SHORTEST = 8
 LONGEST = 8 << 10
+DEADLINE = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +36,10 @@ class Credential:
 
     def fits(self, effect: ConnectHost) -> bool:
         """Whether the key is for this request."""
-        return effect.scheme == "https" and any(pattern.covers(effect) for pattern in self.patterns)
+        if effect.scheme not in ("https", "wss"):
+            return False
+        asked = replace(effect, scheme="https")  # a WebSocket is asked for by such a request
+        return any(pattern.covers(effect) or pattern.covers(asked) for pattern in self.patterns)
 
     def concerns(self, host: str, port: int) -> bool:
         """Whether it is for some request to there."""
@@ -50,10 +59,9 @@ def _read(entry: Entry, environ: Mapping[str, str], home: Path) -> Credential:
     variable = given.get("env", "")
     try:
         patterns = tuple(network_pattern(text) for text in given["hosts"])
-        key = environ.get(variable, "") if variable else _file(given["file"], home)
-    except (UsageError, OSError) as error:
+        where, key = _key(given, environ, home)
+    except (UsageError, OSError, LookupError) as error:
         raise settings_error(entry, f"credentials: {error}") from error
-    where = f"the variable {variable}" if variable else given["file"]
     if not SHORTEST <= len(key) <= LONGEST or not (key.isascii() and key.isprintable()):
         raise settings_error(entry, f"credentials: {where} holds no key of {SHORTEST} or more printable characters")
     secrets = [key]
@@ -74,7 +82,54 @@ def _read(entry: Entry, environ: Mapping[str, str], home: Path) -> Credential:
     return Credential(patterns=patterns, injection=injection, variable=variable)
 
 
+def _key(given: Mapping[str, Any], environ: Mapping[str, str], home: Path) -> tuple[str, str]:
+    """Where a key comes from, for a message, and the key. Raises OSError, LookupError."""
+    if variable := given.get("env"):
+        return f"the variable {variable}", environ.get(variable, "")
+    if entry := given.get("keyring"):
+        return f"the keyring's {entry['service']}", _keyring(entry["service"], entry.get("user", ""))
+    if argv := given.get("command"):
+        return f"what {argv[0]} prints", _printed(argv, environ, home)
+    return given["file"], _file(given["file"], home)
+
+
 def _file(text: str, home: Path) -> str:
     path = home / text[2:] if text.startswith("~/") else Path(text)
     with path.open("rb") as opened:
         return opened.read(LONGEST + 2).decode("ascii", "replace").strip()
+
+
+def _keyring(service: str, user: str) -> str:
+    """By the library `keyring`, which may ask the user to open it."""
+    try:
+        library = import_module("keyring")
+    except ImportError as error:
+        raise LookupError("the library keyring is not installed: pip install 'fumehood[keyring]'") from error
+    pool = ThreadPoolExecutor(max_workers=1)
+    try:
+        return pool.submit(library.get_password, service, user).result(DEADLINE) or ""
+    except TimeoutError as error:
+        raise LookupError(f"the keyring gave no answer within {DEADLINE:g} s") from error
+    except library.errors.KeyringError as error:
+        raise LookupError(f"the keyring cannot be read: {type(error).__name__}") from error
+    finally:
+        pool.shutdown(wait=False)
+
+
+def _printed(argv: list[str], environ: Mapping[str, str], home: Path) -> str:
+    """The first line that a command of the user's prints, in their home directory. None of its words is said."""
+    try:
+        done = subprocess.run(
+            argv,
+            cwd=home,
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise LookupError(f"{argv[0]} gave no key within {DEADLINE:g} s") from error
+    if done.returncode:
+        raise LookupError(f"{argv[0]} ended with {done.returncode}")
+    return done.stdout[: LONGEST + 2].decode("ascii", "replace").strip().partition("\n")[0].strip()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.effects import Decision, Mode, Place
 from runner.errors import UsageError
@@ -25,6 +25,9 @@ from runner.sessions.store import Store, is_session_id, state_home
 from runner.spec import BoxLimits, RootRef, SessionSpec, TurnLimits
 from runner.version import VERSION
 from sandbox.roots import find_roots
+
+if TYPE_CHECKING:
+    from runner.sessions.registries import Registry
 
 BOX_HOME = PurePosixPath("/home/box")
 Notify = Callable[[str], None]
@@ -244,6 +247,7 @@ def policy_of(
     """
     settings = chain.settings if settings is None else settings
     check_versions(settings, VERSION)
+    registries = registries_of(spec, settings, environ)
     grants = Grants(state_home(environ))
     composed = compose(
         settings,
@@ -252,10 +256,24 @@ def policy_of(
         flags=((Decision.DENY, spec.deny), (Decision.ALLOW, spec.allow)),
         approvals=tuple(one.rule for one in grants.approvals(chain.workspace)),
         approvals_file=str(grants.approvals_file),
+        registries=tuple((each.tool, each.rules) for each in registries),
     )
+    if notes := tuple(each.note for each in registries if each.note):
+        composed = replace(composed, notes=(*composed.notes, *notes))
     if composed.examples or settings.cases:
         import_module("runner.policy.cases").check(composed, settings, ground_of(spec, environ))
     return composed
+
+
+def registries_of(spec: SessionSpec, settings: Settings, environ: Mapping[str, str]) -> tuple[Registry, ...]:
+    """What the tools that `registries:` lists say of where they get their packages. Blocks, the first time."""
+    tools = settings.value("registries")
+    if not tools:
+        return ()
+    found: tuple[Registry, ...] = import_module("runner.sessions.registries").registries_of(
+        tools, overlaid(environ, settings), tuple(Path(root.host) for root in spec.roots)
+    )
+    return found
 
 
 def ground_of(spec: SessionSpec, environ: Mapping[str, str]) -> Ground:

@@ -124,13 +124,21 @@ class Planning(Protocol):
         ...
 
 
+Exposed = Callable[[str], Mapping[str, str]]
+
+
+def nothing_exposed(_command: str) -> Mapping[str, str]:
+    """An Exposed of no variables."""
+    return {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolContext:
     """What the gate hands to a running tool. `targets` maps each path that the effects name to the
     path that was judged: open exactly that. `show` sends live output; `record` journals a
     TaskUpdated. `spawn_task` runs a coroutine that outlives the call (background commands). `answers`: what
     the user said to the questions of the call, by question. `consult`: a small model's answer to a prompt, None
-    where there is no model to ask.
+    where there is no model to ask. `exposed`: variables that one command alone gets.
     """
 
     call: str
@@ -145,6 +153,7 @@ class ToolContext:
     planning: Planning | None = None
     answers: Mapping[str, str] = field(default_factory=dict)
     consult: Callable[[str], Awaitable[str]] | None = None
+    exposed: Exposed = nothing_exposed
 
 
 def described(module: str) -> str:

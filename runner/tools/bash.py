@@ -110,7 +110,7 @@ def _command(args: BashArguments, ctx: ToolContext, cwd: PurePosixPath) -> Comma
     return Command(  # noqa: S604 - in the box
         argv=(args.command,),
         cwd=cwd,
-        environment=COMMAND_ENVIRONMENT,
+        environment=COMMAND_ENVIRONMENT | dict(ctx.exposed(args.command)),
         shell=True,
         merge=True,
         timeout=None if args.run_in_background else timeout_ms(args.timeout, ctx.environment) / 1000,

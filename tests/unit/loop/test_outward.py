@@ -16,7 +16,7 @@ from runner.loop.outward import Outward, effect_of
 from runner.loop.session import Session
 from runner.policy.grants import with_grant
 from runner.policy.network import shown
-from runner.policy.policy import Policy
+from runner.policy.policy import Policy, build_policy
 from runner.tools.base import ToolContext, ToolResult
 from sandbox.leaving import Outcome, Request, Ruling
 from tests.unit.loop.conftest import Probe, ProbeArguments, Stage, until
@@ -25,18 +25,23 @@ TLS = Request(host="a.example", port=443, scheme="https", method="CONNECT")
 
 
 @asynccontextmanager
-async def outward(stage: Stage, **options: Any) -> AsyncIterator[tuple[Outward, Session, list[int]]]:
+async def outward(
+    stage: Stage, *, lasting: bool = False, credentials: tuple[Any, ...] = (), **options: Any
+) -> AsyncIterator[tuple[Outward, Session, list[int]]]:
     stage.script({"text": "never asked"})
     turn = [1]
     async with stage.open(**options) as session:
-        yield Outward(session.gate, turn=lambda: turn[0]), session, turn
+        yield Outward(session.gate, turn=lambda: turn[0], lasting=lasting, credentials=credentials), session, turn
 
 
-async def answered(out: Outward, session: Session, request: Request, *, allowed: bool, always: bool = False) -> Ruling:
+async def answered(
+    out: Outward, session: Session, request: Request, *, allowed: bool, always: bool = False, rule: str = ""
+) -> Ruling:
     waiting = asyncio.create_task(out.judge(request))
     async for event in session.events():
         if isinstance(event.body, ApprovalAsked) and event.body.input["to"] == shown(effect_of(request)):
-            await session.submit(Answer(call=event.body.call, allowed=allowed, always=always))
+            given = event.body.input | {"rule": rule} if rule else None
+            await session.submit(Answer(call=event.body.call, allowed=allowed, always=always, input=given))
             break
     return await waiting
 
@@ -97,6 +102,32 @@ async def test_a_yes_counts_for_the_place_until_the_turn_ends(stage: Stage) -> N
     assert len(stage.bodies(ApprovalAsked)) == 3
 
 
+async def test_a_yes_counts_until_the_session_ends_where_settings_say_so(stage: Stage) -> None:
+    async with outward(stage, mode=Mode.DEFAULT, approver=ClientApprover(), lasting=True) as (out, session, turn):
+        assert (await answered(out, session, TLS, allowed=True)).allowed
+        turn[0] = 5
+        assert (await out.judge(TLS)).allowed
+    [asked] = stage.bodies(ApprovalAsked)
+    assert asked.input["until"] == "this session ends"
+
+
+async def test_an_answer_may_be_a_rule_on_what_is_inside_and_counts_for_new_connections(stage: Stage) -> None:
+    def inside(method: str) -> Request:
+        return Request(host="a.example", port=443, scheme="https", method=method, path="/x")
+
+    async with outward(stage, mode=Mode.DEFAULT, approver=ClientApprover()) as (out, session, turn):
+        assert out.expected("a.example", 443) == "https"
+        assert not (await answered(out, session, TLS, allowed=True, rule="GET https://a.example")).allowed
+        assert out.expected("a.example", 443) == "inspected"
+        assert (await out.judge(inside("GET"))).allowed
+        assert not (await out.judge(inside("POST"))).allowed
+        turn[0] = 2
+        assert out.expected("a.example", 443) == "https"
+        other = Request(host="c.example", port=443, scheme="https", method="CONNECT")
+        assert not (await answered(out, session, other, allowed=True, rule="GET https://b.example")).allowed
+        assert out.expected("b.example", 443) == "https"
+
+
 async def test_many_requests_to_one_place_are_one_question_and_a_no_is_for_all(stage: Stage) -> None:
     async with outward(stage, mode=Mode.DEFAULT, approver=ClientApprover()) as (out, session, _):
         more = [asyncio.create_task(out.judge(TLS)) for _ in range(5)]
@@ -125,7 +156,7 @@ async def test_always_keeps_the_narrowest_rule(stage: Stage) -> None:
         return with_grant(policy, rule, session.gate.place)
 
     remember = Remember(keep=keep, file="approvals")
-    options = {"mode": Mode.DEFAULT, "approver": ClientApprover(), "remember": remember}
+    options: dict[str, Any] = {"mode": Mode.DEFAULT, "approver": ClientApprover(), "remember": remember}
     async with outward(stage, **options) as (out, session, turn):
         assert (await answered(out, session, TLS, allowed=True, always=True)).allowed
         turn[0] = 2
@@ -140,8 +171,22 @@ async def test_a_yes_for_a_name_is_none_for_a_private_address(stage: Stage) -> N
         assert [str(each) for each in (await answered(out, session, literal, allowed=True)).named] == ["10.0.0.1/32"]
 
 
+async def test_a_policy_that_is_read_again_counts_for_the_next_request(stage: Stage) -> None:
+    async with outward(stage, allow=("Network(a.example)",)) as (out, session, _):
+        assert (await out.judge(TLS)).allowed
+        before = session._modes.policy
+        session._modes.policy = build_policy(mode=before.mode, place=session.gate.place, deny=["Network(*.example)"])
+        assert not (await out.judge(TLS)).allowed
+        session._modes.policy = build_policy(mode=before.mode, place=session.gate.place)
+        assert not (await out.judge(TLS)).allowed
+
+
 async def test_no_yes_goes_over_a_deny_rule(stage: Stage) -> None:
-    rules = {"mode": Mode.DEFAULT, "approver": ClientApprover(), "deny": ("WebFetch(domain:a.example)",)}
+    rules: dict[str, Any] = {
+        "mode": Mode.DEFAULT,
+        "approver": ClientApprover(),
+        "deny": ("WebFetch(domain:a.example)",),
+    }
     async with outward(stage, **rules) as (out, _, _):
         assert not (await out.judge(TLS)).allowed
     assert stage.bodies(ApprovalAsked) == []

@@ -71,7 +71,7 @@ def test_no_proxy_excepts_hosts_domains_ports_and_networks(url: str, rules: str,
     ],
 )
 def test_an_address_that_cannot_be_used_is_refused_without_its_password(url: str, environ: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="of the model provider") as raised:
+    with pytest.raises(ValueError, match=r"must begin with|holds a character") as raised:
         proxy_for(url, environ)
     assert "secret" not in str(raised.value)
 

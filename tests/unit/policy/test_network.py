@@ -17,8 +17,10 @@ from runner.policy.compose import compose
 from runner.policy.documents import parse
 from runner.policy.grants import offer
 from runner.policy.layers import HOSTS_LOCKED
+from runner.policy.locks import network_limits
 from runner.policy.network import network_pattern, shown
 from runner.policy.policy import Policy, build_policy
+from runner.policy.settings import check_shape
 from tests.support.policies import GROUND, PLACE, joined, loaded
 
 HOSTS = ("a.example", "b.a.example", "example", "10.0.0.1", "::1", "evil.example")
@@ -275,6 +277,58 @@ def test_a_repository_that_is_not_trusted_opens_nothing() -> None:
     ).policy
     assert decided(rules, "https://a.example") is Decision.ASK
     assert decided(rules, "https://b.example") is Decision.DENY
+
+
+def test_a_rule_of_a_higher_priority_goes_above_one_that_asks_and_never_above_a_denial() -> None:
+    def decided_by(rule: dict[str, Any], *others: Any, source: Source = Source.USER) -> Decision:
+        own = loaded(source, {"network": {"allow": [rule]}})
+        check_shape(own.document)
+        rules = compose(joined(own, *others, trusted=True), mode=None, ground=GROUND).policy
+        return decided(rules, "https://a.example")
+
+    low, high = {"rule": "a.example"}, {"rule": "a.example", "priority": 5}
+    asks = {"network": {"ask": [{"rule": "*.example", "priority": 4}]}}
+    asking = loaded(Source.USER, asks, name="more.yaml")
+    assert decided_by(low, asking) is Decision.ASK
+    assert decided_by(high, asking) is Decision.ALLOW
+    assert decided_by({"rule": "a.example", "priority": 4}, asking) is Decision.ASK
+    assert decided_by(high, loaded(Source.MANAGED, asks)) is Decision.ASK
+    assert decided_by(high, asking, source=Source.PROJECT) is Decision.ASK
+    assert decided_by(high, loaded(Source.PROJECT, asks, name="repository.yaml")) is Decision.ALLOW
+    assert decided_by(high, loaded(Source.MANAGED, {"network": {"deny": ["*.example"]}})) is Decision.DENY
+    assert (
+        decided_by(high, loaded(Source.PROJECT, {"network": {"deny": ["*.example"]}}, name="r.yaml")) is Decision.DENY
+    )
+
+
+def test_a_host_that_is_passed_through_is_under_its_rules_as_a_whole() -> None:
+    def rules(**network: Any) -> Policy:
+        source = loaded(Source.USER, {"network": {"passThrough": ["a.example"], **network}})
+        check_shape(source.document)
+        return compose(joined(source), mode=None, ground=GROUND).policy
+
+    whole = rules(allow=["a.example", "wss://a.example", "b.example", "wss://b.example"])
+    assert (whole.expected("a.example", 443), whole.expected("b.example", 443)) == ("https", "inspected")
+    assert decided(whole, "CONNECT https://a.example") is Decision.ALLOW
+    assert decided(rules(allow=["GET a.example"]), "CONNECT https://a.example") is Decision.ASK
+    assert decided(rules(allow=["a.example"], deny=["POST a.example"]), "CONNECT https://a.example") is Decision.DENY
+    assert whole.digest != rules(allow=["a.example", "wss://a.example"], passThrough=[]).digest
+
+
+def test_managed_limits_are_not_widened_and_a_repository_only_tightens() -> None:
+    def limits(**more: Any) -> dict[str, Any]:
+        return {"network": {"limits": more}}
+
+    sources = (
+        loaded(Source.MANAGED, limits(down="1M", requestsPerMinute=60, perHost={"up": 10})),
+        loaded(Source.USER, limits(down="2M", body="1K", seconds=9, requestsPerMinute=30)),
+        loaded(Source.PROJECT, limits(body=5000, seconds=5, perHost={"up": 99, "down": 7}), repository=True),
+    )
+    for source in sources:
+        check_shape(source.document)
+    found = {"down": 1 << 20, "requests": 30, "body": 1024, "seconds": 5, "host.up": 10, "host.down": 7}
+    assert network_limits(joined(*sources)) == found
+    assert any(lock.startswith("network.limits.down=") for lock in joined(*sources).locks)
 
 
 @pytest.mark.parametrize("mode", list(Mode))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from base64 import b64encode
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -98,7 +99,14 @@ async def test_the_key_never_goes_over_plain_http() -> None:
 
 @pytest.mark.parametrize(
     "headers",
-    ["Authorization: Bearer theirs\r\n", "X-Api-Key: theirs\r\n", "Cookie: session=theirs\r\n", "api-key: theirs\r\n"],
+    [
+        "Authorization: Bearer theirs\r\n",
+        "X-Api-Key: theirs\r\n",
+        "Cookie: session=theirs\r\n",
+        f"Cookie: session=theirs; x={PLACEHOLDER}\r\n",
+        "api-key: theirs\r\n",
+        f"Authorization: Basic {b64encode(b'user:theirs').decode()}\r\n",
+    ],
 )
 async def test_a_pinned_host_takes_no_other_key(headers: str) -> None:
     judge = keeper(pin=True)
@@ -106,8 +114,10 @@ async def test_a_pinned_host_takes_no_other_key(headers: str) -> None:
     assert got.startswith(b"HTTP/1.1 403 fumehood: this host takes its own key only")
     assert heard == b""
     assert judge.over[0][1].refusal
-    got, heard = await fetched(keeper(pin=True), f"Authorization: Bearer {PLACEHOLDER}\r\n")
-    assert heard.count(KEY) == 1
+    packed = b64encode(f"user:{PLACEHOLDER}".encode()).decode()
+    for own in (f"Bearer {PLACEHOLDER}", f"Basic {packed}", PLACEHOLDER):
+        got, heard = await fetched(keeper(pin=True), f"Authorization: {own}\r\n")
+        assert heard.count(KEY) == 1
 
 
 async def test_an_echo_in_pieces_does_not_come_back_either() -> None:
@@ -117,6 +127,40 @@ async def test_an_echo_in_pieces_does_not_come_back_either() -> None:
     got, _ = await fetched(keeper(), "", answer=answer)
     assert KEY not in got.replace(b"\r\n", b"")
     assert got.count(b"*") == 2 * len(KEY)
+
+
+async def test_a_websocket_is_asked_for_with_the_key_and_no_echo_of_it_comes_back() -> None:
+    """What is not the key's beginning is passed on at once: a socket's other end may say no more for now."""
+    heard = Heard()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.requests.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nX-Echo: %s\r\n\r\n" % KEY)
+        writer.write(b"now " + KEY[:5])
+        await writer.drain()
+        writer.write(await reader.readexactly(4) + KEY[5:] + b" end")
+        await writer.drain()
+
+    judge = keeper(pin=True)
+    async with (
+        serving(serve, secure=WORLD.context("a.example")) as port,
+        outlet(judge, NAMES, authority=SESSION, trust=TRUST) as out,
+    ):
+        connection = await out.end.open()
+        await connection.send(f"CONNECT a.example:{port} HTTP/1.1\r\nHost: a.example:{port}\r\n\r\n".encode())
+        await connection.until(b"\r\n\r\n")
+        data = (
+            f"GET /x HTTP/1.1\r\nHost: a.example:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Authorization: {PLACEHOLDER}\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\nping"
+        )
+        async with asyncio.timeout(20):
+            got = await over_tls(connection, "a.example", SESSION.certificate, data.encode(), until=b" end")
+    assert judge.asked == [f"GET wss://a.example:{port}/x"]
+    assert heard.requests[0].count(KEY) == 1
+    assert b"deflate" not in heard.requests[0]
+    assert KEY not in got
+    assert b"X-Echo: " + b"*" * len(KEY) in got
+    assert got.endswith(b"now " + KEY[:5] + b"ping" + KEY[5:] + b" end")
 
 
 def test_a_key_is_in_no_representation() -> None:
@@ -130,6 +174,13 @@ def test_a_mask_leaves_length_and_everything_else(parts: list[bytes]) -> None:
     got = b"".join(map(mask.feed, parts)) + mask.rest()
     whole = b"".join(parts)
     assert got == whole.replace(KEY, b"*" * len(KEY))
+
+
+def test_a_mask_keeps_back_only_what_may_be_a_keys_beginning() -> None:
+    mask = Mask((KEY,))
+    assert mask.feed(b"hello s3") == b"hello "
+    assert mask.feed(b"ction") == b"s3ction"
+    assert mask.rest() == b""
 
 
 def test_nothing_to_mask_passes_at_once() -> None:

@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 
 from sandbox.authority import Authority
+from sandbox.leaving import Request, Ruling
 from tests.support.outlet import Heard, Outlet, TableJudge, client_hello, outlet, over_tls, serving
 
 NOW = datetime.now(UTC)
@@ -41,6 +42,23 @@ async def test_requests_inside_are_judged_and_passed_on_by_tls() -> None:
     assert judge.asked == [f"GET https://a.example:{port}/x?q"]
     assert heard.requests[0].startswith(b"GET /x?q HTTP/1.1\r\nHost: a.example:")
     assert judge.over[0][1].refusal == judge.over[0][1].failure == ""
+
+
+async def test_an_answer_that_is_a_rule_opens_the_tunnel_for_what_is_judged_inside() -> None:
+    class Answered(TableJudge):
+        async def judge(self, request: Request) -> Ruling:
+            self.scheme = "inspected"
+            return await super().judge(request)
+
+    heard, judge = Heard(), Answered(allowed={"a.example:0 none"})
+    async with serving(heard.answer, secure=WORLD.context("a.example")) as port:
+        judge.allowed = set()
+        async with outlet(judge, NAMES, authority=SESSION, trust=TRUST) as out:
+            assert b"403" in (await asked(out, port, get(port)))[:12]
+            judge.allowed = {"a.example"}
+            assert (await asked(out, port, get(port))).endswith(b"answer 1")
+    assert judge.asked[0] == f"CONNECT https://a.example:{port}"
+    assert judge.asked[1:] == [f"GET https://a.example:{port}/x?q"] * 2
 
 
 async def test_what_is_refused_inside_is_answered_inside() -> None:

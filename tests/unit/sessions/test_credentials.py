@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import keyring
+import keyring.backend
+import keyring.errors
 import pytest
 
 from runner.effects import ConnectHost, Source
@@ -56,9 +60,11 @@ def test_a_key_is_for_its_hosts_and_https_only(tmp_path: Path) -> None:
         fits("b.example", path="/y"),
         fits("b.example", path="/x/../y"),
         fits("b.example", method="POST", path="/x/y"),
-        fits("a.example", scheme="wss"),
+        fits("a.example", scheme="ws", port=80),
+        fits("b.example", scheme="wss", path="/y"),
     ):
         assert not no
+    assert fits("a.example", scheme="wss")  # whether that is allowed is another rule's matter
     assert made.concerns("b.example", 443)
     assert not made.concerns("c.example", 443)
 
@@ -67,6 +73,50 @@ def test_a_key_comes_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "key").write_text(f"{KEY}\n")
     [made] = read(tmp_path, {"hosts": ["a.example"], "file": "~/key"})
     assert (made.injection.value, made.variable) == (f"Bearer {KEY}".encode(), "")
+
+
+def test_a_key_comes_from_a_command_whose_words_are_never_said(tmp_path: Path) -> None:
+    [made] = read(tmp_path, {"hosts": ["a.example"], "command": ["sh", "-c", f"pwd >&2; echo {KEY}; echo more"]})
+    assert made.injection.value == f"Bearer {KEY}".encode()
+    failing = {"hosts": ["a.example"], "command": ["sh", "-c", f"echo {KEY}; echo {KEY} >&2; exit 4"]}
+    with pytest.raises(SettingsError, match="sh ended with 4") as raised:
+        read(tmp_path, failing)
+    assert KEY not in str(raised.value)
+
+
+class Ring(keyring.backend.KeyringBackend):
+    """A keyring of this process only."""
+
+    priority = 1
+    held: ClassVar[dict[tuple[str, str], str]] = {}
+
+    def get_password(self, service: str, username: str) -> str | None:
+        if service == "locked":
+            raise keyring.errors.KeyringLocked
+        return self.held.get((service, username))
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        self.held[service, username] = password
+
+    def delete_password(self, service: str, username: str) -> None:
+        del self.held[service, username]
+
+
+@pytest.fixture
+def ring() -> Iterator[None]:
+    before = keyring.get_keyring()
+    keyring.set_keyring(Ring())  # type: ignore[no-untyped-call]
+    yield
+    keyring.set_keyring(before)
+
+
+def test_a_key_comes_from_the_keyring(tmp_path: Path, ring: None) -> None:
+    keyring.set_password("site", "me", KEY)
+    [made] = read(tmp_path, {"hosts": ["a.example"], "keyring": {"service": "site", "user": "me"}})
+    assert made.injection.value == f"Bearer {KEY}".encode()
+    for service, problem in (("other", "holds no key"), ("locked", "cannot be read: KeyringLocked")):
+        with pytest.raises(SettingsError, match=problem):
+            read(tmp_path, {"hosts": ["a.example"], "keyring": {"service": service, "user": "me"}})
 
 
 @pytest.mark.parametrize(
@@ -79,6 +129,11 @@ def test_a_key_comes_from_a_file(tmp_path: Path) -> None:
         {"hosts": ["a b c"], "env": "KEY"},
         {"hosts": ["a.example"], "env": "KEY", "file": "x"},
         {"hosts": ["a.example"], "env": "KEY", "basic": "u", "header": "X"},
+        {"hosts": ["a.example"], "env": "KEY", "command": ["true"]},
+        {"hosts": ["a.example"], "command": []},
+        {"hosts": ["a.example"], "command": ["/nowhere/program"]},
+        {"hosts": ["a.example"], "command": ["true"]},
+        {"hosts": ["a.example"], "keyring": {"service": ""}},
         {"hosts": ["a.example"], "env": "KEY", "header": "X: y"},
     ],
 )
