@@ -5,14 +5,15 @@ anew to where it goes, so that two readers cannot understand it differently. CON
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 import h11
 
 from sandbox.errors import SandboxError
-from sandbox.hosts import PORTS, HostError, Target, authority_of, target_of
+from sandbox.heads import checked, cleaned, header, length, target_in
+from sandbox.hosts import HostError, Target, authority_of
 from sandbox.injection import Mask
 from sandbox.leaving import Asked, Client, Request, Way
 from sandbox.refusals import FORBIDDEN, GIVEN_UP, GoneError, LimitError, RefusedError, why_not
@@ -20,24 +21,6 @@ from sandbox.tape import Answers, Headers, Take
 from sandbox.tunnel import Tunnel
 from sandbox.upstream import Upstream
 from sandbox.wire import PAYLOAD
-
-HOP = frozenset(
-    b"connection keep-alive proxy-connection proxy-authorization proxy-authenticate te trailer upgrade expect".split()
-)
-KEPT = frozenset({b"host", b"content-length", b"transfer-encoding"})
-
-
-class Raw(Protocol):
-    """Headers as h11 has them: pairs with lower-case names, and as they were written."""
-
-    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
-        """Name and value."""
-        ...
-
-    def raw_items(self) -> list[tuple[bytes, bytes]]:
-        """With names as they were written."""
-        ...
-
 
 REASON = 200
 LINGER = 2.0
@@ -141,7 +124,7 @@ class Talk:
             host, port = authority_of(event.target.decode("ascii"), None)
         except HostError as error:
             raise RefusedError(f"CONNECT: {error}", status=400) from error
-        named = _header(event.headers, b"host")
+        named = header(event.headers, b"host")
         try:
             agrees = named is None or authority_of(named.decode("latin-1"), port) == (host, port)
         except HostError:
@@ -170,13 +153,14 @@ class Talk:
             asked.close(why)
             raise RefusedError(why)
         if self._way.replay is not None:
-            await self._play(asked, self._way.replay)
+            async with asked.in_time():
+                await self._play(asked, self._way.replay)
             return
         take, end = self._taken(request, headers, socket=socket), {"failure": GIVEN_UP}
         try:
             async with asked.in_time():
                 if asked.tally is not None:
-                    asked.tally.declare(_length(event.headers))
+                    asked.tally.declare(length(event.headers))
                 upstream, there = await self._reach(asked)
                 take.reached(upstream.address)
                 headers = take.asks(headers if injection is None else injection.into(headers))
@@ -290,7 +274,7 @@ class Talk:
             await upstream.writer.drain()
 
     async def _body(self) -> AsyncIterator[bytes]:
-        """The request's body. Raises GoneError, TimeoutError, LimitError."""
+        """The request's body. Raises GoneError, TimeoutError."""
         if self._server.they_are_waiting_for_100_continue:
             await self._send(h11.InformationalResponse(status_code=100, headers=[]))
         while True:
@@ -316,7 +300,7 @@ class Talk:
                 continue
             match event:
                 case h11.InformationalResponse(status_code=101):
-                    headers = [(mask.whole(name), mask.whole(value)) for name, value in _cleaned(event.headers)]
+                    headers = [(mask.whole(name), mask.whole(value)) for name, value in cleaned(event.headers)]
                     headers += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
                     await self._send(h11.InformationalResponse(status_code=101, headers=headers))
                     return True
@@ -324,8 +308,8 @@ class Talk:
                     continue
                 case h11.Response():
                     if self._client.tally is not None and not self._bodiless:
-                        self._client.tally.fits(_length(event.headers))
-                    headers = [(mask.whole(name), mask.whole(value)) for name, value in _cleaned(event.headers)]
+                        self._client.tally.fits(length(event.headers))
+                    headers = [(mask.whole(name), mask.whole(value)) for name, value in cleaned(event.headers)]
                     reason = mask.whole(bytes(event.reason))
                     take.answered(event.status_code, headers, reason)
                     await self._send(h11.Response(status_code=event.status_code, headers=headers, reason=reason))
@@ -350,68 +334,3 @@ def _written(upstream: Upstream, target: Target, headers: Headers) -> dict[str, 
     login = upstream.proxy.authorization
     named = f"{target.scheme}://{target.authority}{target.path}".encode("ascii")
     return {"target": named, "headers": [*headers, *([(b"Proxy-Authorization", login)] if login else [])]}
-
-
-def target_in(event: h11.Request, within: tuple[str, int] | None, *, secure: bool) -> Target:
-    """What a request is for, by its target or the tunnel that it came through; its Host header has to say the same.
-    Raises HostError.
-    """
-    text, scheme = event.target.decode("ascii"), "https" if secure else "http"
-    if within is not None:
-        if not text.startswith("/"):
-            raise HostError("a target that is no path, in a tunnel")
-        host, port = within
-        text = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{text}"
-    target = target_of(text)
-    if target.scheme != scheme:
-        raise HostError(f"a request for {target.scheme}:// that the proxy is to make; CONNECT is for that")
-    named = _header(event.headers, b"host")
-    if named is None and event.http_version != b"1.0":
-        raise HostError("no Host header")
-    if named is not None and authority_of(named.decode("latin-1"), PORTS[scheme]) != (target.host, target.port):
-        raise HostError(f"a Host header that is not for {target.authority}")
-    return target
-
-
-def checked(event: h11.Request) -> tuple[Headers, bool]:
-    """The request's headers as they go on, without its Host, and whether it asks for a WebSocket. Raises RefusedError
-    for two ways to tell its length, and TRACE. Other upgrades are not passed on.
-    """
-    names = [name for name, _ in event.headers]
-    if b"content-length" in names and b"transfer-encoding" in names:
-        raise RefusedError("two ways to tell how long the request is", status=400)
-    if names.count(b"transfer-encoding") > 1:
-        raise RefusedError("two ways to tell how long the request is", status=400)
-    if event.http_version not in {b"1.0", b"1.1"}:
-        raise RefusedError("another version of HTTP", status=505)
-    if event.method == b"TRACE":
-        raise RefusedError("TRACE", status=405)
-    upgrade = (_header(event.headers, b"upgrade") or b"").strip().lower()
-    wants = upgrade == b"websocket" and b"upgrade" in _listed(event.headers)
-    headers = [pair for pair in _cleaned(event.headers) if pair[0].lower() != b"host"]
-    if wants:
-        if event.method != b"GET" or b"content-length" in names or b"transfer-encoding" in names:
-            raise RefusedError("a WebSocket that is asked for with a body", status=400)
-        headers += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-    return headers, wants
-
-
-def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    return next((value for key, value in headers if key == name), None)
-
-
-def _length(headers: Iterable[tuple[bytes, bytes]]) -> int:
-    """The length that is told, 0 where none is."""
-    return int(_header(headers, b"content-length") or 0)
-
-
-def _listed(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
-    """What Connection names: fields for the next hop only."""
-    values = [value for key, value in headers if key in {b"connection", b"proxy-connection"}]
-    return {token.strip().lower() for value in values for token in value.split(b",")}
-
-
-def _cleaned(headers: Raw) -> Headers:
-    """Without what is meant for us only; names as they were written."""
-    gone = (HOP | _listed(headers)) - KEPT
-    return [(name, value) for name, value in headers.raw_items() if name.lower() not in gone]

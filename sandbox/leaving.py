@@ -21,7 +21,7 @@ from sandbox.reachable import Address, Network, Resolve, literal, resolve, speci
 from sandbox.refusals import GoneError, LimitError, RefusedError, why_not
 from sandbox.streams import Stream
 from sandbox.tape import Answers, Tape
-from sandbox.upstream import ProxyServer, Route, Upstream, by_proxy, directly, straight
+from sandbox.upstream import ProxyServer, Route, Upstream, by_proxy, directly, straight, trusted_here
 from sandbox.wire import PAYLOAD
 
 
@@ -217,6 +217,11 @@ class Asked:
     def __post_init__(self) -> None:
         self.began = self.monotonic()
 
+    def refuse(self, address: Address | None) -> None:
+        """Raises RefusedError where that address, if there is one, is not to be connected to."""
+        if address is not None and (why := self.ruling.objection(address)):
+            raise RefusedError(f"{self.request.host} is not connected to: {why}")
+
     @asynccontextmanager
     async def in_time(self) -> AsyncIterator[None]:
         """For no longer than limits let a request take. Raises LimitError."""
@@ -228,11 +233,6 @@ class Asked:
             if clock.expired():
                 raise self.tally.late() from error
             raise
-
-    def refuse(self, address: Address | None) -> None:
-        """Raises RefusedError where that address, if there is one, is not to be connected to."""
-        if address is not None and (why := self.ruling.objection(address)):
-            raise RefusedError(f"{self.request.host} is not connected to: {why}")
 
     def close(self, refusal: str = "", *, failure: str = "") -> None:
         """It is over."""
@@ -251,13 +251,6 @@ class Asked:
             seconds=seconds if left else 0.0,
         )
         self.judge.ended(self.request, self.ruling, outcome)
-
-
-def trusted_here() -> ssl.SSLContext:
-    """This machine's authorities."""
-    made = ssl.create_default_context()
-    made.set_alpn_protocols(["http/1.1"])
-    return made
 
 
 class Certifies(Protocol):
@@ -294,10 +287,10 @@ class Way:
         self._meter = meter or Meter()
         self.judge = judge
         self.authority = authority
-        self._trust, self._trusts = trust, trusts
-        self._route = route
         self.tape = tape or Tape()
         self.replay = replay
+        self._trust, self._trusts = trust, trusts
+        self._route = route
         self._resolve = resolver
         self._monotonic = monotonic
 

@@ -111,3 +111,10 @@ async def _tunnel(made: Upstream, proxy: ProxyServer) -> None:
     if form is None or not form[1].startswith(b"2"):
         said = b" ".join(filter(None, form.groups())).decode("ascii") if form else "nothing that is clear"
         raise ProxyRefusesError(f"the proxy {proxy} answered {said}")
+
+
+def trusted_here() -> ssl.SSLContext:
+    """This machine's authorities."""
+    made = ssl.create_default_context()
+    made.set_alpn_protocols(["http/1.1"])
+    return made

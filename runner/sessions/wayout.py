@@ -141,6 +141,7 @@ class WayOut:
             )
             ends = {} if self._taping is None else {"tape": self._taping.tape, "replay": self._taping.replay}
             company = import_module("runner.sessions.company")
+            ends = {} if self._taping is None else {"tape": self._taping.tape, "replay": self._taping.replay}
             way = import_module("sandbox.leaving").Way(
                 judge,
                 authority=self._authority,
