@@ -370,7 +370,7 @@ class Checkpoints:
         self._empty(layer.name)
         top, skip = self._places.top(layer), self._places.covers.skipping(layer)
         made = stamped(state, Capture(top, None, self._keeper, skip=skip).run(State()).rows)
-        note(self._places.path(layer), made, log.state(log.checkpoints[0].id).get(layer.name, State()))
+        note(self._places.path(layer), made, log.first().get(layer.name, State()))
         return made
 
     def _build(self, layer: Layer, state: State, log: Log) -> Stack:

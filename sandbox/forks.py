@@ -106,7 +106,7 @@ class Forks:
         now = stamped(state, Capture(top, None, self._keeper).run(State()).rows)
         if layer.rung is not Rung.OVERLAY:  # by stamp, no file of a copy that was made again is what it was
             forget(place)
-            note(place, now, log.state(log.checkpoints[0].id).get(layer.name, State()))
+            note(place, now, log.first().get(layer.name, State()))
         place.rename(directory / "layers" / layer.name)
         return now
 

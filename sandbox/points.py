@@ -134,6 +134,17 @@ class Log:
             update(states, decode(self.get(index)))
         return states
 
+    def first(self) -> dict[str, State]:
+        """The states at the first checkpoint with the stamps of then, where they are still kept: in a fork, and after
+        a restore, they are told anew with later ones. Raises StoreError.
+        """
+        oldest = next(iter(self._kept.values()))
+        if not oldest.whole or not any(oldest.index in store for store in (self.store, *self._inherited)):
+            return self.state(oldest.checkpoint.id)
+        states: dict[str, State] = {}
+        update(states, decode(self.get(oldest.index)))
+        return states
+
     def flat(self, checkpoint: str) -> dict[str, State]:
         """The same as if there were no frozen layers: what an upper directory alone would hold. Raises StoreError."""
         return {name: flatten(state, self._pool.rows) for name, state in self.state(checkpoint).items()}
