@@ -209,4 +209,4 @@ def _short(value: str) -> str:
 
 
 def _sign(row: dict[str, Any]) -> str:
-    return "A" if row["action"] in ("write", "link") and row.get("new") else _SIGNS.get(row["action"], "?")
+    return "A" if row["action"] == "write" and row.get("new") else _SIGNS.get(row["action"], "?")

@@ -151,7 +151,8 @@ async def test_what_is_denied_does_not_happen(build: Build, environ: dict[str, s
 
 async def test_links_are_judged_as_they_resolve_in_the_box(build: Build, environ: dict[str, str]) -> None:
     read = {"tools": [{"name": "Read", "input": {"file_path": "link"}}]}
-    spec = build(bash("ln -s $(echo /e)tc/passwd link"), read, {"text": "ok"}, deny=("Read(//etc/**)",))
+    unseen = """python3 -c "import os; os.symlink('/e' + 'tc/passwd', 'link')" """
+    spec = build(bash(unseen), read, {"text": "ok"}, deny=("Read(//etc/**)",))
     async with run(spec, environ=environ) as session:
         await play(session)
         made, looked = bodies(session, ToolFinished)
