@@ -55,7 +55,7 @@ def _client(name: str, environ: Mapping[str, str]) -> ModelClient:
         client = _module("scripted").ScriptedModel(script)
     else:
         adapter = _module("anthropic")
-        client = adapter.AnthropicModel(target, adapter.settings_from(environ), environ=environ)
+        client = adapter.AnthropicModel(target, adapter.settings_from(environ, target), environ=environ)
     return client
 
 
