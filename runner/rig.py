@@ -16,6 +16,7 @@ from runner.sessions.specs import BOX_HOME, Notify, box_cwd, home_of
 from runner.sessions.store import Lock, Store
 from runner.sessions.timeline import END
 from runner.spec import SessionSpec
+from runner.variables import says
 from runner.version import VERSION
 from sandbox.errors import SandboxError
 
@@ -203,6 +204,7 @@ class Rig:
             undo=self._undo,
             resolve_model=self._resolve,
             small_model=self._small_model,
+            environment=spec.variables,
             exposed=self.enforced.exposing.to_command,
             max_output_tokens=spec.max_output_tokens,
             thinking_tokens=spec.thinking_tokens,
@@ -212,8 +214,11 @@ class Rig:
         return made
 
     def _environment(self) -> dict[str, str]:
-        """What commands find in theirs: what is passed by name, what points to registries, whom to trust."""
-        made = {name: value for each in self.enforced.registries for name, value in each.environment.items()}
+        """What commands find in theirs: where they are, what is passed by name, what points to registries, whom to
+        trust.
+        """
+        made = {"CLAUDE_CODE_SESSION_ID": self.spec.session, "CLAUDE_PROJECT_DIR": self.spec.roots[0].at}
+        made |= {name: value for each in self.enforced.registries for name, value in each.environment.items()}
         made |= {name: self.environ[name] for name in self.spec.environment if name in self.environ}
         return made | dict(self._way_out.environment)
 
@@ -360,6 +365,8 @@ class Rig:
             now=_clock(spec),
             system_prompt=spec.system_prompt,
             append=spec.append_system_prompt,
+            instructions=not says(spec.variables, "CLAUDE_CODE_DISABLE_CLAUDE_MDS"),
+            git=not says(spec.variables, "CLAUDE_CODE_DISABLE_GIT_INSTRUCTIONS"),
             hides=self.enforced.hides,
         )
         return made

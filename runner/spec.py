@@ -55,6 +55,7 @@ class SessionSpec:
     `model` is `provider:name` (`anthropic:claude-sonnet-5`, `scripted:/path/to/script.yaml`); a bare name
     means anthropic; `fallback_models` are tried in order while it is overloaded. `image`: a name that the
     engine knows, or "base". `environment` lists the *names* of variables that pass into the box.
+    `variables`: those that tune tools and loop, checked (`runner.variables`).
     `clock`: "" or a fixed ISO time for replay. `settings`: what `--settings` gave, read and without variables, ""
     for nothing; `setting_sources`: which of user, project and local settings count (managed ones always do).
     `policy_digest`: of the policy it was made for; "" takes whichever is in force. `record_net`: bytes that a recording
@@ -87,6 +88,7 @@ class SessionSpec:
     system_prompt: str = ""
     append_system_prompt: str = ""
     environment: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict, hash=False)
     locale: str = "C.UTF-8"
     timezone: str = "UTC"
     clock: str = ""
@@ -110,6 +112,7 @@ class SessionSpec:
             fields["mode"] = Mode(data["mode"])
             fields["limits"] = TurnLimits(**data["limits"])
             fields["box"] = BoxLimits(**data["box"])
+            fields["variables"] = {str(name): str(value) for name, value in dict(data.get("variables", {})).items()}
             return cls(**fields)
         except (TypeError, KeyError) as error:
             msg = f"session spec: {error}"

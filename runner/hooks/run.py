@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Any, Protocol
@@ -82,14 +82,18 @@ class Hooks:
         cause: str = "",
         speaks: Callable[[str], bool] | None = None,
         box_ready: bool = True,
+        usual: float = 0.0,
     ) -> Outcome:
         """Tell the hooks of an event, and hear them. `speaks`: whether a permission rule speaks of the call.
-        `box_ready` False: those of the box are left out. Never raises but for cancellation.
+        `box_ready` False: those of the box are left out. `usual`: the time in seconds of those that have
+        the event's usual one, 0 for that. Never raises but for cancellation.
         """
         stage = self._stage
         chosen = [h for h in self.configured().of(event) if _concerned(h, fields, speaks) and (box_ready or _out(h))]
         if not chosen or stage is None:
             return Outcome()
+        if usual:
+            chosen = [replace(h, timeout=usual) if h.timeout == EVENTS[event].seconds else h for h in chosen]
         told = {
             "session_id": self.session,
             "transcript_path": self.transcript,

@@ -28,7 +28,8 @@ def prompt_text(name: str) -> str:
 class Context:
     """`home`: the user's on the host; `root` and `at`: the session's first root on the host and in the
     box; `roots`, `cwd`, `box_home`: as the box sees them. `system_prompt` replaces ours, `append` follows it.
-    `hides`: whether policy hides a path of the box.
+    `instructions`: whether instruction files are read, `git`: whether the git state is told. `hides`: whether policy
+    hides a path of the box.
     """
 
     home: Path
@@ -41,6 +42,7 @@ class Context:
     system_prompt: str = ""
     append: str = ""
     instructions: bool = True
+    git: bool = True
     hides: Callable[[PurePosixPath], bool] = shown
 
     def system(self) -> tuple[str, ...]:

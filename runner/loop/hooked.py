@@ -16,6 +16,7 @@ from runner.loop.history import reminder
 from runner.policy.index import RuleIndex
 from runner.policy.rules import parse_rule
 from runner.tools.base import ToolResult, tool_error
+from runner.variables import count
 from sandbox.errors import PathError
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Hooked:
         self.notes: list[dict[str, Any]] = []
         self.stopped = ""
         self._put_off = 0
+        self._lifted = count(gate.environment, "CLAUDE_CODE_STOP_HOOK_BLOCK_CAP", LIFTED)
+        self._end_ms = count(gate.environment, "CLAUDE_CODE_SESSIONEND_HOOKS_TIMEOUT_MS", 0)
         self._begun = False
         self._results: dict[str, Any] = {}
 
@@ -154,7 +157,7 @@ class Hooked:
 
     async def goes_on(self, last: str) -> bool:
         """The agent wants to rest: whether it is told something instead."""
-        if not self._hooks.any("Stop") or self._put_off >= LIFTED:
+        if not self._hooks.any("Stop") or self._put_off >= self._lifted:
             return False
         outcome = await self._hooks.fire(
             "Stop", {"stop_hook_active": self._put_off > 0, "last_assistant_message": last}
@@ -178,10 +181,13 @@ class Hooked:
     async def ended(self) -> None:
         """The session ends: no box is started for it, and no hook holds it up for long."""
         if self._hooks.any("SessionEnd"):
-            seconds = min(END_MOST, max(END_SECONDS, self._hooks.longest("SessionEnd")))
+            named = self._end_ms / 1000
+            seconds = named or min(END_MOST, max(END_SECONDS, self._hooks.longest("SessionEnd")))
             try:
                 async with asyncio.timeout(seconds):
-                    await self._hooks.fire("SessionEnd", {"reason": "other"}, box_ready=self._gate.box.ready)
+                    await self._hooks.fire(
+                        "SessionEnd", {"reason": "other"}, box_ready=self._gate.box.ready, usual=named
+                    )
             except TimeoutError:
                 return
 

@@ -26,10 +26,11 @@ REFUSED = "The model's provider ended this reply as a refusal; the call was not 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calls:
-    """`live` shows a chunk of output of (call, number) while it runs."""
+    """`live` shows a chunk of output of (call, number) while it runs. `most`: how many calls run side by side."""
 
     gate: Gate
     live: Callable[[ToolChunk, str, int], None]
+    most: int = SIDE_BY_SIDE
 
     def request(self, block: Mapping[str, Any], invalid: str | None = None) -> Call:
         """Take in a tool_use block as the stream completed it: validated and recorded, not yet run."""
@@ -49,7 +50,7 @@ class Calls:
         recorded after the reply, by `run` or `abandon`, one of which follows.
         """
         call = calls[-1]
-        if call.error or len(calls) > SIDE_BY_SIDE or not all(before.task for before in calls[:-1]):
+        if call.error or len(calls) > self.most or not all(before.task for before in calls[:-1]):
             return
         effects = self._effects(call)
         if effects and not any(is_write(effect) for effect in effects):
@@ -66,7 +67,7 @@ class Calls:
             while waiting and self.gate.failure is None:
                 group = [waiting.pop(0)]
                 if not self._writes(group[0]):
-                    while waiting and len(group) < SIDE_BY_SIDE and not self._writes(waiting[0]):
+                    while waiting and len(group) < self.most and not self._writes(waiting[0]):
                         group.append(waiting.pop(0))
                 async with asyncio.TaskGroup() as tasks:
                     for call in group:

@@ -33,8 +33,9 @@ def restore(journal: Journal, *, history: History, usage: Usage, state: ToolStat
                 usage.add(body)
             case ToolRequested(call=call, name=name):
                 calls[call] = name
-            case ToolFinished(call=call):
+            case ToolFinished(call=call, name=name) as body:
                 calls.pop(call, None)
+                state.searches += name == "WebSearch" and not body.is_error
             case TurnStarted() as body:
                 turn = body
             case TurnEnded():

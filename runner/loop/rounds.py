@@ -94,7 +94,8 @@ class Rounds:
             self.modes.look(self.model().name)
             if first := self.history.empty:
                 context = self.context.opening(self.model().name)
-                await self.git.begin(box_ready=self.gate.box.ready)
+                if self.context.git:
+                    await self.git.begin(box_ready=self.gate.box.ready)
                 context += self.git.news()
             if self.before_turn is not None:
                 await self.before_turn(first)

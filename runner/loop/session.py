@@ -44,7 +44,7 @@ from runner.loop.operations import (
     Undo,
     given_by_client,
 )
-from runner.loop.orchestrate import Calls
+from runner.loop.orchestrate import SIDE_BY_SIDE, Calls
 from runner.loop.reply import Asker, CostOf
 from runner.loop.restore import restore
 from runner.loop.rounds import Rounds
@@ -54,6 +54,7 @@ from runner.policy.policy import Policy
 from runner.spec import TurnLimits
 from runner.tools.base import Exposed, Tool, ToolState, nothing_exposed
 from runner.tools.registry import tool_spec
+from runner.variables import count
 from sandbox.spec import Box
 
 if TYPE_CHECKING:
@@ -142,7 +143,8 @@ class Session:
         self.gate.consult, self._small = self._consult, small_model
         self.gate.hooks = self._hooks = hooked(hooks, self.gate, mode=lambda: self.mode.value, ask=self._ask_for_hook)
         self.gate.background = background(self.gate) if background is not None else None
-        calls = Calls(gate=self.gate, live=self._feed.show)
+        most = count(self.gate.environment, "CLAUDE_CODE_MAX_TOOL_USE_CONCURRENCY", SIDE_BY_SIDE)
+        calls = Calls(gate=self.gate, live=self._feed.show, most=most)
         self._asker = Asker(
             record=self.record,
             show=self._feed.show,

@@ -23,6 +23,7 @@ from runner.errors import UsageError
 from runner.events import ApprovalAsked, ApprovalGiven, Judged
 from runner.journal import digest
 from runner.mcp.servers import Server, read_servers
+from runner.variables import whole
 
 if TYPE_CHECKING:
     from runner.effects import Place
@@ -72,7 +73,7 @@ def prompt_tool(name: str, configs: Sequence[str], environ: Mapping[str, str], c
 
 class PromptTool:
     """An Approver. `ground` is set before the first question; `close` ends the server. Times in seconds, also by the
-    variables MCP_TIMEOUT and MCP_TOOL_TIMEOUT, in milliseconds.
+    variables MCP_TIMEOUT and MCP_TOOL_TIMEOUT, in milliseconds. Raises UsageError for what these cannot be.
     """
 
     can_ask = True
@@ -238,5 +239,5 @@ def _first(error: BaseException) -> str:
 
 
 def _seconds(environ: Mapping[str, str], name: str, otherwise: float) -> float:
-    text = environ.get(name, "")
-    return int(text) / 1000 if text.isdigit() and int(text) else otherwise
+    text = environ.get(name, "").strip()
+    return whole(name, text, 1) / 1000 if text else otherwise

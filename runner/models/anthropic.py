@@ -44,6 +44,7 @@ VERSION = "2023-06-01"
 USER_AGENT = "fumehood"
 BODY_LIMIT = 32 << 20  # bytes of a request, the API's own
 ERROR_LIMIT = 64 << 10  # bytes of an error's body that are read
+FAMILIES = ("opus", "sonnet", "haiku", "fable")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _MARKUP = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
@@ -62,17 +63,20 @@ class AnthropicSettings:
     options: Options = field(default_factory=Options)
 
 
-def settings_from(environ: Mapping[str, str]) -> AnthropicSettings:
-    """Reads ANTHROPIC_API_KEY, _AUTH_TOKEN, _BASE_URL, _CUSTOM_HEADERS, _BETAS, API_TIMEOUT_MS,
-    CLAUDE_STREAM_IDLE_TIMEOUT_MS, DISABLE_PROMPT_CACHING, ENABLE_PROMPT_CACHING_1H and
-    DISABLE_INTERLEAVED_THINKING. Raises InvalidRequestError for a value that cannot be used.
+def settings_from(environ: Mapping[str, str], model: str = "") -> AnthropicSettings:
+    """For requests to a model. Reads ANTHROPIC_API_KEY, _AUTH_TOKEN, _BASE_URL, _CUSTOM_HEADERS, _BETAS,
+    API_TIMEOUT_MS, CLAUDE_STREAM_IDLE_TIMEOUT_MS, DISABLE_PROMPT_CACHING (also with a family: _OPUS ...),
+    ENABLE_PROMPT_CACHING_1H, FORCE_PROMPT_CACHING_5M and DISABLE_INTERLEAVED_THINKING. Raises InvalidRequestError
+    for a value that cannot be used.
     """
     deadlines = Deadlines()
     if total := _milliseconds(environ, "API_TIMEOUT_MS"):
         deadlines = replace(deadlines, first_byte=total, total=total)
     if idle := _milliseconds(environ, "CLAUDE_STREAM_IDLE_TIMEOUT_MS"):
         deadlines = replace(deadlines, idle=idle)
-    cache = "1h" if _on(environ, "ENABLE_PROMPT_CACHING_1H") else "5m"
+    hour = _on(environ, "ENABLE_PROMPT_CACHING_1H") and not _on(environ, "FORCE_PROMPT_CACHING_5M")
+    families = (f"_{family.upper()}" for family in FAMILIES if family in model)
+    uncached = any(_on(environ, f"DISABLE_PROMPT_CACHING{family}") for family in ("", *families))
     betas = (beta.strip() for beta in environ.get("ANTHROPIC_BETAS", "").split(","))
     return AnthropicSettings(
         key=_secret(environ, "ANTHROPIC_API_KEY"),
@@ -81,7 +85,7 @@ def settings_from(environ: Mapping[str, str]) -> AnthropicSettings:
         headers=_custom_headers(environ.get("ANTHROPIC_CUSTOM_HEADERS", "")),
         deadlines=deadlines,
         options=Options(
-            cache="" if _on(environ, "DISABLE_PROMPT_CACHING") else cache,
+            cache="" if uncached else "1h" if hour else "5m",
             interleaved=not _on(environ, "DISABLE_INTERLEAVED_THINKING"),
             betas=tuple(beta for beta in betas if beta),
         ),
@@ -94,8 +98,8 @@ def _on(environ: Mapping[str, str], name: str) -> bool:
 
 def _milliseconds(environ: Mapping[str, str], name: str) -> float:
     text = environ.get(name, "").strip()
-    if text and not (text.isdecimal() and int(text)):
-        raise InvalidRequestError(f"{name} is {text!r}; it takes milliseconds, more than 0")
+    if text and not (text.isdecimal() and len(text) < 20 and int(text)):
+        raise InvalidRequestError(f"{name} is {text[:80]!r}; it takes milliseconds, more than 0")
     return int(text or 0) / 1000
 
 

@@ -55,7 +55,7 @@ def _client(name: str, environ: Mapping[str, str]) -> ModelClient:
         client = _module("scripted").ScriptedModel(script)
     else:
         adapter = _module("anthropic")
-        client = adapter.AnthropicModel(target, adapter.settings_from(environ), environ=environ)
+        client = adapter.AnthropicModel(target, adapter.settings_from(environ, target), environ=environ)
     return client
 
 
@@ -74,6 +74,6 @@ def _module(name: str) -> Any:
 
 def _retries(environ: Mapping[str, str]) -> int:
     text = environ.get("CLAUDE_CODE_MAX_RETRIES", "").strip()
-    if text and not text.isdecimal():
-        raise InvalidRequestError(f"CLAUDE_CODE_MAX_RETRIES is {text!r}; it takes a number")
+    if text and not (text.isdecimal() and len(text) < 20):
+        raise InvalidRequestError(f"CLAUDE_CODE_MAX_RETRIES is {text[:80]!r}; it takes a number")
     return min(int(text), MOST_RETRIES) if text else 10

@@ -1,5 +1,6 @@
 """Environment variables with a meaning here, by table: which part of a session each fills in, and which the
-controller keeps to itself. Settings may set them (`env`), but a repository's never.
+controller keeps to itself. Settings may set them (`env`), but a repository's never. What tunes tools and loop goes by
+the tables of `runner.variables`.
 """
 
 from __future__ import annotations
@@ -7,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runner.errors import UsageError
 from runner.policy.layers import Settings
 from runner.spec import SessionSpec, TurnLimits
-
-ON = frozenset({"1", "true", "yes", "on"})
+from runner.variables import ON, tuning, whole
 
 # name: (the spec's part, its field): whole numbers.
 NUMBERS: dict[str, tuple[type[Any], str]] = {
@@ -34,6 +33,15 @@ MEANINGS = {
     "ANTHROPIC_DEFAULT_HAIKU_MODEL": "what `haiku` means",
     "ANTHROPIC_DEFAULT_FABLE_MODEL": "what `fable` means",
     "API_TIMEOUT_MS": "how long one request to the model may take",
+    "CLAUDE_STREAM_IDLE_TIMEOUT_MS": "how long a reply may be silent",
+    "DISABLE_INTERLEAVED_THINKING": "no thinking between calls, with models that want a header for it",
+    "DISABLE_PROMPT_CACHING": "no prompt caching",
+    "DISABLE_PROMPT_CACHING_OPUS": "none with these models",
+    "DISABLE_PROMPT_CACHING_SONNET": "none with these models",
+    "DISABLE_PROMPT_CACHING_HAIKU": "none with these models",
+    "DISABLE_PROMPT_CACHING_FABLE": "none with these models",
+    "ENABLE_PROMPT_CACHING_1H": "prompts are cached for an hour",
+    "FORCE_PROMPT_CACHING_5M": "for five minutes, whatever else says",
     "CLAUDE_CODE_MAX_RETRIES": "how often a request to the model is tried again",
     "CLAUDE_CODE_DISABLE_THINKING": "no thinking",
     "CLAUDE_CONFIG_DIR": "where the user's Claude Code settings lie",
@@ -42,6 +50,21 @@ MEANINGS = {
     "MAX_THINKING_TOKENS": "the thinking budget",
     "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "output tokens of one reply at most",
     "CLAUDE_CODE_MAX_TURNS": "model rounds of one turn at most",
+    "BASH_DEFAULT_TIMEOUT_MS": "how long a command may take that asks for no time",
+    "BASH_MAX_TIMEOUT_MS": "how long a command may ask for",
+    "BASH_MAX_OUTPUT_LENGTH": "output of a command that the model gets in full",
+    "CLAUDE_BASH_MAINTAIN_PROJECT_WORKING_DIR": "each command begins where the session did",
+    "CLAUDE_CODE_FILE_READ_MAX_OUTPUT_TOKENS": "tokens of text that one Read may show",
+    "CLAUDE_CODE_GLOB_HIDDEN": "whether Glob finds names that begin with a dot",
+    "CLAUDE_CODE_GLOB_NO_IGNORE": "whether Glob finds what .gitignore names",
+    "CLAUDE_CODE_GLOB_TIMEOUT_SECONDS": "how long a Glob may take",
+    "CLAUDE_CODE_MAX_TOOL_USE_CONCURRENCY": "how many reading calls run side by side",
+    "CLAUDE_CODE_WEBFETCH_CACHE_TTL_MS": "how long a fetched page is kept",
+    "CLAUDE_CODE_MAX_WEB_SEARCHES_PER_SESSION": "how many searches a session may make",
+    "CLAUDE_CODE_STOP_HOOK_BLOCK_CAP": "how often in a row a Stop hook may put the end off",
+    "CLAUDE_CODE_SESSIONEND_HOOKS_TIMEOUT_MS": "how long SessionEnd hooks may hold the end up",
+    "CLAUDE_CODE_DISABLE_CLAUDE_MDS": "no instruction files",
+    "CLAUDE_CODE_DISABLE_GIT_INSTRUCTIONS": "the model is not told the git state",
     "FUMEHOOD_MODEL": "the model, where --model names none",
     "HTTP_PROXY": "the proxy of requests to the model",
     "HTTPS_PROXY": "the same",
@@ -106,11 +129,11 @@ def fields_of(environ: Mapping[str, str], part: type[Any]) -> dict[str, Any]:
     for name, (where, field) in NUMBERS.items():
         text = environ.get(name, "").strip()
         if where is part and text:
-            if not text.isdecimal():
-                raise UsageError(f"{name} is {text!r}; it takes a whole number")
-            made[field] = int(text)
-    if part is SessionSpec and environ.get("CLAUDE_CODE_DISABLE_THINKING", "").strip().lower() in ON:
-        made["thinking_tokens"] = 0
+            made[field] = whole(name, text)
+    if part is SessionSpec:
+        made["variables"] = tuning(environ)
+        if environ.get("CLAUDE_CODE_DISABLE_THINKING", "").strip().lower() in ON:
+            made["thinking_tokens"] = 0
     return made
 
 

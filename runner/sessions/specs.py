@@ -23,6 +23,7 @@ from runner.policy.trust import Grants
 from runner.sessions.chain import SOURCES, Chain, Seen, read_chain
 from runner.sessions.store import Store, is_session_id, state_home
 from runner.spec import BoxLimits, RootRef, SessionSpec, TurnLimits
+from runner.variables import tuning
 from runner.version import VERSION
 from sandbox.roots import find_roots
 
@@ -116,7 +117,9 @@ def resume_spec(
         given.setdefault("image_digest", "")
     if "mode" in given:
         check_mode(given["mode"], chain.settings)
-    stored, before = replace(spec, limits=TurnLimits(**turn_limits(chain.settings))), spec.policy_digest
+    limits = TurnLimits(**(turn_limits(chain.settings) | fields_of(environ, TurnLimits)))
+    variables = {**spec.variables, **tuning(environ)}
+    stored, before = replace(spec, limits=limits, variables=variables), spec.policy_digest
     stored, notes = under_ceilings(stored, chain.settings)
     for note in notes:
         notify(note)

@@ -105,6 +105,7 @@ class ToolState:
     todos: list[dict[str, Any]] = field(default_factory=list)
     tasks: dict[str, Task] = field(default_factory=dict)
     pages: dict[str, FetchedPage] = field(default_factory=dict)
+    searches: int = 0
 
     def __post_init__(self) -> None:
         """`start` is the first cwd, unless given."""

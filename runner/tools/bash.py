@@ -17,6 +17,7 @@ from runner.tools.output import Live, clean, human_size, is_binary, shortened
 from runner.tools.tasks import follow, started
 from runner.tools.textfile import changed_since_seen
 from runner.tools.viewed import viewed_file
+from runner.variables import count, says
 from sandbox.errors import PathError
 from sandbox.spec import Capture, Command, Exited, Process, Stdout
 
@@ -24,7 +25,6 @@ DESCRIPTION = described(__file__)
 DEFAULT_TIMEOUT_MS = 120_000
 MAX_TIMEOUT_MS = 600_000
 DEFAULT_OUTPUT = 30_000
-MAX_OUTPUT = 150_000
 TAIL = 16 << 10
 COMMAND_ENVIRONMENT = {"CLAUDECODE": "1", "GIT_EDITOR": "true", "GIT_TERMINAL_PROMPT": "0"}
 SANDBOX_NOTE = "dangerouslyDisableSandbox has no effect here: every command runs in the box."
@@ -132,19 +132,13 @@ def _digest(call: str) -> str:
 
 def timeout_ms(asked: float | None, environment: Mapping[str, str]) -> float:
     """The timeout in force: asked for or the default, never over the maximum."""
-    most = max(_number(environment, "BASH_MAX_TIMEOUT_MS", MAX_TIMEOUT_MS), 1)
-    usual = _number(environment, "BASH_DEFAULT_TIMEOUT_MS", DEFAULT_TIMEOUT_MS)
-    return min(asked or usual or DEFAULT_TIMEOUT_MS, most)
+    usual = count(environment, "BASH_DEFAULT_TIMEOUT_MS", DEFAULT_TIMEOUT_MS)
+    return min(asked or usual, count(environment, "BASH_MAX_TIMEOUT_MS", MAX_TIMEOUT_MS))
 
 
 def output_limit(environment: Mapping[str, str]) -> int:
     """Bytes of output that the model gets in full."""
-    return min(_number(environment, "BASH_MAX_OUTPUT_LENGTH", DEFAULT_OUTPUT) or DEFAULT_OUTPUT, MAX_OUTPUT)
-
-
-def _number(environment: Mapping[str, str], name: str, default: int) -> int:
-    text = environment.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() else default
+    return count(environment, "BASH_MAX_OUTPUT_LENGTH", DEFAULT_OUTPUT)
 
 
 async def _remember_viewed(command: str, end: Exited, ctx: ToolContext) -> None:
@@ -171,7 +165,7 @@ async def _remember_viewed(command: str, end: Exited, ctx: ToolContext) -> None:
 def _moved(end: Exited, ctx: ToolContext) -> list[str]:
     """Keep the cwd that the command ended in, where that lies in a root."""
     state = ctx.state
-    if ctx.environment.get("CLAUDE_BASH_MAINTAIN_PROJECT_WORKING_DIR", "").lower() in {"1", "true", "yes", "on"}:
+    if says(ctx.environment, "CLAUDE_BASH_MAINTAIN_PROJECT_WORKING_DIR"):
         state.cwd = state.start
         return []
     if end.cwd is None or end.cwd == state.cwd:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,12 +15,12 @@ from runner.tools.helpers import TOOLBOX, Helpers, ask
 from runner.tools.paths import RefusedError, beside, judged, located
 from runner.tools.text import show_path
 from runner.tools.textfile import BoxPathText
+from runner.variables import count, says
 
 DESCRIPTION = described(__file__)
 MOST = 100
-SECONDS = 20.0
+SECONDS = 20
 _MAGIC = re.compile(r"[*?\[{\\]")
-_NO = {"0", "false", "no", "off"}
 
 
 class GlobArguments(Arguments):
@@ -62,8 +61,9 @@ class Glob(Tool[GlobArguments]):
         began = time.monotonic()
         base, pattern = _split(args, ctx.place)
         target = judged(base, ctx)
-        seconds, hidden = _seconds(ctx.environment), _says(ctx.environment, "CLAUDE_CODE_GLOB_HIDDEN", default=True)
-        minds_ignore = not _says(ctx.environment, "CLAUDE_CODE_GLOB_NO_IGNORE", default=True)
+        seconds = count(ctx.environment, "CLAUDE_CODE_GLOB_TIMEOUT_SECONDS", SECONDS)
+        hidden = says(ctx.environment, "CLAUDE_CODE_GLOB_HIDDEN", default=True)
+        minds_ignore = not says(ctx.environment, "CLAUDE_CODE_GLOB_NO_IGNORE", default=True)
         argv = (
             *(*self.helpers.helper, "glob", str(target), pattern, str(MOST), str(seconds), "1" if hidden else "0"),
             *(self.helpers.rg if minds_ignore else ()),
@@ -118,13 +118,3 @@ def _result(reply: GlobReply, files: list[str], *, milliseconds: int) -> ToolRes
         notes.append("(The search took too long and was ended; there may be more files. Use a narrower path.)")
     text = "\n".join([*(files or ["No files found"]), *notes])
     return ToolResult(for_model=text, for_user=user, truncated=truncated)
-
-
-def _says(environment: Mapping[str, str], name: str, *, default: bool) -> bool:
-    value = environment.get(name, "").lower()
-    return value not in _NO if value else default
-
-
-def _seconds(environment: Mapping[str, str]) -> float:
-    text = environment.get("CLAUDE_CODE_GLOB_TIMEOUT_SECONDS", "")
-    return float(text) if text.isascii() and text.isdigit() and int(text) else SECONDS

@@ -16,6 +16,7 @@ from runner.tools.page import Page, cut_page, page_in_box
 from runner.tools.paths import RefusedError, judged, located, refuse_path
 from runner.tools.text import SAMPLE, TextForm, detect
 from runner.tools.textfile import BoxPathText
+from runner.variables import count
 from sandbox.errors import PathError
 from sandbox.spec import Stat
 from sandbox.wire import PathCode
@@ -135,8 +136,7 @@ async def _refuse_kind(path: PurePosixPath, target: PurePosixPath, ctx: ToolCont
 
 def token_limit(environment: Mapping[str, str]) -> int:
     """Tokens of text that one Read may show; a token is taken for four characters."""
-    text = environment.get("CLAUDE_CODE_FILE_READ_MAX_OUTPUT_TOKENS", "")
-    return int(text) if text.isascii() and text.isdigit() and int(text) else DEFAULT_TOKENS
+    return count(environment, "CLAUDE_CODE_FILE_READ_MAX_OUTPUT_TOKENS", DEFAULT_TOKENS)
 
 
 def _times(args: ReadArguments) -> int:

@@ -16,9 +16,10 @@ from runner.tools.base import Arguments, FetchedPage, Tool, ToolContext, ToolRes
 from runner.tools.helpers import TOOLBOX, Helpers, ask
 from runner.tools.paths import RefusedError
 from runner.tools.text import showable
+from runner.variables import count
 
 DESCRIPTION = described(__file__)
-KEPT_SECONDS = 15 * 60.0
+KEPT_MS = 15 * 60_000
 KEPT_PAGES = 20
 SHOWN = 100_000  # characters that the model reads of a page at once
 SECONDS = 90.0
@@ -127,7 +128,8 @@ class WebFetch(Tool[WebFetchArguments]):
 
     def _kept(self, url: str, ctx: ToolContext, now: float) -> FetchedPage | None:
         page = ctx.state.pages.get(url)
-        return page if page is not None and now - page.at < KEPT_SECONDS else None
+        kept = count(ctx.environment, "CLAUDE_CODE_WEBFETCH_CACHE_TTL_MS", KEPT_MS) / 1000
+        return page if page is not None and now - page.at < kept else None
 
     async def _fetched(self, url: str, ctx: ToolContext, now: float) -> FetchedPage:
         argv = (*self.helpers.helper, "fetch", url)

@@ -18,9 +18,11 @@ from runner.tools.helpers import TOOLBOX, Helpers, ask
 from runner.tools.paths import RefusedError
 from runner.tools.text import showable
 from runner.tools.webfetch import SECONDS, FetchReply
+from runner.variables import count
 
 DESCRIPTION = described(__file__)
 MOST = 20
+SEARCHES = 200  # of one session
 LONGEST = 1000
 FIELDS = {"title": "title", "url": "url", "snippet": "content"}
 
@@ -126,6 +128,16 @@ class WebSearch(Tool[WebSearchArguments]):
     async def run(self, args: WebSearchArguments, ctx: ToolContext) -> ToolResult:
         """Ask the service from the box."""
         began = time.monotonic()
+        most = count(ctx.environment, "CLAUDE_CODE_MAX_WEB_SEARCHES_PER_SESSION", SEARCHES)
+        if ctx.state.searches >= most:
+            return tool_error(f"this session has made its {most} searches; it may make no more.")
+        ctx.state.searches += 1
+        result = await self._search(args, ctx, began)
+        if result.is_error:
+            ctx.state.searches -= 1
+        return result
+
+    async def _search(self, args: WebSearchArguments, ctx: ToolContext, began: float) -> ToolResult:
         argv = (*self.helpers.helper, "fetch", self.endpoint.address(args.query))
         try:
             reply = await ask(FetchReply, argv, ctx, path="the search service", seconds=SECONDS)

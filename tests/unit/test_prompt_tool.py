@@ -101,6 +101,13 @@ async def test_silence_is_a_no() -> None:
     assert "no answer within 0.3 seconds" in given.reason
 
 
+@pytest.mark.parametrize("name", ["MCP_TIMEOUT", "MCP_TOOL_TIMEOUT"])
+@pytest.mark.parametrize("text", ["soon", "0", "²", "9" * 5000])
+def test_a_time_that_is_none_is_an_error(name: str, text: str) -> None:
+    with pytest.raises(UsageError, match=f"^{name} is"):
+        prompt_tool("mcp__ok__approve", (config(),), {name: text}, Path.cwd())
+
+
 async def test_a_server_that_dies_is_a_no_and_is_started_again_for_the_next() -> None:
     async with asking() as tool:
         assert not (await tool.ask(asked("die"))).allowed

@@ -71,6 +71,7 @@ class Stage:
         allow: tuple[str, ...] = (),
         ask: tuple[str, ...] = (),
         deny: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
     ) -> AsyncIterator[Session]:
         at, home = PurePosixPath(self.repo), PurePosixPath(self.root)
         place = Place(cwd=at, home=home, roots=(at,))
@@ -103,6 +104,7 @@ class Stage:
                 ),
                 cost_of=lambda model, usage: 0.0,
                 limits=limits,
+                environment=environment,
                 before_write=save,
                 hooks=Hooks(
                     configured=lambda: configured,

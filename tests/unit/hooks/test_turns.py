@@ -84,6 +84,13 @@ async def test_a_stop_hook_puts_the_end_off_and_not_for_ever(stage: Stage) -> No
     assert found[0]["last_assistant_message"] == "done 0"
 
 
+async def test_how_often_a_stop_hook_may_put_the_end_off_can_be_set(stage: Stage) -> None:
+    configured = hooks("Stop", hook("echo more >&2; exit 2"))
+    named = {"CLAUDE_CODE_STOP_HOOK_BLOCK_CAP": "2"}
+    await stage.play(*[{"text": f"done {n}"} for n in range(4)], configured=configured, environment=named)
+    assert stage.bodies(TurnEnded)[0].result == "done 2"
+
+
 async def test_a_stop_hook_that_is_content_lets_the_turn_end(stage: Stage) -> None:
     await stage.play({"text": "done"}, configured=hooks("Stop", hook("true")))
     assert len(stage.bodies(ModelAsked)) == 1
@@ -95,6 +102,20 @@ async def test_the_end_of_the_session_is_told_and_holds_nothing_up(stage: Stage)
     )
     await stage.play({"text": "ok"}, configured=configured)
     assert json.loads((stage.root / "told").read_text())["reason"] == "other"
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "command", "done"), [("30", "sleep 100", False), ("30000", "sleep 1.6", True)]
+)
+async def test_how_long_hooks_may_hold_up_the_end_can_be_set(
+    stage: Stage, milliseconds: str, command: str, done: bool
+) -> None:
+    """Shorter and longer than the 1.5 s that such a hook has by itself."""
+    configured = hooks("SessionEnd", hook(f"{command} && touch {stage.root}/told", where="host"))
+    named = {"CLAUDE_CODE_SESSIONEND_HOOKS_TIMEOUT_MS": milliseconds}
+    await stage.play({"text": "ok"}, configured=configured, environment=named)
+    assert (stage.root / "told").exists() is done
+    assert len(stage.ran()) == 1
 
 
 async def test_no_box_is_asked_for_at_the_end(stage: Stage) -> None:

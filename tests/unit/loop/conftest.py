@@ -200,6 +200,7 @@ class Stage:
         box: Callable[[], Awaitable[Any]] | None = None,
         restart_box: Callable[[], Awaitable[Any]] | None = None,
         price: float | None = 0.5,
+        git: bool = True,
         **more: Any,
     ) -> AsyncIterator[Session]:
         place = Place(cwd=REPO, home=PurePosixPath("/home/box"), roots=(REPO,))
@@ -219,6 +220,7 @@ class Stage:
                 roots=(REPO,),
                 box_home=PurePosixPath("/home/box"),
                 now=lambda: datetime(2026, 11, 20, 12, tzinfo=UTC),
+                git=git,
             ),
             cost_of=lambda model, usage: price,
             limits=limits,

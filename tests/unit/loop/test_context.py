@@ -195,6 +195,16 @@ async def test_git_state_comes_with_the_first_request_when_the_box_is_there(stag
     assert (judged.tool, judged.verdict["source"]) == ("git_state", "fumehood")
 
 
+async def test_git_state_is_not_asked_for_where_it_is_not_wanted(stage: Stage) -> None:
+    stage.box.output = b"## main\n M a.py\n"
+    stage.script({"text": "ok"})
+    async with stage.open(git=False) as session:
+        await session.gate.box.get()
+        await stage.play(session)
+    assert stage.box.commands == []
+    assert not [e for e in stage.journal.read() if isinstance(e.body, Judged)]
+
+
 async def test_git_state_comes_with_the_next_request_when_the_box_is_late(stage: Stage) -> None:
     late = asyncio.Event()
 

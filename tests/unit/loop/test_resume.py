@@ -31,6 +31,15 @@ async def test_a_session_goes_on_with_its_conversation(stage: Stage) -> None:
     assert stage.journal.verify().ok
 
 
+async def test_searches_of_before_count(stage: Stage) -> None:
+    stage.script({"text": "ok"})
+    async with stage.open() as session:
+        for n, failed in enumerate((False, True, False)):
+            session.record(ToolFinished(call=str(n), name="WebSearch", content="x", is_error=failed))
+    async with stage.open() as session:
+        assert session.gate.state.searches == 2
+
+
 async def test_what_a_crash_left_open_is_ended_on_resume(stage: Stage, tmp_path: Path) -> None:
     stage.journal = Journal.create(tmp_path / "s1", "s1")
     task = TaskUpdated(kind="command", task="b1", state="running", detail={"command": "make"})

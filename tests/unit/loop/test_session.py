@@ -165,14 +165,15 @@ async def test_a_read_of_a_reply_that_breaks_off_is_stopped_and_ended(stage: Sta
     assert [b["type"] for b in results] == ["tool_result", "tool_result", "text"]
 
 
-async def test_no_more_than_ten_reads_run_at_once(stage: Stage) -> None:
+@pytest.mark.parametrize(("environment", "most"), [({}, 10), ({"CLAUDE_CODE_MAX_TOOL_USE_CONCURRENCY": "3"}, 3)])
+async def test_no_more_than_so_many_reads_run_at_once(stage: Stage, environment: dict[str, str], most: int) -> None:
     stage.script({"tools": [call("Look", n, name=str(n), wait=True) for n in range(13)]}, {"text": "ok"})
-    async with stage.open() as session:
+    async with stage.open(environment=environment) as session:
         await session.submit(Prompt.text("go"))
-        await settle(lambda: len(stage.look.diary) >= 10)
+        await settle(lambda: len(stage.look.diary) >= most)
         for _ in range(50):
             await asyncio.sleep(0)
-        assert len(stage.look.diary) == 10
+        assert len(stage.look.diary) == most
         stage.look.go.set()
         await until(session, TurnEnded)
     assert len(stage.look.diary) == 26

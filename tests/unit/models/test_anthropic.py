@@ -45,6 +45,20 @@ def test_the_cache_can_be_turned_off() -> None:
     assert settings_from(environ).options.cache == ""
 
 
+@pytest.mark.parametrize(
+    ("environ", "cache"),
+    [
+        ({"DISABLE_PROMPT_CACHING_OPUS": "1"}, ""),
+        ({"DISABLE_PROMPT_CACHING_OPUS": "0"}, "5m"),
+        ({"DISABLE_PROMPT_CACHING_HAIKU": "1"}, "5m"),
+        ({"ENABLE_PROMPT_CACHING_1H": "1"}, "1h"),
+        ({"ENABLE_PROMPT_CACHING_1H": "1", "FORCE_PROMPT_CACHING_5M": "1"}, "5m"),
+    ],
+)
+def test_the_cache_goes_by_the_family_of_the_model(environ: dict[str, str], cache: str) -> None:
+    assert settings_from(environ, "claude-opus-4-8").options.cache == cache
+
+
 @pytest.mark.parametrize("key", ["sk\nsecret", "schlüssel", "a\x00b"])
 def test_a_key_that_no_header_can_hold_is_refused_without_being_shown(key: str) -> None:
     with pytest.raises(AuthenticationError, match="ANTHROPIC_API_KEY holds a character") as raised:

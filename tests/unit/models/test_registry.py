@@ -45,7 +45,9 @@ async def test_a_script_is_played(tmp_path: Path) -> None:
         ("openai:gpt-9", {}, "no provider"),
         ("scripted:/nowhere.yaml", {}, "nowhere"),
         ("opus", {"CLAUDE_CODE_MAX_RETRIES": "many"}, "CLAUDE_CODE_MAX_RETRIES"),
+        ("opus", {"CLAUDE_CODE_MAX_RETRIES": "9" * 5000}, "CLAUDE_CODE_MAX_RETRIES"),
         ("opus", {"API_TIMEOUT_MS": "-1"}, "API_TIMEOUT_MS"),
+        ("opus", {"API_TIMEOUT_MS": "9" * 5000}, "API_TIMEOUT_MS"),
         ("opus", {"ANTHROPIC_CUSTOM_HEADERS": "no colon"}, "ANTHROPIC_CUSTOM_HEADERS"),
     ],
 )
