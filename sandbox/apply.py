@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -119,6 +119,7 @@ class Applies:
                 results = transaction.commit()
             except BaseException as error:
                 if isinstance(error, Exception) and not transaction.under_way:
+                    self._still_applied(transaction, bases)
                     transaction.abandon()
                 raise
             self._end_undo(transaction, record, results, bases)
@@ -142,7 +143,10 @@ class Applies:
                 kind = str(transaction.header.get("kind", "apply"))
                 results = transaction.recover()
                 if results is None:
-                    _keep_known(transaction, bases)
+                    if kind == "undo":
+                        self._still_applied(transaction, bases)
+                    else:
+                        _keep_known(transaction, bases)
                     transaction.abandon()
                 elif kind == "undo":
                     original = self._directory / str(transaction.header["undoes"])
@@ -171,18 +175,30 @@ class Applies:
         (self._directory / str(transaction.header["undoes"])).unlink(missing_ok=True)
         transaction.abandon()
 
+    def _still_applied(self, transaction: Transaction, bases: Mapping[str, Bases]) -> None:
+        """After an undo that went back: what was applied stands there again, with ctimes that our going back moved. It
+        can be undone yet, and is no change of the host's. Where that cannot be noted it counts as one.
+        """
+        file = self._directory / str(transaction.header.get("undoes"))
+        results = transaction.put_back()
+        if not results or not file.exists():
+            return
+        with contextlib.suppress(OSError):
+            with Store(file, writable=True) as log:
+                _note_results(log, results)
+                rows = Record.read(log).header.get("bases", ())
+            _note_applied(rows, results, bases)
+
     def _pass_on(self, undone: str, record: Record, results: Sequence[Result]) -> None:
         """What stands there again is what an earlier apply left, in a new file: so that one can be undone too."""
-        now = {(result.root, result.path): result.stamp for result in results}
+        now = {(result.root, result.path): result for result in results}
         for file in self._directory.glob("*.done"):
             if file.name >= undone:
                 continue
             with Store(file, writable=True) as log:
-                for key, stamp in Record.read(log).results.items():
-                    new = now.get(key)
-                    if new is not None and stamp is not None and record.expected.get(key) == stamp:
-                        log.note({"type": "result", "root": key[0], "path": key[1], "stamp": stamp_json(new)})
-                log.sync()
+                there = Record.read(log).results.items()
+                again = {key for key, stamp in there if stamp is not None and record.expected.get(key) == stamp}
+                _note_results(log, [each for key, each in now.items() if key in again])
 
     def _new(self) -> Transaction:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -296,14 +312,27 @@ def _keep_known(transaction: Transaction, bases: Mapping[str, Bases]) -> None:
 
 def end_apply(transaction: Transaction, results: Sequence[Result], bases: Mapping[str, Bases]) -> None:
     """What was applied is the base of what comes; the log is kept for an undo."""
-    rows = {(row["root"], row["path"]): row for row in transaction.header.get("bases", ())}
+    _note_applied(transaction.header.get("bases", ()), results, bases)
+    transaction.finish(transaction.file.with_suffix(".done"))
+
+
+def _note_applied(known: Iterable[dict[str, Any]], results: Sequence[Result], bases: Mapping[str, Bases]) -> None:
+    rows = {(row["root"], row["path"]): row for row in known}
     for result in results:
         row = rows.get((result.root, result.path), {})
         merged, mode, attributes = row.get("merged", ""), row.get("mode", 0), row.get("attributes", "")
         bases[result.root].applied(result.path, result.stamp, merged=merged, mode=mode, attributes=attributes)
     for each in bases.values():
         each.sync()
-    transaction.finish(transaction.file.with_suffix(".done"))
+
+
+def _note_results(log: Store, results: Iterable[Result]) -> None:
+    """Later stamps of what a finished apply left."""
+    for result in results:
+        if result.stamp is not None:
+            stamp = stamp_json(result.stamp)
+            log.note({"type": "result", "root": result.root, "path": result.path, "stamp": stamp})
+    log.sync()
 
 
 def _need_space(part: Part) -> None:

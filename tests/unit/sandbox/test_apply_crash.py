@@ -307,6 +307,29 @@ def test_apply_that_went_back_can_be_tried_again(tmp_path: Path, monkeypatch: py
     assert read(stage.root) == AFTER
 
 
+@pytest.mark.parametrize("at", [1, 2])
+def test_undo_that_went_back_can_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """What was put back has other ctimes, and is the apply's own all the same."""
+    stage = fresh(tmp_path, 0)
+    Work(stage).apply()
+    real, calls = Beneath.exchange, []
+
+    def full(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == at:
+            raise OSError(28, "no space left")
+        real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Beneath, "exchange", full)
+        with pytest.raises(SandboxError, match="no space"):
+            Work(stage).undo()
+    assert read(stage.root) == AFTER
+    assert Work(stage).apply() == Work(stage).undo() == ()
+    Work(stage).undo()
+    assert read(stage.root) == BEFORE
+
+
 def test_host_that_changes_in_the_middle_takes_everything_back(tmp_path: Path) -> None:
     stage = fresh(tmp_path, 0)
 
