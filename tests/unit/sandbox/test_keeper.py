@@ -206,7 +206,7 @@ def test_small_files_are_taken_many_at_one_go(layers: Path) -> None:
     assert found[b"d/f3"] == ({"user.mark": b"m"}, contents[b"d/f3"])
     assert {name for name, (_, data) in found.items() if data is None} == {b"big", b"sparse", b"link", b"fifo"}
     assert all(data in (None, contents.get(name)) for name, (_, data) in found.items())
-    assert keeper.asked.count("take") == len(keeper.asked) < len(found)
+    assert keeper.asked.count("take") == len(keeper.asked) < 50  # 3 MB, in 48 KiB and more
 
 
 def test_answers_are_had_in_any_order_and_those_that_nobody_wants_hold_nothing_up(layers: Path) -> None:
