@@ -314,13 +314,20 @@ def state_mark(state: Path) -> str:
     return f"{_machine()}:{state}"
 
 
-def forgotten(labels: Mapping[str, str]) -> bool:
-    """Whether an image is of a session of this machine whose directory is gone. False where that cannot be told."""
+def forgotten(labels: Mapping[str, str], sessions: Path) -> bool:
+    """Whether an image is of a session of this machine whose directory is gone, and no other store's to remove:
+    there, a fork may name it still. `sessions`: our own store's. False where that cannot be told.
+    """
     machine, _, place = labels.get(STATE_LABEL, "").partition(":")
     if not place or not machine or machine != _machine():
         return False
+    gone = Path(place)
+    return _is_gone(gone) and (gone.parent == sessions or _is_gone(gone.parent))
+
+
+def _is_gone(path: Path) -> bool:
     try:
-        Path(place).lstat()
+        path.lstat()
     except FileNotFoundError:
         return True
     except OSError:

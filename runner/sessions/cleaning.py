@@ -64,7 +64,8 @@ def _remove_images(engine: Engine, store: Store) -> int:
     for session in {image.labels[SESSION_LABEL] for image in images}:
         directory = store.directory(session)
         if not is_session_id(session) or not directory.exists():
-            if all(forgotten(image.labels) for image in images if image.labels[SESSION_LABEL] == session):
+            theirs = (image.labels for image in images if image.labels[SESSION_LABEL] == session)
+            if all(forgotten(labels, store.sessions) for labels in theirs):
                 gone += sweep(engine, session, frozenset().union(*named.values()))
             continue
         with suppress(SessionBusyError, SandboxError, OSError), store.lock(session):

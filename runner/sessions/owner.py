@@ -67,11 +67,12 @@ class Owner:
         with suppress(FileNotFoundError):
             self._path.unlink()
         with short_path(self._path) as address:
-            before = os.umask(0o177)
-            try:
-                self._server = await asyncio.start_unix_server(self._serve, address, limit=HEADER_LIMIT)
-            finally:
-                os.umask(before)
+            # Ours alone before anyone can connect. Not by umask: that is the process's, and other threads make files.
+            self._server = await asyncio.start_unix_server(
+                self._serve, address, limit=HEADER_LIMIT, start_serving=False
+            )
+            Path(address).chmod(0o600)
+            await self._server.start_serving()
         self._lock.announce({"pid": os.getpid(), "socket": str(self._path)})
         return self
 

@@ -97,6 +97,7 @@ def test_a_fork_has_what_was_installed_when_its_origin_is_gone(repository: Bench
     (fork,) = json.loads(repository.run("fork", "--json").stdout)["forks"]
     repository.run("discard", origin, "--yes")
     repository.run("clean")
+    repository.run("clean", FUMEHOOD_HOME=str(repository.scratch / "another"))
     assert repository.run("shell", fork, "-c", "cat /srv/installed one; echo 2 > /srv/two").stdout.split() == [
         "installed", "1",
     ]  # fmt: skip
