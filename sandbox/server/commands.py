@@ -225,8 +225,15 @@ class Command:
             processes.family(self.pid, self._sessions, rows)
 
     def lost(self) -> None:
-        """Everything in the box is being killed."""
-        self._killed = self._killed or "cancelled"
+        """Everything in the box was killed. What dies slowly, with much memory, is waited for."""
+        if not self._killed:
+            self._killed = "cancelled"
+            self._loop.later(self, RECHECK, self._on_lost)
+
+    def _on_lost(self) -> None:
+        self._settle()
+        if not self._closed:
+            self._loop.later(self, RECHECK, self._on_lost)
 
     def on_exit(self, status: int) -> None:
         """It was reaped."""
