@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -67,12 +68,7 @@ class Owner:
         with suppress(FileNotFoundError):
             self._path.unlink()
         with short_path(self._path) as address:
-            # Ours alone before anyone can connect. Not by umask: that is the process's, and other threads make files.
-            self._server = await asyncio.start_unix_server(
-                self._serve, address, limit=HEADER_LIMIT, start_serving=False
-            )
-            Path(address).chmod(0o600)
-            await self._server.start_serving()
+            self._server = await asyncio.start_unix_server(self._serve, sock=_private(address), limit=HEADER_LIMIT)
         self._lock.announce({"pid": os.getpid(), "socket": str(self._path)})
         return self
 
@@ -227,6 +223,20 @@ class _Connection:
                     await process.resize(Pty(rows=int(header["rows"]), columns=int(header["columns"])))
                 case "kill":
                     await process.kill(int(header.get("signal", 9)))
+
+
+def _private(address: str) -> socket.socket:
+    """A socket at a path, this user's alone before anyone can connect. Not by umask: that is the whole process's, and
+    other threads make files meanwhile.
+    """
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        made.bind(address)
+        Path(address).chmod(0o600)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def event_to_json(event: Event) -> dict[str, Any]:
