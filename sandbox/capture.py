@@ -220,7 +220,7 @@ class Capture:
                 if self._store is None:
                     return _made(entry, None, {})
                 payload = _pieces(self._store, tree.chunks(entry.path))
-            found = tree.attributes(entry.path)
+            found = tree.kept_attributes(entry.path)
             kept = {name: value.hex() for name, value in found.items() if _is_kept(name)}
             return _made(entry, payload, kept)
         finally:

@@ -1,7 +1,8 @@
 """Checkpoints: states of a box's writable places, taken and gone back to.
 
 What changed goes into a log (`sandbox.points`); where much did, the layer is frozen instead, if it can be
-(`sandbox.freezing`). Going back builds new directories beside the old ones, then an intent record, then
+(`sandbox.freezing`). Going back builds new directories beside the old ones (`sandbox.rebuild`; on another machine
+new volumes: `sandbox.refill`), then an intent record, then
 renames (`sandbox.intents`): before the record nothing happened, after it whoever comes next finishes.
 Everything blocks; one caller at a time.
 """
@@ -12,7 +13,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from sandbox.places import Places
 from sandbox.points import Checkpoint, Log
 from sandbox.pool import Pool
 from sandbox.rebuild import Rebuild
+from sandbox.refill import Refill
 from sandbox.remade import note
 from sandbox.spec import Rung
 from sandbox.states import Payload, State, same_state, stamped, update, whole
@@ -60,6 +62,7 @@ class Checkpoints:
         self._keeper = keeper
         self._directory = directory
         self._freezing = Freezing(places, self.pool, keeper, directory=directory)
+        self._refill = Refill(places, keeper)
         self._clock = clock
         self._log: Log | None = None
         self._taking = Taking(places, keeper, self._freezing)
@@ -227,11 +230,12 @@ class Checkpoints:
                     self.system.require(image)
                     self.system.forget()
                 with ExitStack() as after:
-                    stacks = {la.at: self._build(la, wanted[la.name], log) for la in layers}
+                    afar = self._refill.beside((la for la in layers if la.remote), wanted, log)
+                    stacks = {la.at: self._build(la, wanted[la.name], log) for la in layers if not la.remote}
                     staged = (swap or AtRest()).stage(stacks)
                     after.callback(staged.close)
                     intent = Intent(
-                        layers={layer.name: self._places.top(layer).name for layer in layers},
+                        layers={layer.name: self._places.switch(layer) for layer in layers},
                         lowers={layer.name: wanted[layer.name].lowers for layer in layers},
                         checkpoint=checkpoint,
                         note=dict(note or {}),
@@ -247,13 +251,7 @@ class Checkpoints:
                         dead = error
                     finish(self._places.directory, intent)
                 self._places.reload()
-                for layer in layers:
-                    if layer.rung is not Rung.OVERLAY:
-                        wanted[layer.name] = self._as_made(layer, wanted[layer.name], log)
-                made = {layer.name for layer in layers}
-                kept = {la.name: self._taking.state(la) for la in self._taking.layers if la.name not in made}
-                self._taking.present = Present(states=wanted | kept, loaded=True)
-                log.go(checkpoint)
+                self._arrive(checkpoint, layers, wanted | afar, log)
                 if dead is not None:
                     raise dead
                 return (*(layer.name for layer in layers), *again)
@@ -267,7 +265,9 @@ class Checkpoints:
         with self._lock:
             try:
                 log = self._open()
-                forks = Forks(self._places, self.pool, self._keeper, self._freezing, directory=self._directory)
+                forks = Forks(
+                    self._places, self.pool, self._keeper, self._freezing, self._refill, directory=self._directory
+                )
                 return forks.make(log, checkpoint, targets, most=self._taking.most)
             except OSError as error:
                 raise _translated(error) from error
@@ -300,11 +300,14 @@ class Checkpoints:
         self._places.reload()
 
     def empty_trash(self) -> None:
-        """Remove the directories that were replaced. Slow where they are large: in the background."""
+        """Remove the directories and volumes that were replaced. Slow where they are large: in the background."""
         self._empty("*")
 
     def _empty(self, layer: str) -> None:
         for place in self._places.directory.glob(f"{layer}/{TRASH}*"):
+            if place.is_file():
+                self._refill.remove(place)
+                continue
             for path in remove_tree(place):
                 with suppress(OSError, WorkspaceError):
                     self._keeper.remove(path)
@@ -363,19 +366,33 @@ class Checkpoints:
             return state
         return State(((path, row) for path, row in state.items() if not skip(path)), state.lowers)
 
+    def _arrive(self, checkpoint: str, layers: Sequence[Layer], states: dict[str, State], log: Log) -> None:
+        """These layers were made anew: know what they hold. `states`: of all."""
+        afar = any(layer.remote for layer in layers)
+        if afar:  # it stands on what was replaced
+            self._keeper.close()
+        for layer in layers:
+            if layer.rung is not Rung.OVERLAY:
+                states[layer.name] = self._as_made(layer, states[layer.name], log)
+        made = {layer.name for layer in layers}
+        kept = {la.name: self._taking.state(la) for la in self._taking.layers if la.name not in made}
+        self._taking.present = Present(states=states | kept, loaded=True)
+        log.go(checkpoint)
+        if afar:  # else whoever comes next would have all of it read again
+            log.restack(self._taking.present.states)
+
     def _as_made(self, layer: Layer, state: State, log: Log) -> State:
         """The state of a whole copy that was made again, with the stamps that it has now, which are noted. What was
         replaced goes first: it has links to the same files, and their ctime moves with each.
         """
         self._empty(layer.name)
         top, skip = self._places.top(layer), self._places.covers.skipping(layer)
-        made = stamped(state, Capture(top, None, self._keeper, skip=skip).run(State()).rows)
+        rows = {} if layer.remote else Capture(top, None, self._keeper, skip=skip).run(State()).rows
+        made = stamped(state, rows)
         note(self._places.path(layer), made, log.first().get(layer.name, State()))
         return made
 
     def _build(self, layer: Layer, state: State, log: Log) -> Stack:
-        if layer.remote:
-            raise WorkspaceError("going back is not possible yet where the layers are on another machine")
         place = self._places.path(layer)
         target, work = place / "new", place / "new.work"
         discard(target)

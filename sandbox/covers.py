@@ -23,7 +23,7 @@ from sandbox.copies import remove_beneath, remove_tree
 from sandbox.errors import WorkspaceError
 from sandbox.gitdir import is_git_dir
 from sandbox.known import Known, read_known, write_known
-from sandbox.layers import MASK, Layer
+from sandbox.layers import FILLED, MASK, Layer
 from sandbox.marks import is_opaque, is_whiteout, make_opaque
 from sandbox.masks import CONFIG_LIMIT, Found, Masks, find, without_logins
 from sandbox.spec import Mount, Rung
@@ -201,7 +201,7 @@ class Covers:
     def _cover_remote(
         self, layer: Layer, host: Path, skip: tuple[bytes, ...], before: Known, *, changed: bool
     ) -> Found:
-        if (self._ground.path(layer) / "filled").exists():
+        if (self._ground.path(layer) / FILLED).exists():
             if changed and self.masks:
                 raise WorkspaceError(
                     f"policy hides something else in {host} by now, and its copy is on another machine",

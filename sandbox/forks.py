@@ -16,32 +16,39 @@ from dataclasses import replace
 from pathlib import Path
 
 from sandbox.capture import Capture
+from sandbox.containers import session_labels
 from sandbox.errors import WorkspaceError
 from sandbox.freezing import Freezing
 from sandbox.intents import TRASH
 from sandbox.keeper import Keeper
-from sandbox.layers import Layer, LayerTable
+from sandbox.layers import FILLED, Layer, LayerTable
 from sandbox.places import Places
 from sandbox.points import INHERITED, Log
 from sandbox.pool import Pool
 from sandbox.rebuild import Rebuild
+from sandbox.refill import Filling, Refill
 from sandbox.remade import forget, note
+from sandbox.remote import default_volume
 from sandbox.spec import Rung
 from sandbox.states import State, encode, stamped, whole
 from sandbox.store import Store
+from sandbox.system import STATE_LABEL, state_mark
 
-_CARRIED = ("manifest", "copy.manifest", "filled")
+_CARRIED = ("manifest", "copy.manifest")
 
 
 class Forks:
     """Of one session. The caller holds its checkpoints still."""
 
-    def __init__(self, places: Places, pool: Pool, keeper: Keeper, freezing: Freezing, *, directory: Path) -> None:
+    def __init__(
+        self, places: Places, pool: Pool, keeper: Keeper, freezing: Freezing, refill: Refill, *, directory: Path
+    ) -> None:
         """`directory`: where the session's stores lie."""
         self._places = places
         self._pool = pool
         self._keeper = keeper
         self._freezing = freezing
+        self._refill = refill
         self._directory = directory
 
     def make(
@@ -52,8 +59,8 @@ class Forks:
         layers for which that was needed. Raises OSError, StoreError, WorkspaceError.
         """
         table = self._places.table
-        if table is None or any(layer.remote for layer in table.layers):
-            raise WorkspaceError("a session whose layers are on another machine cannot be forked yet")
+        if table is None:
+            raise WorkspaceError("this session has no layers yet")
         with self._pool.shared():
             states, planted = log.state(checkpoint), dict[str, str]()
             for layer in table.layers:
@@ -81,11 +88,37 @@ class Forks:
         )
         (directory / "layers").mkdir(mode=0o700)
         made.write(directory / "layers" / "layers.json")
-        now = {layer.name: self._layer(layer, states[layer.name], directory, log) for layer in layers}
+        if any(layer.remote for layer in layers):  # what its volumes hide is what the origin's did
+            with suppress(FileNotFoundError):
+                shutil.copyfile(self._places.directory / "masks.json", directory / "layers" / "masks.json")
+        places = {layer.name: self._begin(layer) for layer in layers}
+        labels = session_labels(session) | {STATE_LABEL: state_mark(directory.with_name(session))}
+        now = self._refill.fill(
+            [
+                Filling(
+                    layer=layer,
+                    state=states[layer.name],
+                    volume=default_volume(session, layer.name),
+                    mark=places[layer.name] / FILLED,
+                )
+                for layer in layers
+                if layer.remote
+            ],
+            log,
+            labels=labels,
+        )
+        for layer in layers:
+            place = places[layer.name]
+            if not layer.remote:
+                now[layer.name] = self._written(layer, states[layer.name], place, log)
+            if layer.rung is not Rung.OVERLAY:  # by stamp, no file of a copy that was made again is what it was
+                forget(place)
+                note(place, now[layer.name], log.first().get(layer.name, State()))
+            place.rename(directory / "layers" / layer.name)
         self._stores(directory / "store", now, checkpoint)
 
-    def _layer(self, layer: Layer, state: State, directory: Path, log: Log) -> State:
-        """One layer, made beside the origin's, where the keeper sees it. Its state, with the stamps that it has now."""
+    def _begin(self, layer: Layer) -> Path:
+        """Where one layer is made: beside the origin's, so that the keeper sees it."""
         origin = self._places.path(layer)
         place = origin / f"{TRASH}fork-{uuid.uuid4().hex[:8]}"
         place.mkdir(mode=0o700)
@@ -94,21 +127,20 @@ class Forks:
             (place / "lower").symlink_to(lower.readlink())
         else:
             self._places.copy_skeleton(lower, place / "lower")
+        for name in _CARRIED:
+            with suppress(FileNotFoundError):
+                _share(origin / name, place / name)
+        return place
+
+    def _written(self, layer: Layer, state: State, place: Path, log: Log) -> State:
+        """A layer on this machine. Its state, with the stamps that it has now."""
         top = place / self._places.top(layer).name
         top.mkdir(mode=0o700)
         if layer.rung is Rung.OVERLAY:
             (place / "work").mkdir()
         old = None if layer.rung is Rung.OVERLAY else self._places.top(layer)
         Rebuild(top, log, self._keeper, old=old, now=state, clone=True).run(state)
-        for name in _CARRIED:
-            with suppress(FileNotFoundError):
-                _share(origin / name, place / name)
-        now = stamped(state, Capture(top, None, self._keeper).run(State()).rows)
-        if layer.rung is not Rung.OVERLAY:  # by stamp, no file of a copy that was made again is what it was
-            forget(place)
-            note(place, now, log.first().get(layer.name, State()))
-        place.rename(directory / "layers" / layer.name)
-        return now
+        return stamped(state, Capture(top, None, self._keeper).run(State()).rows)
 
     def _stores(self, store: Path, states: dict[str, State], checkpoint: str) -> None:
         store.mkdir(mode=0o700)

@@ -14,11 +14,12 @@ from typing import Any
 from sandbox.compaction import contents_of
 from sandbox.errors import StoreError
 from sandbox.kept import Kept
-from sandbox.layers import LayerTable
+from sandbox.layers import FILLED, LayerTable
 from sandbox.manifest import Manifest
 from sandbox.packs import directory_size, read_directory, unpack_contents, unpack_notes
 from sandbox.points import INHERITED
 from sandbox.pool import Pool
+from sandbox.remote import read_mark
 from sandbox.states import Delta, decode
 from sandbox.store import NOTE, NOTES, PACK, Record, Store, digest_of
 
@@ -269,6 +270,10 @@ def _tables(checked: Checked, directory: Path) -> LayerTable | None:
         if not layer.remote and not any((place / top).is_dir() for top in ("upper", "copy")):
             what = "the directory that holds what was written is missing"
             checked.damages.append(Damage(file=f"layers/{layer.name}", what=what, paths=(layer.name,)))
+        try:
+            read_mark(place / FILLED)
+        except StoreError as error:
+            checked.damages.append(Damage(file=f"layers/{layer.name}/{FILLED}", what=str(error), paths=(layer.name,)))
         try:
             Manifest(place / "manifest").close()
         except FileNotFoundError:

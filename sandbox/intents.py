@@ -1,8 +1,8 @@
 """Intents: what is about to become of a session's layers, written down before the first of them is renamed.
 
-New directories lie beside the old ones (`new`, and `new.work` for the kernel); with the intent on record
-the step is decided, and whoever comes next carries it out. Before it nothing happened. What is replaced
-goes to the trash, or becomes a frozen layer of the pool.
+New directories lie beside the old ones (`new`, and `new.work` for the kernel; for a volume on another machine a
+file `new` that names it); with the intent on record the step is decided, and whoever comes next carries it out.
+Before it nothing happened. What is replaced goes to the trash, or becomes a frozen layer of the pool.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from sandbox.remade import forget
 INTENT_VERSION = 2  # 1 knew no frozen layers
 RESTORE, FREEZE = "restore.json", "freeze.json"
 TRASH = ".trash-"
+NEW = "new"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,7 @@ def finish(layers: Path, intent: Intent | None) -> None:
     trash. No box may stand on what is replaced. Again is no harm.
     """
     wanted = intent.layers if intent else {}
-    for new in layers.glob("*/new"):
+    for new in layers.glob(f"*/{NEW}"):
         place = new.parent
         name = wanted.get(place.name)
         if intent is None or name is None:

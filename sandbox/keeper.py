@@ -1,5 +1,5 @@
-"""The keeper: a container of ours that reads, gives away and removes what lies in layers and is not
-the controller's to touch (mode 000, other owners, marks of root). Started when first needed, kept
+"""The keeper: a container of ours that reads, gives away, fills and removes what lies in layers and is not
+the controller's to touch (mode 000, other owners, marks of root, another machine). Started when first needed, kept
 until the session's owner ends. It sees the layers, frozen ones too, and the roots (read-only), nothing else, and no
 network; nothing of the box's runs in it.
 """
@@ -37,6 +37,7 @@ _ERRNOS = {
     wire.PathCode.LINK: errno.ELOOP,
     wire.PathCode.DENIED: errno.EACCES,
     wire.PathCode.NOT_FILE: errno.EINVAL,
+    wire.PathCode.NO_SPACE: errno.ENOSPC,
 }
 
 
@@ -110,6 +111,24 @@ class Keeper:
                 hint="a container engine is needed for this: start it and try again",
             )
         return self._image()
+
+    @property
+    def engine(self) -> Engine:
+        """Where its container runs. Raises WorkspaceError where there is none."""
+        self.image()
+        assert self._engine is not None
+        return self._engine
+
+    def over(self, mounts: tuple[Mount, ...]) -> Keeper:
+        """Another one, that has only these mounts. Close it."""
+        return Keeper(
+            self._engine,
+            self._image,
+            session=self._session,
+            layers=self._layers,
+            roots={},
+            mounts=lambda: mounts,
+        )
 
     def place(self, path: Path) -> str:
         """Where the keeper sees a path of the layers, the pool or the roots. Raises ValueError for any other."""

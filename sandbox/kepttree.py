@@ -102,6 +102,10 @@ class KeptTree:
 
     def attributes(self, path: bytes) -> dict[str, bytes]:
         """Attributes of the user namespace."""
+        return {name: value for name, value in self.kept_attributes(path).items() if name.startswith("user.")}
+
+    def kept_attributes(self, path: bytes) -> dict[str, bytes]:
+        """The same, with ACLs where the keeper reads them."""
         try:
             return self._local.attributes(path)
         except PermissionError:

@@ -2,7 +2,8 @@
 
 On the overlay rung a layer is `lower` (a link to the root, or a skeleton of ours), frozen layers of the
 pool (`sandbox.pool`), `upper` (what changed since) and `work` (the kernel's). On the copy rungs it is
-`copy`, the whole tree. The link keeps odd characters and long paths out of the option string, which
+`copy`, the whole tree; on another machine a volume of the engine there, which `filled` names
+(`sandbox.remote`). The link keeps odd characters and long paths out of the option string, which
 holds one page and is cut silently. `mask` (`sandbox.covers`) hides places of the root: it lies next above `lower`.
 """
 
@@ -25,6 +26,7 @@ from sandbox.spec import Owner, Rung
 LAYERS_VERSION = 2  # 1 knew no frozen layers
 MOST_LOWERS = 20
 MASK = "mask"
+FILLED = "filled"  # of a layer on another machine: names the volume that holds it
 _OPTIONS_LENGTH = 4000
 _OVERLAY_MAGIC = 0x794C7630
 FICLONE = 0x40049409

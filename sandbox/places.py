@@ -6,22 +6,23 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sandbox.containers import SESSION_LABEL
+from sandbox.containers import LAYER_LABEL, SESSION_LABEL, session_labels
 from sandbox.copies import copy_tree, remove_tree
 from sandbox.covers import Covers
-from sandbox.engine import ConflictError, Engine, NotFoundError, session_labels
+from sandbox.engine import ConflictError, Engine, NotFoundError
 from sandbox.errors import DiskFullError, StoreError, WorkspaceError
 from sandbox.gitlinks import box_links
 from sandbox.keeper import LAYERS, KeeperImage
-from sandbox.layers import Layer, LayerTable, can_reflink, choose_rung, copy_attributes, overlay_options
-from sandbox.remote import fill_volume
+from sandbox.layers import FILLED, Layer, LayerTable, can_reflink, choose_rung, copy_attributes, overlay_options
+from sandbox.remote import default_volume, fill_volumes, read_mark, tar_pieces, write_mark
 from sandbox.roots import Root
 from sandbox.skeleton import Skeleton
 from sandbox.spec import Mount, Owner, Rung
+from sandbox.system import STATE_LABEL, state_mark
 
 REMOVAL_SECONDS = 10.0
 Chown = Callable[[Path, Owner], None]
@@ -111,6 +112,10 @@ class Places:
         """The directory that holds what was written."""
         return self.path(layer) / ("upper" if layer.rung is Rung.OVERLAY else "copy")
 
+    def switch(self, layer: Layer) -> str:
+        """What takes the place of another when a layer is made anew: a directory, or the mark of a volume."""
+        return FILLED if layer.remote else self.top(layer).name
+
     def trees(self, layer: Layer) -> tuple[Path, ...]:
         """The frozen directories that a layer stands on, the topmost first. Raises StoreError where one is missing."""
         found = tuple(self._frozen(name) for name in layer.lowers) if self._frozen is not None else ()
@@ -146,6 +151,9 @@ class Places:
     def mounts(self, engine: Engine, *, fresh: bool = False) -> tuple[Mount, ...]:
         """Define the engine's volumes anew and return what to mount. `fresh`: there can be none yet."""
         assert self.table is not None
+        self._fill_remote(
+            engine, [la for la in self.table.layers if la.remote and not (self.path(la) / FILLED).exists()]
+        )
         places = [self._mount(engine, layer, fresh=fresh) for layer in self.table.layers]
         return (*places, *(mount for layer in self.table.layers for mount in self.covers.mounts(layer)))
 
@@ -166,10 +174,11 @@ class Places:
         return any(not _goes_by_itself(engine, container.id) for container in found)
 
     def remove_remote(self, engine: Engine) -> None:
-        """Remove the volumes that hold layers on another machine."""
-        for layer in self.table.layers if self.table else ():
-            if layer.remote:
-                engine.volumes.remove(self.volume(layer), patience=REMOVAL_SECONDS)
+        """Remove the volumes that hold layers on another machine, those that were replaced or never used too."""
+        if any(layer.remote for layer in (self.table.layers if self.table else ())):
+            for volume in engine.volumes.list(f"{SESSION_LABEL}={self.session}"):
+                if LAYER_LABEL in volume.labels:
+                    engine.volumes.remove(volume.name, patience=REMOVAL_SECONDS)
 
     def remote_mounts(self) -> tuple[Mount, ...]:
         """The layers on another machine, as a keeper has them; empty where all are on this one."""
@@ -177,8 +186,14 @@ class Places:
         return tuple(Mount(volume=self.volume(la), at=LAYERS / la.name / "copy") for la in layers if la.remote)
 
     def volume(self, layer: Layer) -> str:
-        """The name of a layer's volume."""
-        return f"fumehood-{self.session.replace('-', '')[:12]}-{layer.name}"
+        """The name of a layer's volume. Raises StoreError."""
+        named = read_mark(self.path(layer) / FILLED) if layer.remote else ""
+        return named or default_volume(self.session, layer.name)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What a volume that is a layer of this session carries."""
+        return session_labels(self.session) | {STATE_LABEL: state_mark(self.directory.parent)}
 
     def _mount(self, engine: Engine, layer: Layer, *, fresh: bool) -> Mount:
         if layer.rung is not Rung.OVERLAY and not layer.remote:
@@ -189,8 +204,6 @@ class Places:
                 engine.volumes.remove(name, patience=REMOVAL_SECONDS)
             options = overlay_options(self.path(layer), self.trees(layer))
             engine.volumes.create(name, options=options, labels=session_labels(self.session))
-        elif not (self.path(layer) / "filled").exists():
-            self._fill_remote(engine, layer)
         return Mount(volume=name, at=layer.at, top=None if layer.remote else self._top_of(layer))
 
     def _top_of(self, layer: Layer) -> tuple[int, int, int]:
@@ -199,20 +212,28 @@ class Places:
         owner = Owner(uid=seen.st_uid, gid=seen.st_gid) if seen else self._owner
         return owner.uid, owner.gid, self.top(layer).stat().st_mtime_ns
 
-    def _fill_remote(self, engine: Engine, layer: Layer) -> None:
-        source = layer.host or self.path(layer) / "lower"
-        inside = self.directory.resolve()
-        self.problems += fill_volume(
-            engine,
-            self._image(),
-            self.volume(layer),
+    def _fill_remote(self, engine: Engine, layers: Sequence[Layer]) -> None:
+        if not layers:
+            return
+        failures: list[str] = []
+        pieces = (piece for layer in layers for piece in self._sent(layer, failures))
+        volumes = {layer.name: self.volume(layer) for layer in layers}
+        fill_volumes(engine, self._image(), volumes, pieces, labels=self.labels)
+        self.problems += tuple(failures)
+        for layer in layers:
+            write_mark(self.path(layer) / FILLED, volumes[layer.name])
+
+    def _sent(self, layer: Layer, failures: list[str]) -> Iterator[bytes]:
+        """What a layer on another machine begins with."""
+        source, inside = layer.host or self.path(layer) / "lower", self.directory.resolve()
+        return tar_pieces(
+            layer.name,
             source,
-            session=self.session,
+            failures,
             owner=self._owner if layer.host is None else None,
             skip=inside if inside.is_relative_to(source) else None,
             masked=self.covers.contents(layer) if layer.host is not None else {},
         )
-        (self.path(layer) / "filled").touch()
 
     def _new_root(self, root: Root, links: Mapping[str, bytes], *, local: bool, forced: Rung | None) -> Layer:
         rung, reason = choose_rung(root.host, self.directory, local=local, forced=forced)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,7 +121,7 @@ class Views:
 
     def touched_beneath(self, layer: Layer, closed: Iterable[bytes]) -> set[bytes]:
         """The paths of a whole copy that were changed beneath directories which only the keeper may read."""
-        touched: set[bytes] = set()
+        touched: dict[bytes, Entry | None] = {}
         with self._errors(), ExitStack() as stack:
             manifest = stack.enter_context(closing(Manifest(self._places.path(layer) / "copy.manifest")))
             copy = self._layer(layer, stack)
@@ -130,14 +130,19 @@ class Views:
                 for entry in _below(copy, directory):
                     there.add(entry.path)
                     if not entry.stamp.same(manifest.stamp(entry.path)):
-                        touched.add(entry.path)
-                touched |= set(manifest.beneath(directory)) - there
-        return self.without_remade(layer, touched)
+                        touched[entry.path] = entry
+                touched |= dict.fromkeys(set(manifest.beneath(directory)) - there)
+        return self.without_remade(layer, touched, touched)
 
-    def without_remade(self, layer: Layer, touched: Iterable[bytes]) -> set[bytes]:
-        """Without the paths of a whole copy that only a restore made again, as they were at first."""
+    def without_remade(
+        self, layer: Layer, touched: Iterable[bytes], seen: Mapping[bytes, Entry | None] | None = None
+    ) -> set[bytes]:
+        """Without the paths of a whole copy that only a restore made again, as they were at first. `seen`: what is
+        known to be there.
+        """
         if not (self._places.path(layer) / REMADE).exists():
             return set(touched)
+        seen = seen or {}
         with self._errors(), ExitStack() as stack:
             manifest = stack.enter_context(closing(Manifest(self._places.path(layer) / "copy.manifest")))
             copy = self._layer(layer, stack)
@@ -149,10 +154,10 @@ class Views:
             return {
                 path
                 for path in touched
-                if (now := copy.stat(path)) is None
+                if (now := seen[path] if path in seen else copy.stat(path)) is None
                 or not now.stamp.alike(manifest.stamp(path))
                 or (remade is not None and remade.touched(path, now.stamp))
-                or (now.is_file and _own_attributes(copy, host, path))
+                or (now.is_file and not (layer.remote and remade is not None) and _own_attributes(copy, host, path))
             }
 
     def diffs(self, layer: Layer, changes: Sequence[Change]) -> Generator[FileDiff, None, None]:

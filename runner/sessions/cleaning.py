@@ -1,5 +1,5 @@
-"""Removing what dead owners left in the engine: containers, volumes, and images that nobody names; never layers or
-toolboxes.
+"""Removing what dead owners left in the engine: containers, volumes, images and layers on another machine that nobody
+names; never other layers or toolboxes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from pathlib import Path
 from runner.errors import SessionBusyError
 from runner.sessions.store import Store, is_session_id
 from sandbox.containers import LABEL, LAYER_LABEL, OWNER_LABEL, SESSION_LABEL, owner_dead
-from sandbox.engine import Engine
+from sandbox.engine import Engine, VolumeInfo
 from sandbox.errors import EngineRefusedError, SandboxError
 from sandbox.points import images_named
+from sandbox.remote import volumes_named
 from sandbox.system import forgotten, holds_work, left_box, session_images, sweep
 
 
@@ -29,7 +30,8 @@ class Removed:
 
 def remove_dead(engine: Engine, store: Store) -> Removed:
     """Remove containers and volumes whose owner is dead: that of a session in the store by its lock, any other by
-    its label. Images go that are nobody's. What cannot be told (another machine's, another user's) stays. Blocks.
+    its label. Images and layers go that are nobody's. What cannot be told (another machine's, another user's) stays.
+    Blocks.
     """
     containers = volumes = 0
     for container in engine.containers.list(LABEL, all=True):
@@ -37,7 +39,7 @@ def remove_dead(engine: Engine, store: Store) -> Removed:
             engine.containers.remove(container.id, force=True)
             containers += 1
     for volume in engine.volumes.list(LABEL):
-        if LAYER_LABEL not in volume.labels and _is_dead(volume.labels, store):
+        if _is_nobodys(volume, store) if LAYER_LABEL in volume.labels else _is_dead(volume.labels, store):
             try:
                 engine.volumes.remove(volume.name)
             except EngineRefusedError:  # a container uses it
@@ -78,6 +80,21 @@ def _is_dead(labels: Mapping[str, str], store: Store) -> bool:
     if is_session_id(session) and store.directory(session).exists():
         return not store.lock(session).held()
     return owner_dead(owner)
+
+
+def _is_nobodys(volume: VolumeInfo, store: Store) -> bool:
+    """Whether a volume that was to be a layer is named by no session: that of a session of this machine which is gone
+    or never came to be, or one that a session at rest left behind.
+    """
+    session = volume.labels.get(SESSION_LABEL, "")
+    directory = store.directory(session)
+    if not is_session_id(session) or not directory.exists():
+        return forgotten(volume.labels) and owner_dead(volume.labels.get(OWNER_LABEL, ""))
+    with suppress(SessionBusyError, SandboxError, OSError):
+        if volume.name not in volumes_named(directory / "layers", session):
+            with store.lock(session):  # what was begun meanwhile is named
+                return volume.name not in volumes_named(directory / "layers", session)
+    return False
 
 
 def evict(engine: Engine, session: str, state: Path) -> None:

@@ -1,10 +1,11 @@
-"""The keeper's end of the wire: reads, gives away and removes what the controller may not, beneath the
+"""The keeper's end of the wire: reads, gives away, fills and removes what the controller may not, beneath the
 directories that are mounted into its container and nowhere else. One request at a time, each answered
 within the first window of credit. No command of anybody's runs here.
 """
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import errno
 import fcntl
@@ -33,6 +34,7 @@ _MAX_DEPTH = 1000
 _FLAT_ROWS, _FLAT_DEPTH = 500, 40
 # More than a row of `take` needs that tells of no attributes.
 _ROW = 32
+_KEPT = ("user.", "system.posix_acl_")
 
 
 class RefusedError(Exception):
@@ -141,13 +143,13 @@ def look(args: Args) -> Answer:
         os.close(opened)
 
 
-def regular(path: bytes) -> int:
-    """A regular file, opened for reading."""
+def regular(path: bytes, way: int = os.O_RDONLY) -> int:
+    """A regular file, opened for reading, or another `way`."""
     found = open_path(path, _LOOK)
     try:
         if not stat.S_ISREG(os.fstat(found).st_mode):
             raise RefusedError(wire.PathCode.NOT_FILE)
-        return os.open("/proc/self/fd/%d" % found, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        return os.open("/proc/self/fd/%d" % found, way | os.O_CLOEXEC | os.O_NONBLOCK)
     finally:
         os.close(found)
 
@@ -182,13 +184,13 @@ def readlink(args: Args) -> Answer:
 
 
 def attributes(args: Args) -> Answer:
-    """Attributes of the user namespace, values in hex."""
+    """Attributes of the user namespace, and ACLs, values in hex."""
     opened = open_path(checked(args["path"]), _LOOK)
     try:
         through = "/proc/self/fd/%d" % opened
         if stat.S_ISLNK(os.fstat(opened).st_mode):
             return {}, b"{}"
-        names = [name for name in os.listxattr(through) if name.startswith("user.")]
+        names = [name for name in os.listxattr(through) if name.startswith(_KEPT)]
         found = json.dumps({name: os.getxattr(through, name).hex() for name in names}).encode("ascii")
         return {}, found if len(found) <= _MOST else b"{}"
     finally:
@@ -246,10 +248,58 @@ def whole(directory: int, name: bytes) -> tuple[dict[str, str] | None, bytes]:
         seen = os.fstat(opened)
         if not stat.S_ISREG(seen.st_mode) or seen.st_size > wire.PAYLOAD or seen.st_blocks * 512 < seen.st_size:
             return None, b""
-        names = [name for name in os.listxattr(opened) if name.startswith("user.")]
+        names = [name for name in os.listxattr(opened) if name.startswith(_KEPT)]
         return {name: os.getxattr(opened, name).hex() for name in names}, os.read(opened, seen.st_size + 1)
     except OSError:
         return None, b""
+    finally:
+        os.close(opened)
+
+
+def write(args: Args) -> Answer:
+    """Bytes (base64) from `offset` on, or no more than a `size` for the file."""
+    opened = regular(checked(args["path"]), os.O_WRONLY)
+    try:
+        os.ftruncate(opened, max(number(args["size"]), os.fstat(opened).st_size))
+        data, offset = memoryview(binascii.a2b_base64(args["data"])), number(args["offset"])
+        while data:
+            done = os.pwrite(opened, data, offset)
+            data, offset = data[done:], offset + done
+        return {}, b""
+    finally:
+        os.close(opened)
+
+
+def bind(args: Args) -> Answer:
+    """A socket's name, to which nobody listens."""
+    parent, _, name = checked(args["path"]).rpartition(b"/")
+    directory = open_path(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.mknod(name, stat.S_IFSOCK | 0o600, dir_fd=directory)
+        return {}, b""
+    finally:
+        os.close(directory)
+
+
+def dress(args: Args) -> Answer:
+    """Give one path owner, mode, attributes (in hex, beside those that it has) and time of change."""
+    opened = open_path(checked(args["path"]), _LOOK)
+    try:
+        through, seen = "/proc/self/fd/%d" % opened, os.fstat(opened)
+        uid, gid = number(args["uid"]), number(args["gid"])
+        if (seen.st_uid, seen.st_gid) != (uid, gid):
+            os.chown(through, uid, gid)
+        if not stat.S_ISLNK(seen.st_mode):
+            for name, value in args["attributes"].items():
+                if not name.startswith(_KEPT):
+                    raise RefusedError(wire.PathCode.INVALID)
+                os.setxattr(through, name, bytes.fromhex(value))
+            os.chmod(through, stat.S_IMODE(number(args["mode"])))
+        time = args["mtime_ns"]
+        if not isinstance(time, int) or isinstance(time, bool):
+            raise RefusedError(wire.PathCode.INVALID)
+        os.utime(through, ns=(time, time))
+        return {}, b""
     finally:
         os.close(opened)
 
@@ -307,6 +357,9 @@ VERBS = {
     "readlink": readlink,
     "attributes": attributes,
     "take": take,
+    "write": write,
+    "bind": bind,
+    "dress": dress,
     "chown": chown,
     "remove": remove,
 }

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.engine import Engine, ImageInfo
+from sandbox.engine import Engine, ImageInfo, connect
 from sandbox.toolbox import Toolbox
 from tests.support.boxes import Boxes
 from tests.support.layers_by_hand import build
+from tests.support.relay import TcpRelay
 from tests.support.sessions import Bench
 
 
@@ -23,6 +24,15 @@ def boxes(engine: Engine, base_image: ImageInfo, toolbox: Toolbox, image_cache: 
 @pytest.fixture(scope="session")
 def bench(engine: Engine, base_image: ImageInfo, toolbox: Toolbox) -> Bench:
     return Bench(engine, base_image, toolbox)
+
+
+@pytest.fixture
+def far(engine: Engine, base_image: ImageInfo, toolbox: Toolbox) -> Iterator[Bench]:
+    """The same engine, reached as one on another machine is: what layers hold lies in volumes there."""
+    with TcpRelay(engine.endpoint) as relay:
+        connected = connect({"DOCKER_HOST": relay.host})
+        yield Bench(connected, base_image, toolbox)
+        connected.close()
 
 
 @pytest.fixture

@@ -40,9 +40,7 @@ class Relay:
         self.dead = threading.Event()
 
     def __enter__(self) -> Self:
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(self.path))
-        self._listener.listen(64)
+        self._listener = self._listen()
         self._accepting = threading.Thread(target=self._accept, args=(self._listener,), daemon=True)
         self._accepting.start()
         return self
@@ -53,6 +51,12 @@ class Relay:
         self.die()
         assert self._accepting is not None
         self._accepting.join(10)
+
+    def _listen(self) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(self.path))
+        listener.listen(64)
+        return listener
 
     def die(self) -> None:
         """The engine is gone: every connection breaks and no new one is taken."""
@@ -114,6 +118,18 @@ class Relay:
                         continue
                     ready.unregister(key.fileobj)
                     key.data.shutdown(socket.SHUT_WR)
+
+
+class TcpRelay(Relay):
+    """On a port of the loopback: an engine there is taken to see none of this machine's files."""
+
+    def __init__(self, endpoint: str, *, dies_at: bytes = b"") -> None:
+        super().__init__(Path("/nowhere"), endpoint, dies_at=dies_at)
+
+    def _listen(self) -> socket.socket:
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.host = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        return listener
 
 
 def _shut(sock: socket.socket) -> None:

@@ -128,7 +128,10 @@ def test_keeper_is_not_asked_for_what_this_process_may_read(layers: Path) -> Non
     tree.close()
 
 
-@pytest.mark.parametrize("kind", ["scan", "stat", "read", "readlink", "attributes", "chown", "remove"])
+VERBS = ["scan", "stat", "read", "readlink", "attributes", "chown", "remove", "write", "bind", "dress"]
+
+
+@pytest.mark.parametrize("kind", VERBS)
 @pytest.mark.parametrize(
     "path", ["/etc/passwd", "{top}/../outside", "{top}/link/f", "relative", "{top}/./f", "", 7, None]
 )
@@ -138,6 +141,7 @@ def test_keeper_touches_nothing_outside_of_its_directories(layers: Path, kind: s
     (layers / "link").symlink_to("../outside")
     named = path.format(top=layers) if isinstance(path, str) else path
     arguments = {"path": named, "start": 0, "offset": 0, "uid": os.geteuid(), "gid": os.getegid()}
+    arguments |= {"size": 99, "data": "eA==", "mode": 0o644, "mtime_ns": 0, "attributes": {}}
     frame = server.answer({"t": "open", "s": 1, "k": kind}, json.dumps(arguments).encode("ascii"))
     [(header, _)] = wire.Decoder().feed(frame)
     assert header["t"] == "fail"
@@ -161,6 +165,29 @@ def test_trees_are_removed_and_given_away_beneath_the_layers(layers: Path) -> No
     keeper.request("remove", path=str(layers / "d"))
     assert list(layers.iterdir()) == []
     assert Path("/etc/passwd").exists()
+
+
+def test_what_a_tar_cannot_tell_is_made_beneath_the_layers(layers: Path) -> None:
+    build(layers, {"d": {}, "f": (0o600, b""), "l": "f"})
+    keeper = Joined(layers, {})
+    keeper.request("write", path=str(layers / "f"), offset=2 << 20, size=0, data="ZW5k")
+    keeper.request("write", path=str(layers / "f"), offset=0, size=4 << 20, data="")
+    keeper.request("bind", path=str(layers / "d/s"))
+    told = {"uid": os.geteuid(), "gid": os.getegid()}
+    keeper.request(
+        "dress", path=str(layers / "f"), mode=0o4751, mtime_ns=-1_500_000_000, attributes={"user.a": "00ff"}, **told
+    )
+    keeper.request("dress", path=str(layers / "l"), mode=0o777, mtime_ns=7, attributes={}, **told)
+    seen = (layers / "f").stat()
+    assert (seen.st_size, seen.st_mtime_ns, seen.st_blocks * 512 < 1 << 20) == (4 << 20, -1_500_000_000, True)
+    assert stat.S_IMODE(seen.st_mode) == 0o4751
+    assert os.getxattr(layers / "f", "user.a") == b"\0\xff"
+    assert (layers / "f").read_bytes()[2 << 20 :].rstrip(b"\0") == b"end"
+    assert (layers / "l").lstat().st_mtime_ns == 7
+    assert stat.S_ISSOCK((layers / "d/s").lstat().st_mode)
+    for name in ("trusted.overlay.opaque", "security.capability"):
+        with pytest.raises(OSError, match="invalid"):
+            keeper.request("dress", path=str(layers / "f"), mode=0, mtime_ns=0, attributes={name: "79"}, **told)
 
 
 def test_without_an_engine_what_cannot_be_read_is_a_clear_error(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from sandbox.copies import copy_tree, remove_tree
 from sandbox.disk import DiskWatch, pause_for, usage_of
 from sandbox.errors import StoreError, WorkspaceError
 from sandbox.layers import Layer, LayerTable, choose_rung, copy_attributes, overlay_options
-from sandbox.remote import tar_pieces
+from sandbox.remote import default_volume, read_mark, tar_pieces, volumes_named, write_mark
 from sandbox.skeleton import gitconfig, own_places
 from sandbox.spec import Limits, Owner, Rung
 from tests.support.layers_by_hand import build, read, whiteout
@@ -215,14 +215,33 @@ def test_tar_for_another_machine_holds_the_tree_and_says_what_it_could_not(tmp_p
     )
     os.utime(source / "f", ns=(5, 1_600_000_000_123_456_789))
     failures: list[str] = []
-    pieces = tar_pieces(source, failures, owner=Owner(uid=7, gid=8), skip=source / "d/s")
+    pieces = tar_pieces("r", source, failures, owner=Owner(uid=7, gid=8), skip=source / "d/s")
     with tarfile.open(fileobj=io.BytesIO(b"".join(pieces)), errors="surrogateescape") as tar:
         assert {(member.uid, member.gid) for member in tar} == {(7, 8)}
-        assert tar.getnames()[0] == "layer"
+        assert tar.getnames()[0] == "layer/r"
         # Debian 12's Python 3.11.2 has no `filter` argument yet
         tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _path: member)
         tar.extractall(target)
     assert failures == []
-    target /= "layer"
+    target /= "layer/r"
     assert abs((target / "f").stat().st_mtime_ns - 1_600_000_000_123_456_789) < 1000
     assert read(target) == {"f": (0o751, b"x" * 3000), "l": "nowhere", "d": {"n\udcff\n": (0o600, b"")}}
+
+
+def test_a_mark_names_the_volume_of_a_layer(tmp_path: Path) -> None:
+    place = tmp_path / "layers" / "repo"
+    place.mkdir(parents=True)
+    first = default_volume("0f0e0d0c-1111", "repo")
+    assert (read_mark(place / "filled"), first) == ("", "fumehood-0f0e0d0c1111-repo")
+    (place / "filled").touch()  # as an earlier version left it
+    assert read_mark(place / "filled") == ""
+    assert volumes_named(place.parent, "0f0e0d0c-1111") == {first}
+    write_mark(place / "new", f"{first}-2")
+    write_mark(place / ".trash-x", f"{first}-3")
+    (place / ".trash-fork-1").mkdir()
+    write_mark(place / ".trash-fork-1" / "filled", "a fork's")
+    assert volumes_named(place.parent, "0f0e0d0c-1111") == {first, f"{first}-2", f"{first}-3"}
+    for damaged in (b"{", b"[]", b'{"version": 2, "volume": "x"}'):
+        (place / "filled").write_bytes(damaged)
+        with pytest.raises(StoreError):
+            read_mark(place / "filled")

@@ -221,20 +221,20 @@ def test_a_copy_that_is_sent_elsewhere_has_placeholders_and_none_of_what_is_hidd
     (tmp_path / "layers" / "r").mkdir()
     covers.cover([layer], masks(AT, ".env", "keys/**", logins=True), lambda _: ())
     failures: list[str] = []
-    data = b"".join(tar_pieces(top, failures, owner=None, skip=None, masked=covers.contents(layer)))
+    data = b"".join(tar_pieces("r", top, failures, owner=None, skip=None, masked=covers.contents(layer)))
     assert failures == []
     assert b"secret" not in data
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         found = {each.name: (each.isdir(), each.mode, each.size) for each in tar}
-        config = tar.extractfile("layer/.git/config")
+        config = tar.extractfile("layer/r/.git/config")
         assert config is not None
         assert config.read() == b"[remote]\n\turl = https://h/\n"
-    assert {name: found[name] for name in ("layer/.env", "layer/keys", "layer/seen")} == {
-        "layer/.env": (False, 0, 0),
-        "layer/keys": (True, 0o555, 0),
-        "layer/seen": (False, 0o644, 5),
+    assert {name: found[name] for name in ("layer/r/.env", "layer/r/keys", "layer/r/seen")} == {
+        "layer/r/.env": (False, 0, 0),
+        "layer/r/keys": (True, 0o555, 0),
+        "layer/r/seen": (False, 0o644, 5),
     }
-    assert "layer/keys/a" not in found
+    assert "layer/r/keys/a" not in found
     assert [covers.names(layer, path) for path in (".env", "keys/b/c", ".git/config", "seen")] == [
         True, True, True, False
     ]  # fmt: skip
