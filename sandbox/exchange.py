@@ -20,7 +20,6 @@ from sandbox.refusals import FORBIDDEN, GIVEN_UP, GoneError, LimitError, Refused
 from sandbox.tape import Answers, Headers, Take
 from sandbox.tunnel import Tunnel
 from sandbox.upstream import Upstream
-from sandbox.wire import PAYLOAD
 
 REASON = 200
 LINGER = 2.0
@@ -166,10 +165,10 @@ class Talk:
                 headers = take.asks(headers if injection is None else injection.into(headers))
                 headers = [(b"Host", target.authority.encode("ascii")), *headers]
                 sent = h11.Request(method=event.method, **_written(upstream, target, headers))
-                upstream.writer.write(there.send(sent) or b"")
+                upstream.line.write(there.send(sent) or b"")
                 if socket:
                     await self._next()
-                    upstream.writer.write(there.send(h11.EndOfMessage()) or b"")
+                    upstream.line.write(there.send(h11.EndOfMessage()) or b"")
                 mask = Mask(() if injection is None else injection.secrets)
                 await self._pass(upstream, there, socket=socket, mask=mask, take=take)
             end = {}
@@ -223,7 +222,7 @@ class Talk:
         if upstream is not None and there is not None:
             usable = (upstream.host, upstream.port) == (request.host, request.port)
             usable = usable and there.our_state is h11.DONE and there.their_state is h11.DONE
-            usable = usable and not upstream.reader.at_eof()
+            usable = usable and not upstream.line.at_end
             if upstream.address is not None:
                 usable = usable and not asked.ruling.objection(upstream.address)
             if usable:
@@ -270,8 +269,8 @@ class Talk:
 
     async def _forward(self, upstream: Upstream, data: bytes | None) -> None:
         async with asyncio.timeout(self._way.bounds.idle):
-            upstream.writer.write(data or b"")
-            await upstream.writer.drain()
+            upstream.line.write(data or b"")
+            await upstream.line.drain()
 
     async def _body(self) -> AsyncIterator[bytes]:
         """The request's body. Raises GoneError, TimeoutError."""
@@ -296,7 +295,7 @@ class Talk:
             event = there.next_event()
             if event is h11.NEED_DATA:
                 async with asyncio.timeout(self._way.bounds.idle):
-                    there.receive_data(await upstream.reader.read(PAYLOAD))
+                    there.receive_data(await upstream.line.read())
                 continue
             match event:
                 case h11.InformationalResponse(status_code=101):

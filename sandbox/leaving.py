@@ -22,7 +22,6 @@ from sandbox.refusals import GoneError, LimitError, RefusedError, why_not
 from sandbox.streams import Stream
 from sandbox.tape import Answers, Tape
 from sandbox.upstream import ProxyServer, Route, Upstream, by_proxy, directly, straight, trusted_here
-from sandbox.wire import PAYLOAD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,14 +373,14 @@ class Way:
             nonlocal moved
             while data := await client.read():
                 moved = self._monotonic()
-                upstream.writer.write(data)
-                await upstream.writer.drain()
+                upstream.line.write(data)
+                await upstream.line.drain()
             with suppress(OSError):
-                upstream.writer.write_eof()
+                upstream.line.write_end()
 
         async def down() -> None:
             nonlocal moved
-            while data := await upstream.reader.read(PAYLOAD):
+            while data := await upstream.line.read():
                 moved = self._monotonic()
                 await client.write(mask.feed(data))
             await client.write(mask.rest())
