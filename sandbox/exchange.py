@@ -16,6 +16,7 @@ from sandbox.heads import checked, cleaned, header, length, target_in
 from sandbox.hosts import HostError, Target, authority_of
 from sandbox.injection import Mask
 from sandbox.leaving import Asked, Client, Request, Way
+from sandbox.reading import Reading
 from sandbox.refusals import FORBIDDEN, GIVEN_UP, GoneError, LimitError, RefusedError, why_not
 from sandbox.tape import Answers, Headers, Take
 from sandbox.tunnel import Tunnel
@@ -156,6 +157,7 @@ class Talk:
                 await self._play(asked, self._way.replay)
             return
         take, end = self._taken(request, headers, socket=socket), {"failure": GIVEN_UP}
+        take = take if asked.ruling.reader is None else Reading(take, asked.ruling.reader)
         try:
             async with asked.in_time():
                 if asked.tally is not None:
@@ -194,10 +196,14 @@ class Talk:
                 body.feed(data)
             found = replay.answer(asked.request, body)
             asked.refuse(found.address)
+            take = Take() if asked.ruling.reader is None else Reading(Take(), asked.ruling.reader)
+            take.answered(found.status, found.headers, found.reason)
             await self._send(h11.Response(status_code=found.status, headers=found.headers, reason=found.reason))
             for data in found.pieces():
+                take.received(data)
                 await self._send(h11.Data(data=data))
             if found.whole:
+                take.complete()
                 await self._send(h11.EndOfMessage())
             end = {} if found.whole else {"failure": "it breaks off, as it was recorded"}
         except RefusedError as refused:
@@ -319,6 +325,7 @@ class Talk:
                 case h11.EndOfMessage():
                     data = mask.rest()
                     take.received(data)
+                    take.complete()
                     await self._send(h11.Data(data=data))
                     await self._send(h11.EndOfMessage())
                     return False

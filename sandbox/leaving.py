@@ -18,6 +18,7 @@ from sandbox.errors import SandboxError
 from sandbox.injection import NO_MASK, Injection, Mask
 from sandbox.metering import Meter, Tally
 from sandbox.reachable import Address, Network, Resolve, literal, resolve, special
+from sandbox.reading import Reader
 from sandbox.refusals import GoneError, LimitError, RefusedError, why_not
 from sandbox.streams import Stream
 from sandbox.tape import Answers, Tape
@@ -45,7 +46,8 @@ class Request:
 class Ruling:
     """A Judge's word. `reason` for the client where it is a no, with the rule that would allow it. `named`: ranges
     of special addresses that the deciding rule names; `barred`: ranges that a rule denies. `injection`: the key
-    that goes into the request, by TLS that ends here only. `about` is the Judge's own.
+    that goes into the request, by TLS that ends here only. `reader` is told of the whole answer, where each request is
+    seen. `about` is the Judge's own.
     """
 
     allowed: bool
@@ -53,6 +55,7 @@ class Ruling:
     named: tuple[Network, ...] = ()
     barred: tuple[Network, ...] = ()
     injection: Injection | None = None
+    reader: Reader | None = None
     about: Any = None
 
     def objection(self, address: Address) -> str:
