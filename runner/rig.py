@@ -66,6 +66,7 @@ class Rig:
             lasting=enforced.lasting,
             environ=environ,
             taping=wayout.taping_of(spec, self.directory, self.journal.secrets),
+            registries=lambda: enforced.registries,
         )
         self.housing: Housing = import_module("runner.sessions.housing").Housing(
             spec,

@@ -114,6 +114,24 @@ class CommandContract:
         (out, _, end), _ = await asyncio.gather(collect(process), feed())
         assert (out.strip(), end.code) == (b"1048576", 0)
 
+    async def test_standard_input_arrives_as_it_was_however_slowly_it_is_read(
+        self, box: Box, place: PurePosixPath
+    ) -> None:
+        """In pieces of any size, and between other calls."""
+        data = bytes(range(251)) * 10_000
+        script = "for i in 1 2 3 4 5 6; do head -c 100001; sleep 0.02; done; cat"
+        process = await box.exec(Command(argv=("sh", "-c", script), cwd=place, stdin=True))
+
+        async def feed() -> None:
+            at, size = 0, 1
+            while at < len(data):
+                await process.write_stdin(data[at : at + size])
+                at, size = at + size, size * 3 % 400_001
+            await process.write_stdin(None)
+
+        (out, _, end), _, (other, _, _) = await asyncio.gather(collect(process), feed(), shell(box, place, "echo here"))
+        assert (out == data, end.code, other) == (True, 0, b"here\n")
+
     async def test_without_standard_input_there_is_none(self, box: Box, place: PurePosixPath) -> None:
         """Reading ends at once."""
         out, _, _ = await shell(box, place, "wc -c")

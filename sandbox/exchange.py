@@ -16,11 +16,11 @@ from sandbox.heads import checked, cleaned, header, length, target_in
 from sandbox.hosts import HostError, Target, authority_of
 from sandbox.injection import Mask
 from sandbox.leaving import Asked, Client, Request, Way
+from sandbox.reading import Reading
 from sandbox.refusals import FORBIDDEN, GIVEN_UP, GoneError, LimitError, RefusedError, why_not
 from sandbox.tape import Answers, Headers, Take
 from sandbox.tunnel import Tunnel
 from sandbox.upstream import Upstream
-from sandbox.wire import PAYLOAD
 
 REASON = 200
 LINGER = 2.0
@@ -157,6 +157,7 @@ class Talk:
                 await self._play(asked, self._way.replay)
             return
         take, end = self._taken(request, headers, socket=socket), {"failure": GIVEN_UP}
+        take = take if asked.ruling.reader is None else Reading(take, asked.ruling.reader)
         try:
             async with asked.in_time():
                 if asked.tally is not None:
@@ -166,10 +167,10 @@ class Talk:
                 headers = take.asks(headers if injection is None else injection.into(headers))
                 headers = [(b"Host", target.authority.encode("ascii")), *headers]
                 sent = h11.Request(method=event.method, **_written(upstream, target, headers))
-                upstream.writer.write(there.send(sent) or b"")
+                upstream.line.write(there.send(sent) or b"")
                 if socket:
                     await self._next()
-                    upstream.writer.write(there.send(h11.EndOfMessage()) or b"")
+                    upstream.line.write(there.send(h11.EndOfMessage()) or b"")
                 mask = Mask(() if injection is None else injection.secrets)
                 await self._pass(upstream, there, socket=socket, mask=mask, take=take)
             end = {}
@@ -195,10 +196,14 @@ class Talk:
                 body.feed(data)
             found = replay.answer(asked.request, body)
             asked.refuse(found.address)
+            take = Take() if asked.ruling.reader is None else Reading(Take(), asked.ruling.reader)
+            take.answered(found.status, found.headers, found.reason)
             await self._send(h11.Response(status_code=found.status, headers=found.headers, reason=found.reason))
             for data in found.pieces():
+                take.received(data)
                 await self._send(h11.Data(data=data))
             if found.whole:
+                take.complete()
                 await self._send(h11.EndOfMessage())
             end = {} if found.whole else {"failure": "it breaks off, as it was recorded"}
         except RefusedError as refused:
@@ -223,7 +228,7 @@ class Talk:
         if upstream is not None and there is not None:
             usable = (upstream.host, upstream.port) == (request.host, request.port)
             usable = usable and there.our_state is h11.DONE and there.their_state is h11.DONE
-            usable = usable and not upstream.reader.at_eof()
+            usable = usable and not upstream.line.at_end
             if upstream.address is not None:
                 usable = usable and not asked.ruling.objection(upstream.address)
             if usable:
@@ -270,8 +275,8 @@ class Talk:
 
     async def _forward(self, upstream: Upstream, data: bytes | None) -> None:
         async with asyncio.timeout(self._way.bounds.idle):
-            upstream.writer.write(data or b"")
-            await upstream.writer.drain()
+            upstream.line.write(data or b"")
+            await upstream.line.drain()
 
     async def _body(self) -> AsyncIterator[bytes]:
         """The request's body. Raises GoneError, TimeoutError."""
@@ -296,7 +301,7 @@ class Talk:
             event = there.next_event()
             if event is h11.NEED_DATA:
                 async with asyncio.timeout(self._way.bounds.idle):
-                    there.receive_data(await upstream.reader.read(PAYLOAD))
+                    there.receive_data(await upstream.line.read())
                 continue
             match event:
                 case h11.InformationalResponse(status_code=101):
@@ -320,6 +325,7 @@ class Talk:
                 case h11.EndOfMessage():
                     data = mask.rest()
                     take.received(data)
+                    take.complete()
                     await self._send(h11.Data(data=data))
                     await self._send(h11.EndOfMessage())
                     return False

@@ -18,11 +18,11 @@ from sandbox.errors import SandboxError
 from sandbox.injection import NO_MASK, Injection, Mask
 from sandbox.metering import Meter, Tally
 from sandbox.reachable import Address, Network, Resolve, literal, resolve, special
+from sandbox.reading import Reader
 from sandbox.refusals import GoneError, LimitError, RefusedError, why_not
 from sandbox.streams import Stream
 from sandbox.tape import Answers, Tape
 from sandbox.upstream import ProxyServer, Route, Upstream, by_proxy, directly, straight, trusted_here
-from sandbox.wire import PAYLOAD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,8 @@ class Request:
 class Ruling:
     """A Judge's word. `reason` for the client where it is a no, with the rule that would allow it. `named`: ranges
     of special addresses that the deciding rule names; `barred`: ranges that a rule denies. `injection`: the key
-    that goes into the request, by TLS that ends here only. `about` is the Judge's own.
+    that goes into the request, by TLS that ends here only. `reader` is told of the whole answer, where each request is
+    seen. `about` is the Judge's own.
     """
 
     allowed: bool
@@ -54,6 +55,7 @@ class Ruling:
     named: tuple[Network, ...] = ()
     barred: tuple[Network, ...] = ()
     injection: Injection | None = None
+    reader: Reader | None = None
     about: Any = None
 
     def objection(self, address: Address) -> str:
@@ -374,14 +376,14 @@ class Way:
             nonlocal moved
             while data := await client.read():
                 moved = self._monotonic()
-                upstream.writer.write(data)
-                await upstream.writer.drain()
+                upstream.line.write(data)
+                await upstream.line.drain()
             with suppress(OSError):
-                upstream.writer.write_eof()
+                upstream.line.write_end()
 
         async def down() -> None:
             nonlocal moved
-            while data := await upstream.reader.read(PAYLOAD):
+            while data := await upstream.line.read():
                 moved = self._monotonic()
                 await client.write(mask.feed(data))
             await client.write(mask.rest())

@@ -13,17 +13,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from sandbox.errors import BoxLostError, BoxStartError, DiskFullError, PathError, ProtocolError, SandboxError
+from sandbox.sending import Sender
 from sandbox.streams import Grant, Stream
-from sandbox.wire import PAYLOAD, STREAMS, WIRE, Decoder, Outbox, PathCode, WireError, encode
+from sandbox.wire import PAYLOAD, STREAMS, WIRE, Buffer, Decoder, PathCode, WireError, encode
 
 HEADER = 8
+INCOMING = 256 << 10
 ENGINE_FRAME = 16 << 20
 DIAGNOSTICS = 16 << 10
 BODY = 128 << 20
 DEADLINE = 120.0
 
 
-class Pipe(asyncio.Protocol):
+class Pipe(asyncio.BufferedProtocol):
     """The connection. `connect` makes one; `close` ends it. `lost` is set when it is over, by whomever,
     and `error` says how.
     """
@@ -35,12 +37,12 @@ class Pipe(asyncio.Protocol):
         self._grants = dict(grants or {})
         self._transport: asyncio.Transport | None = None
         self._decoder = Decoder()
-        self._outbox = Outbox()
-        self._paused = False
+        self._sender: Sender | None = None
         self._streams: dict[int, Stream] = {}
         self._next = 1
         self._last_theirs = 0
         self._granted: dict[str, int] = {}
+        self._incoming = bytearray(INCOMING)
         self._raw = bytearray()
         self._diagnostics = bytearray()
         self._greeting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -52,6 +54,7 @@ class Pipe(asyncio.Protocol):
         """Shake hands over an engine's attach socket, which the pipe owns from now on. BoxStartError."""
         pipe = cls(grants)
         sock.setblocking(False)
+        pipe._sender = Sender(sock.dup(), pipe.connection_lost)
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.get_running_loop().connect_accepted_socket(lambda: pipe, sock)
@@ -91,6 +94,8 @@ class Pipe(asyncio.Protocol):
         stream = Stream(self, self._next, kind)
         self._next += 2
         self._streams[stream.id] = stream
+        if self._sender is not None:
+            self._sender.calls(stream.id)
         data = json.dumps(arguments, separators=(",", ":")).encode("ascii")
         first, rest = data[:PAYLOAD], data[PAYLOAD:]
         header: dict[str, Any] = {"t": "open", "s": stream.id, "k": kind}
@@ -142,28 +147,13 @@ class Pipe(asyncio.Protocol):
 
     def control(self, frame: bytes, stream: int = 0) -> None:
         """Send a small frame as soon as can be."""
-        if self._transport is None or self._paused or self._outbox:
-            self._outbox.control(frame, stream)
-        else:
-            self._transport.write(frame)
+        if self._sender is not None:
+            self._sender.control(frame, stream)
 
-    def bulk(self, frame: bytes, stream: int) -> None:
-        """Send data that there is credit for."""
-        self._outbox.data(frame, stream)
-        self._flush()
-
-    def _flush(self) -> None:
-        while self._outbox and not self._paused and self._transport is not None:
-            self._transport.write(self._outbox.take())
-
-    def pause_writing(self) -> None:
-        """asyncio: the socket is full."""
-        self._paused = True
-
-    def resume_writing(self) -> None:
-        """asyncio: there is room again."""
-        self._paused = False
-        self._flush()
+    def bulk(self, head: bytes, payload: Buffer, stream: int) -> None:
+        """Send data that there is credit for; `payload` does not change any more."""
+        if self._sender is not None:
+            self._sender.bulk(head, payload, stream)
 
     # Receiving
 
@@ -171,7 +161,6 @@ class Pipe(asyncio.Protocol):
         """asyncio: here is the socket."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the socket is gone."""
@@ -181,10 +170,15 @@ class Pipe(asyncio.Protocol):
         """asyncio: the engine closed its end."""
         return False
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 (asyncio's)
+        """asyncio: where to put bytes."""
+        return self._incoming
+
+    def buffer_updated(self, nbytes: int) -> None:
         """asyncio: bytes. Each piece is headed by the engine: which stream, how long."""
         raw = self._raw
-        raw += data
+        with memoryview(self._incoming) as incoming:
+            raw += incoming[:nbytes]
         at = 0
         try:
             while len(raw) - at >= HEADER:
@@ -254,6 +248,8 @@ class Pipe(asyncio.Protocol):
             stream.closed = True
             if stream.id % 2 == 0:
                 self._granted[stream.kind] -= 1
+            elif self._sender is not None:
+                self._sender.called(stream.id)
 
     def violated(self, reason: str) -> ProtocolError:
         """End the pipe for what came over it; the exception to raise."""
@@ -267,6 +263,8 @@ class Pipe(asyncio.Protocol):
         self.error = error
         if self._transport is not None:
             self._transport.abort()
+        if self._sender is not None:
+            self._sender.close()
         for stream in list(self._streams.values()):
             stream.abandon()
         self._streams.clear()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from sandbox.errors import SandboxError
-from sandbox.wire import PAYLOAD, WINDOW, WireError, encode
+from sandbox.wire import FRAME, WINDOW, Buffer, WireError, encode, head_of_data
 
 JOINED = 4096
 OTHER_FRAMES = 64
@@ -29,8 +29,8 @@ class Carrier(Protocol):
         """Send a small frame as soon as can be."""
         ...
 
-    def bulk(self, frame: bytes, stream: int) -> None:
-        """Send data that there is credit for."""
+    def bulk(self, head: bytes, payload: Buffer, stream: int) -> None:
+        """Send data that there is credit for; `payload` does not change any more."""
         ...
 
     def close_stream(self, stream: Stream) -> None:
@@ -91,9 +91,9 @@ class Stream:
             if self._credit <= 0:
                 await self._wait_for_credit()
                 continue
-            piece = view[: min(PAYLOAD, self._credit)]
+            piece = view[: min(FRAME, self._credit)]
             self._credit -= len(piece)
-            self._pipe.bulk(encode({"t": "data", "s": self.id, "c": 0}, bytes(piece)), self.id)
+            self._pipe.bulk(head_of_data(self.id, 0, len(piece)), piece, self.id)
             view = view[len(piece) :]
 
     def tell(self, kind: str, **fields: object) -> None:
@@ -124,7 +124,7 @@ class Stream:
 
     def _eat(self, count: int) -> None:
         self._eaten += count
-        if self._eaten >= WINDOW // 4 and not self.closed:
+        if self._eaten >= WINDOW // 2 and not self.closed:
             self.tell("credit", add=self._eaten)
             self._eaten = 0
 

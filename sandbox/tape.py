@@ -38,6 +38,9 @@ class Take:
     def received(self, data: bytes) -> None:
         """Of the answer's body."""
 
+    def complete(self) -> None:
+        """The answer's body is whole; its client does not know it yet."""
+
     def close(self, refusal: str = "", *, failure: str = "") -> None:
         """It is over; without a word the answer is whole."""
 

@@ -18,7 +18,6 @@ from sandbox.opened import OpenedClient
 from sandbox.reachable import literal
 from sandbox.refusals import GIVEN_UP, GoneError, RefusedError
 from sandbox.upstream import Upstream
-from sandbox.wire import PAYLOAD
 
 SOCKS = 5
 CONNECT = 1
@@ -90,8 +89,8 @@ class Tunnel:
                 if hello is None:
                     refusal = "plain HTTP was spoken in it, of which each request is judged by itself"
                 else:
-                    upstream.writer.write(hello)
-                    await upstream.writer.drain()
+                    upstream.line.write(hello)
+                    await upstream.line.drain()
                     await self._retry(upstream)
             failure = ""
             if not refusal:
@@ -136,7 +135,7 @@ class Tunnel:
         answer = b""
         try:
             async with asyncio.timeout(self._way.bounds.idle):
-                while (again := asks_again(answer)) is None and (data := await upstream.reader.read(PAYLOAD)):
+                while (again := asks_again(answer)) is None and (data := await upstream.line.read()):
                     answer += data
         except HelloError as error:
             raise RefusedError(f"TLS with {error}") from error
@@ -145,8 +144,8 @@ class Tunnel:
         if again:
             reader = SecondHelloReader()
             await self._first(reader)
-            upstream.writer.write(bytes(reader.passed + reader.data))
-            await upstream.writer.drain()
+            upstream.line.write(bytes(reader.passed + reader.data))
+            await upstream.line.drain()
 
     async def _first(self, reader: HelloReader | None = None) -> bytes | None:
         """The client's hello as it came; None where it speaks HTTP. Raises RefusedError, GoneError."""

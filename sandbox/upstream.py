@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from sandbox.lines import Line
 from sandbox.reachable import Address
-from sandbox.wire import PAYLOAD
 
+_LONGEST = 256 << 10
 _ANSWER = re.compile(rb"HTTP/1\.[01] (\d{3})(?: ([\x20-\x7e]{0,100}))?")
 
 
@@ -50,18 +50,17 @@ class Upstream:
     address: Address | None
     host: str
     port: int
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
+    line: Line
     proxy: ProxyServer | None = None
     forwards: bool = False
 
     def close(self) -> None:
         """Drop it."""
-        self.writer.close()
+        self.line.close()
 
     def abort(self) -> None:
         """Drop it now, whatever is still to be said."""
-        self.writer.transport.abort()
+        self.line.abort()
 
 
 async def directly(host: str, port: int, addresses: tuple[Address, ...], trust: ssl.SSLContext | None) -> Upstream:
@@ -69,13 +68,11 @@ async def directly(host: str, port: int, addresses: tuple[Address, ...], trust: 
     problem: OSError = OSError("the name has no address")
     for address in addresses:
         try:
-            reader, writer = await asyncio.open_connection(
-                str(address), port, limit=4 * PAYLOAD, ssl=trust, server_hostname=host if trust is not None else None
-            )
+            line = await Line.open(str(address), port, trust=trust, name=host if trust is not None else None)
         except OSError as error:
             problem = error
         else:
-            return Upstream(address=address, host=host, port=port, reader=reader, writer=writer)
+            return Upstream(address=address, host=host, port=port, line=line)
     raise problem
 
 
@@ -85,13 +82,13 @@ async def by_proxy(
     """By way of a proxy: `plain` requests are forwarded by it, everything else is tunnelled, by TLS for the host where
     `trust` is given. `own`: whom the proxy itself is believed by, where it is spoken to by TLS. Raises OSError.
     """
-    reader, writer = await asyncio.open_connection(proxy.host, proxy.port, limit=4 * PAYLOAD, ssl=own)
-    made = Upstream(address=None, host=host, port=port, reader=reader, writer=writer, proxy=proxy, forwards=plain)
+    line = await Line.open(proxy.host, proxy.port, trust=own)
+    made = Upstream(address=None, host=host, port=port, line=line, proxy=proxy, forwards=plain)
     try:
         if not plain:
             await _tunnel(made, proxy)
             if trust is not None:
-                await writer.start_tls(trust, server_hostname=host)
+                await line.secure(trust, host)
     except BaseException:
         made.abort()
         raise
@@ -101,12 +98,15 @@ async def by_proxy(
 async def _tunnel(made: Upstream, proxy: ProxyServer) -> None:
     where = f"{f'[{made.host}]' if ':' in made.host else made.host}:{made.port}".encode("ascii")
     login = b"Proxy-Authorization: " + proxy.authorization + b"\r\n" if proxy.authorization else b""
-    made.writer.write(b"CONNECT " + where + b" HTTP/1.1\r\nHost: " + where + b"\r\n" + login + b"\r\n")
-    await made.writer.drain()
-    try:
-        answer = await made.reader.readuntil(b"\r\n\r\n")
-    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-        raise ProxyRefusesError(f"the proxy {proxy} gave no answer that is clear") from error
+    made.line.write(b"CONNECT " + where + b" HTTP/1.1\r\nHost: " + where + b"\r\n" + login + b"\r\n")
+    await made.line.drain()
+    answer = b""
+    while b"\r\n\r\n" not in answer and len(answer) <= _LONGEST and (data := await made.line.read()):
+        answer += data
+    answer, end, rest = answer.partition(b"\r\n\r\n")
+    if not end:
+        raise ProxyRefusesError(f"the proxy {proxy} gave no answer that is clear")
+    made.line.unread(rest)
     form = _ANSWER.match(answer)
     if form is None or not form[1].startswith(b"2"):
         said = b" ".join(filter(None, form.groups())).decode("ascii") if form else "nothing that is clear"

@@ -7,6 +7,7 @@ and direction); everything else is small and goes first.
 
 from __future__ import annotations
 
+from collections import deque
 from json import JSONDecoder, JSONEncoder
 
 TYPE_CHECKING = False
@@ -15,12 +16,17 @@ if TYPE_CHECKING:
 
     Header: TypeAlias = dict[str, Any]
 
+Buffer = bytes | memoryview
+
 WIRE = 1
 PAYLOAD = 64 << 10
+FRAME = 128 << 10  # the largest payload
+HEAD = 64  # bytes of a head of data, so that it can be read without what follows
 HEADER = 16 << 10
 WINDOW = 256 << 10
 ARGUMENTS = 4 << 20
 STREAMS = 1024
+PARTS = 256  # buffers of one write, of which the kernel takes 1024
 STREAM_ID = 1 << 53
 TEXT = 4096 + 255
 PROXY_PORT = 7151  # of the box's loopback interface: the way out
@@ -85,7 +91,7 @@ _KNOWN = {
 _REQUIRED = {kind: frozenset(n for n in fields if n[0] != "?") for kind, fields in _FIELDS.items()}
 _RANGES = {
     "s": (1, STREAM_ID),
-    "n": (0, PAYLOAD),
+    "n": (0, FRAME),
     "c": (STDIN, STDERR),
     "add": (1, 1 << 40),
     "pid": (0, 1 << 31),
@@ -107,7 +113,7 @@ _decode = JSONDecoder(parse_constant=_refuse).decode
 def encode(header: Header, payload: bytes = b"") -> bytes:
     """One frame. ValueError when it would be larger than the other end accepts."""
     if payload:
-        if len(payload) > PAYLOAD:
+        if len(payload) > FRAME:
             raise WireError("payload too large")
         header["n"] = len(payload)
     line = _encode(header).encode("ascii")
@@ -207,6 +213,18 @@ class Decoder:
         del buffer[:at]
         return frames
 
+    def divide(self) -> tuple[Header, bytes, int] | None:
+        """A frame of data of which a part is here: its header, that part, and how many bytes are still to come, which
+        whoever asks takes from the source himself, without this decoder. None where there is no such frame.
+        """
+        header = self._header
+        if header is None or header["t"] != "data":
+            return None
+        part = bytes(self._buffer)
+        self._buffer.clear()
+        self._header = None
+        return header, part, self._want - len(part)
+
     @staticmethod
     def _parse(line: bytearray) -> Header:
         try:
@@ -217,14 +235,28 @@ class Decoder:
             raise WireError("header is no JSON") from None
 
 
+def head_of_data(stream: int, channel: int, size: int) -> bytes:
+    """What goes before the payload in a frame of data."""
+    return (b'{"t":"data","s":%d,"c":%d,"n":%d}' % (stream, channel, size)).ljust(HEAD - 1) + b"\n"
+
+
+def rest_of(parts: list[Buffer], count: int) -> list[Buffer]:
+    """What of these buffers is left after so many bytes."""
+    for at, part in enumerate(parts):
+        if count < len(part):
+            return [memoryview(part)[count:], *parts[at + 1 :]]
+        count -= len(part)
+    return []
+
+
 class Outbox:
     """What waits to be written, in the order in which it is to go: whole small frames first, data
     after, each stream's own frames in their order.
     """
 
     def __init__(self) -> None:
-        self._urgent: list[bytes] = []
-        self._bulk: list[tuple[int, bytes]] = []
+        self._urgent: list[Buffer] = []
+        self._bulk: deque[tuple[int, bytes, Buffer]] = deque()
         self._waiting: dict[int, int] = {}
         self.size = 0
 
@@ -236,32 +268,32 @@ class Outbox:
         self.size += len(frame)
         if stream in self._waiting:
             self._waiting[stream] += 1
-            self._bulk.append((stream, frame))
+            self._bulk.append((stream, frame, b""))
         else:
             self._urgent.append(frame)
 
-    def data(self, frame: bytes, stream: int) -> None:
-        """Queue a frame that used credit."""
-        self.size += len(frame)
+    def data(self, head: bytes, stream: int, payload: Buffer = b"") -> None:
+        """Queue a frame that used credit, in one piece or two. `payload` does not change any more."""
+        self.size += len(head) + len(payload)
         self._waiting[stream] = self._waiting.get(stream, 0) + 1
-        self._bulk.append((stream, frame))
+        self._bulk.append((stream, head, payload))
 
-    def take(self, most: int = PAYLOAD * 2) -> bytes:
+    def take(self, most: int = PAYLOAD * 2) -> list[Buffer]:
         """What to write next: all small frames, then data up to about `most` bytes."""
         parts, self._urgent = self._urgent, []
+        if len(parts) > PARTS:
+            parts = [b"".join(parts)]
         size = sum(map(len, parts))
-        count = 0
-        for stream, frame in self._bulk:
-            if size >= most:
-                break
-            count += 1
-            size += len(frame)
-            parts.append(frame)
+        while self._bulk and size < most and len(parts) < PARTS:
+            stream, head, payload = self._bulk.popleft()
+            size += len(head) + len(payload)
+            parts.append(head)
+            if payload:
+                parts.append(payload)
             left = self._waiting[stream] - 1
             if left:
                 self._waiting[stream] = left
             else:
                 del self._waiting[stream]
-        del self._bulk[:count]
         self.size -= size
-        return b"".join(parts)
+        return parts

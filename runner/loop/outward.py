@@ -5,7 +5,7 @@ can be, recorded, and told when it is over. A yes counts for the host, port and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +14,7 @@ from runner.effects import ConnectHost, Decision, Source, Verdict, effect_to_jso
 from runner.errors import UsageError
 from runner.events import ApprovalAsked, Egress, Failed, Judged
 from runner.journal import digest
+from runner.loop.indexes import Indexes, Registry
 from runner.policy.grants import offer, with_grant
 from runner.policy.network import network_pattern, shown
 from runner.policy.policy import Policy
@@ -57,7 +58,8 @@ class Bound(Protocol):
 class Outward:
     """A `sandbox.leaving.Judge` over the gate. `turn`: the number of the one that runs. `credentials`: keys that go
     into requests that are allowed; they allow nothing. `lasting`: a yes counts until the session ends. `looks`: all
-    requests inside of TLS are looked into; `replays`: a recording answers, and nothing leaves.
+    requests inside of TLS are looked into; `replays`: a recording answers, and nothing leaves. `registries`: those that
+    are open, the files of which may be fetched where their indexes name them.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class Outward:
         lasting: bool = False,
         looks: bool = False,
         replays: bool = False,
+        registries: Callable[[], Iterable[Registry]] = tuple,
     ) -> None:
         self._gate = gate
+        self._indexes = Indexes(registries)
         self._lasting = lasting
         self._granted: list[tuple[int, str]] = []
         self._looks = looks
@@ -88,6 +92,8 @@ class Outward:
             fetching = gate.fetching(effect.host, effect.port, effect.scheme)
             verdict = _fetched(fetching) if fetching else verdict
             cause = fetching or cause
+        if verdict.source is Source.MODE and policy.hosts_asked and (page := self._indexes.named(effect)):
+            verdict = _listed(page)
         if verdict.decision is Decision.ASK:
             verdict = await self._answer(effect, verdict, cause)
         sent = {"request": str(request)[:LONGEST_PATH]}
@@ -108,6 +114,7 @@ class Outward:
             named=named,
             barred=barred,
             injection=next((each.injection for each in self._credentials if each.fits(effect)), None),
+            reader=self._indexes.reader(effect) if verdict.decision is Decision.ALLOW else None,
             about=Decided(verdict=verdict, cause=cause),
         )
 
@@ -118,7 +125,8 @@ class Outward:
         keys = [each for each in self._credentials if each.concerns(host, port)]
         # what pins a host to its key has to see its requests, exempt or not
         pinned = any(each.injection.pin for each in keys)
-        if found == "https" and (pinned or ((keys or self._looks) and not policy.exempts(host))):
+        looks = self._looks or self._indexes.concerns(host, port)
+        if found == "https" and (pinned or ((keys or looks) and not policy.exempts(host))):
             return "inspected"
         return found
 
@@ -248,6 +256,10 @@ def refusal(effect: ConnectHost, verdict: Verdict) -> str:
 
 def _fetched(call: str) -> Verdict:
     return Verdict(decision=Decision.ALLOW, source=Source.FUMEHOOD, reason=f"call {call} was allowed to fetch there")
+
+
+def _listed(page: str) -> Verdict:
+    return Verdict(decision=Decision.ALLOW, source=Source.FUMEHOOD, reason=f"a registry's index names it: {page}")
 
 
 def _denied(verdict: Verdict, why: str) -> Verdict:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from runner.journal import Secrets
     from runner.loop.gate import Gate
     from runner.sessions.credentials import Credential
+    from runner.sessions.registries import Registry
     from runner.sessions.taping import Taping
     from runner.spec import SessionSpec
     from sandbox.authority import Authority
@@ -54,7 +55,7 @@ class WayOut:
     """`begin` gives it what decides; nothing passes before. `inspects`: requests inside of TLS are looked into, as they
     are where there are keys to put into them, and where exchanges are recorded or replayed, which is `taping`'s.
     `limits`: those in force, by the names of `runner.policy.locks.NETWORK`. `lasting`: a yes to a question counts until
-    the session ends. `environ`: names a company's proxy and authorities.
+    the session ends. `environ`: names a company's proxy and authorities. `registries`: those that are open now.
     """
 
     def __init__(
@@ -66,10 +67,12 @@ class WayOut:
         lasting: bool = False,
         environ: Mapping[str, str],
         taping: Taping | None = None,
+        registries: Callable[[], Iterable[Registry]] = tuple,
     ) -> None:
         self._limits = limits
         self._lasting = lasting
         self._environ = environ
+        self._registries = registries
         self._before: Callable[[], Iterable[Event]] = tuple
         self._inspects = inspects or bool(credentials) or taping is not None
         self._credentials = credentials
@@ -136,6 +139,7 @@ class WayOut:
                 turn=self._turn,
                 credentials=self._credentials,
                 lasting=self._lasting,
+                registries=self._registries,
                 looks=self._taping is not None,
                 replays=self._taping is not None and self._taping.replay is not None,
             )

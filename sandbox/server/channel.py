@@ -7,7 +7,7 @@ import os
 import time
 
 from sandbox.server.loop import EPOLLIN, EPOLLOUT, IDLE, Loop
-from sandbox.wire import CODES, PAYLOAD, WINDOW, Decoder, Outbox, encode
+from sandbox.wire import CODES, HEAD, PAYLOAD, WINDOW, Buffer, Decoder, Outbox, encode, head_of_data, rest_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from sandbox.server.commands import Command
     from sandbox.server.proxy import Connection
 
+ROUNDS = 4  # of reading at one go, before others have their turn
+NOT_WAITING = 1 | 2  # splice(2): SPLICE_F_MOVE, SPLICE_F_NONBLOCK
 HOLD = 0.004  # a "started" waits so long for company: most commands end before
 PIPE_SIZE = 1031  # fcntl F_SETPIPE_SZ
 
@@ -38,8 +40,11 @@ class Channel:
         self._on_frame = on_frame
         self._decoder = Decoder()
         self._outbox = Outbox()
-        self._writing = b""
+        self._writing: list[Buffer] = []
         self._held_until = 0.0
+        self._header: dict[str, Any] = {}
+        self._left = 0  # bytes of the frame of data with this header that are still to come
+        self._straight = False  # the last such bytes went on without passing through here
 
     def begin(self) -> None:
         """Start to listen."""
@@ -56,10 +61,10 @@ class Channel:
             self._held_until = 0.0
         self._outbox.control(frame, stream)
 
-    def bulk(self, frame: bytes, stream: int) -> None:
+    def bulk(self, head: bytes, payload: Buffer, stream: int) -> None:
         """Send a frame of data."""
         self._held_until = 0.0
-        self._outbox.data(frame, stream)
+        self._outbox.data(head, stream, payload)
 
     def _flush(self) -> float:
         """Write what can be written; how long may be waited."""
@@ -71,12 +76,12 @@ class Channel:
         while self._writing or self._outbox:
             data = self._writing or self._outbox.take()
             try:
-                count = os.write(1, data)
+                count = os.writev(1, data)
             except BlockingIOError:
                 self._writing = data
                 self.loop.watch(1, EPOLLOUT, self._on_room)
                 return IDLE
-            self._writing = data[count:]
+            self._writing = rest_of(data, count)
         return IDLE
 
     def _on_room(self, _: int) -> None:
@@ -84,14 +89,52 @@ class Channel:
 
     def _on_input(self, _: int) -> None:
         """Raises EOFError when the controller is gone, WireError when it speaks nonsense."""
+        for _round in range(ROUNDS):
+            if self._left and self._passed_on():
+                continue
+            try:
+                self._take()
+            except BlockingIOError:
+                return
+            if not self._left:
+                return
+
+    def _passed_on(self) -> bool:
+        """Have bytes of data go straight from the pipe to where they belong, where that takes them now."""
+        stream = self.streams.get(self._header["s"])
+        sink = stream.sink if stream is not None else -1
+        if stream is None or sink < 0:
+            return False
         try:
-            data = os.read(0, PAYLOAD)
-        except BlockingIOError:
-            return
+            count = os.splice(0, sink, self._left, flags=NOT_WAITING)
+        except BlockingIOError:  # nothing is here, or no room there
+            return False
+        except OSError:  # nobody is there any more, or it takes nothing this way: as it comes to light otherwise
+            stream.whole = True
+            return False
+        if not count:
+            raise EOFError
+        self._left -= count
+        self._straight = True
+        stream.consumed(count)
+        return True
+
+    def _take(self) -> None:
+        """Read frames, or more of the one that is not complete. Raises BlockingIOError."""
+        data = os.read(0, min(PAYLOAD, self._left) or (HEAD if self._straight else PAYLOAD))
         if not data:
             raise EOFError
+        if self._left:
+            self._left -= len(data)
+            self._on_frame(self._header, data)
+            return
+        self._straight = False
         for header, payload in self._decoder.feed(data):
             self._on_frame(header, payload)
+        if (divided := self._decoder.divide()) is not None:  # what of it is here goes as if it were all
+            self._header, part, self._left = divided
+            if part:
+                self._on_frame(self._header, part)
 
 
 class Stream:
@@ -108,10 +151,19 @@ class Stream:
         self.received: list[bytes] = []
         self.size = 0
         self.closed = False
+        self.whole = False  # bytes of data do not go straight on
         self._channel = channel
         self._eaten = 0
         self._body = memoryview(b"")
         self._result: dict[str, Any] = {}
+
+    @property
+    def sink(self) -> int:
+        """The descriptor that bytes of data go to as they are, -1 where they do not, or others wait before them."""
+        if self.whole:
+            return -1
+        there = self.command or self.connection
+        return there.sink if there is not None else -1
 
     def started(self, pid: int) -> None:
         """The command runs."""
@@ -125,10 +177,10 @@ class Stream:
         """The other end is done with it."""
         self._close()
 
-    def data(self, channel: int, data: bytes) -> None:
+    def data(self, channel: int, data: Buffer) -> None:
         """Bytes that there is credit for, at most one frame's worth."""
         self.credit -= len(data)
-        self._channel.bulk(encode({"t": "data", "s": self.id, "c": channel}, data), self.id)
+        self._channel.bulk(head_of_data(self.id, channel, len(data)), data, self.id)
 
     def done(self, result: dict[str, Any], body: bytes = b"") -> None:
         """The answer, which ends the stream; a long body goes ahead as credit allows."""
@@ -144,7 +196,7 @@ class Stream:
             if room <= 0:
                 self._body = body
                 return
-            self.data(0, bytes(body[:room]))
+            self.data(0, body[:room])
             body = body[room:]
         self._body = memoryview(b"")
         self._close()
@@ -169,6 +221,6 @@ class Stream:
     def consumed(self, count: int) -> None:
         """The other end may send as much again."""
         self._eaten += count
-        if self._eaten >= WINDOW // 4:
+        if self._eaten >= WINDOW // 2:
             self._channel.control(encode({"t": "credit", "s": self.id, "add": self._eaten}), self.id)
             self._eaten = 0

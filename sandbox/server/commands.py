@@ -114,6 +114,11 @@ class Command:
         self._typed.append(data)
         self._feed()
 
+    @property
+    def sink(self) -> int:
+        """Standard input, where it is a pipe and nothing waits for it; else -1."""
+        return -1 if self._typed or self._input == self._terminal else self._input
+
     def on_end(self) -> None:
         """Standard input is complete."""
         self._input_ends = True

@@ -110,6 +110,11 @@ class Connection:
             raise WireError("a frame that does not fit its stream")
         self.arm()
 
+    @property
+    def sink(self) -> int:
+        """Where bytes go, if nothing waits for it; else -1."""
+        return -1 if self._waiting or self._dead or self._over else self._fd
+
     def arm(self) -> None:
         """Watch for what can be done."""
         if self._fd < 0:

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -37,7 +38,7 @@ WORKED = re.compile(  # what only a whole package can show
     r"|^/tmp/a/tiny_1\.0_all\.deb$",
     re.MULTILINE,
 )
-OPTIONAL = frozenset({"wget", "requests", "uv", "npm", "cargo", "go", "apt", "node fetch", "node https"})
+OPTIONAL = frozenset({"wget", "requests", "httpx2", "uv", "npm", "cargo", "go", "apt", "node fetch", "node https"})
 
 
 def settings(bench: Bench, text: str) -> None:
@@ -51,9 +52,10 @@ def outputs(bench: Bench, session: str) -> list[str]:
 
 
 class Site(SimpleHTTPRequestHandler):
-    """Files of a directory, and no word on standard error."""
+    """Files of a directory (JSON where a name does not say), and no word on standard error."""
 
     protocol_version = "HTTP/1.1"
+    extensions_map = SimpleHTTPRequestHandler.extensions_map | {"": "application/json"}
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the library's)
         return
@@ -205,6 +207,8 @@ TRIED = {
     "urllib": "python3 -c \"import urllib.request as u; print(u.urlopen('https://mirror.corp/simple/tiny/').read())\"",
     "requests": "PYTHONPATH=$T/python python3 -c"
     " \"import requests as r; print(r.get('https://mirror.corp/simple/tiny/').text)\"",
+    "httpx2": "PYTHONPATH=$T/python python3 -c"
+    " \"import httpx2 as h; print(h.get('https://mirror.corp/simple/tiny/').text)\"",
     "pip": "PYTHONPATH=$(ls /usr/share/python-wheels/pip-*.whl) python3 -m pip install -q --target /tmp/p tiny;"
     " cat /tmp/p/tiny.py",
     "uv": "uv pip install -q --no-cache --target /tmp/u tiny; cat /tmp/u/tiny.py",
@@ -222,6 +226,7 @@ TRIED = {
     ' A="$A -o APT::Sandbox::User=root";'
     " apt-get $A update --allow-insecure-repositories;"
     " apt-get $A download --allow-unauthenticated tiny; ls /tmp/a/tiny_1.0_all.deb",
+    "a file that no index names": "curl -sS https://files.corp/npm/tiny",
     "a push to a registry": "curl -sS -X PUT --data x https://mirror.corp/simple/other",
     "what ignores proxies": "curl -sS --noproxy '*' --max-time 9 https://mirror.corp/simple/tiny/; echo code $?",
 }
@@ -233,7 +238,7 @@ def test_everyday_tools_get_packages_from_the_companys_mirror_by_its_proxy(repos
     authority = Authority(datetime.now(UTC))
     (tmp_path / "site.pem").write_bytes(authority.certificate)
     served, home = tmp_path / "served", Path(repository.environ["HOME"])
-    mirror(served, "https://mirror.corp")
+    mirror(served, "https://files.corp")
     there = tools(tmp_path / "tools") | ({"apt"} if (served / "debian").exists() else set())
     named = {name: command for name, command in TRIED.items() if name not in OPTIONAL or name in there}
     configured = {
@@ -259,7 +264,11 @@ def test_everyday_tools_get_packages_from_the_companys_mirror_by_its_proxy(repos
         "GOSUMDB": "off",
         "PATH": f"{Path(sys.executable).parent}:{repository.environ['PATH']}",
     }
-    with site(served, authority.context("mirror.corp")) as port, proxied({"mirror.corp": port}) as proxy:
+    with (
+        site(served, authority.context("mirror.corp")) as port,
+        site(served, authority.context("files.corp")) as files,
+        proxied({"mirror.corp": port, "files.corp": files}) as proxy,
+    ):
         environ["HTTPS_PROXY"] = f"http://user:{KEY}@127.0.0.1:{proxy.port}"
         repository.environ.update(environ)
         repository.run("-p", "go", "--model", model, "--add-dir", str(tmp_path / "tools"))
@@ -269,13 +278,18 @@ def test_everyday_tools_get_packages_from_the_companys_mirror_by_its_proxy(repos
     print("tried:", ", ".join(named))
     for name, text in said.items():
         print(f"--- {name}\n{text[:1500]}")
-    *worked, refused, failed = said.values()
+    *worked, unnamed, refused, failed = said.values()
     assert [name for name, text in zip(said, worked, strict=False) if not WORKED.search(text)] == []
+    assert "fumehood: no rule allows https://files.corp" in unnamed
     assert "fumehood: no rule allows" in refused
     assert "code 6" in failed
     assert {line.split()[0] for line in proxy.heard} == {"CONNECT"}
     rows = json.loads(repository.run("net", "log", "--json").stdout)
     allowed = [row for row in rows if row["decision"] == "allow"]
     assert {row["via"] for row in allowed} == {f"127.0.0.1:{proxy.port}"}
-    assert all("registries" not in row["rule"] and row["source"] == "user" for row in allowed)
+    assert all("registries" not in row["rule"] for row in allowed)
+    assert {(urlsplit(row["request"].split()[-1]).hostname, row["source"]) for row in allowed} == {
+        ("mirror.corp", "user"),
+        ("files.corp", "fumehood"),
+    }
     assert [path for path in kept(repository, session) if KEY.encode() in path.read_bytes()] == []

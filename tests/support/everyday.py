@@ -18,14 +18,17 @@ from pathlib import Path
 
 WHEEL = "tiny-1.0-py3-none-any.whl"
 PROXIED_NODE = 24  # the first whose own clients go by NODE_USE_ENV_PROXY (22.21 and 22.22 do, too)
-LIBRARIES = ("requests", "urllib3", "idna", "certifi", "charset_normalizer")
+LIBRARIES = {
+    "requests": ("requests", "urllib3", "idna", "certifi", "charset_normalizer"),
+    "httpx2": ("httpx2", "httpcore2", "h11", "anyio", "idna", "truststore", "typing_extensions.py"),
+}
 
 
-def mirror(top: Path, base: str) -> None:
-    """The files below `top`, for a server that `base` is the address of."""
-    _python(top / "simple/tiny")
-    _npm(top / "npm", base)
-    _crate(top / "crates", base)
+def mirror(top: Path, files: str) -> None:
+    """Files for a server. Its indexes of Python, npm and cargo name files below the address `files`."""
+    _python(top / "simple/tiny", files)
+    _npm(top / "npm", files)
+    _crate(top / "crates", files)
     _module(top / "go/example.com/tiny/@v")
     if shutil.which("dpkg-deb"):
         _debian(top / "debian")
@@ -47,7 +50,7 @@ def _archive(files: dict[str, str]) -> bytes:
     return made.getvalue()
 
 
-def _python(directory: Path) -> None:
+def _python(directory: Path, base: str) -> None:
     made = io.BytesIO()
     about = "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n"
     with zipfile.ZipFile(made, "w") as wheel:
@@ -56,7 +59,8 @@ def _python(directory: Path) -> None:
         wheel.writestr("tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr("tiny-1.0.dist-info/RECORD", "tiny.py,,\n")
     _put(directory / WHEEL, made.getvalue())
-    _put(directory / "index.html", f'<!DOCTYPE html><html><body><a href="{WHEEL}">{WHEEL}</a></body></html>\n')
+    link = f'<a href="{base}/simple/tiny/{WHEEL}">{WHEEL}</a>'
+    _put(directory / "index.html", f"<!DOCTYPE html><html><body>{link}</body></html>\n")
 
 
 def _npm(directory: Path, base: str) -> None:
@@ -117,7 +121,8 @@ def tools(top: Path) -> frozenset[str]:
         there.add("npm")
     if "node" in there and int(_said("node", "--version").removeprefix("v").partition(".")[0]) >= PROXIED_NODE:
         there |= {"node fetch", "node https"}
-    others = {"cargo": _rust(top), "go": _go(top), "requests": _libraries(top / "python")}
+    others = {"cargo": _rust(top), "go": _go(top)}
+    others |= {name: _libraries(top / "python", needed) for name, needed in LIBRARIES.items()}
     return frozenset(there | {name for name, found in others.items() if found})
 
 
@@ -145,12 +150,17 @@ def _go(top: Path) -> bool:
     return all(_copied(str(root / name), top / "go" / name) for name in ("bin/go", "VERSION", "go.env"))
 
 
-def _libraries(to: Path) -> bool:
+def _libraries(to: Path, names: tuple[str, ...]) -> bool:
     site = Path(sysconfig.get_path("purelib"))
-    for name in LIBRARIES:
+    to.mkdir(exist_ok=True)
+    for name in names:
+        for about in site.glob(f"{name}-*.dist-info"):
+            shutil.copytree(about, to / about.name, dirs_exist_ok=True)
         if (site / name).is_dir():
-            shutil.copytree(site / name, to / name)
-    return all((to / name).is_dir() for name in LIBRARIES)
+            shutil.copytree(site / name, to / name, dirs_exist_ok=True)
+        elif (site / name).is_file():
+            shutil.copy(site / name, to / name)
+    return all((to / name).exists() for name in names)
 
 
 def _said(*argv: str) -> str:

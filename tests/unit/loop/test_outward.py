@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from typing import Any
+
+import pytest
 
 from runner.approval import ClientApprover
 from runner.effects import ConnectHost, Effect, Mode, Place
@@ -266,3 +270,53 @@ async def test_a_rule_that_denies_the_host_stands_above_a_fetch(stage: Stage) ->
         events = await stage.play(session)
     finished = [event.body for event in events if isinstance(event.body, ToolFinished)]
     assert "True" not in str(finished[0].content)
+
+
+INDEX = Request(host="index.example", port=443, scheme="https", method="GET", path="/simple/tiny/")
+FILE = Request(host="files.example", port=443, scheme="https", method="GET", path="/tiny.whl")
+
+
+@dataclass(frozen=True)
+class Pip:
+    tool: str = "pip"
+    urls: tuple[str, ...] = ("https://index.example/simple",)
+
+
+@pytest.mark.parametrize("deny", [(), ("Network(files.example)",)])
+async def test_files_that_an_index_names_may_be_fetched_and_nothing_else_is_opened(
+    stage: Stage, deny: tuple[str, ...]
+) -> None:
+    stage.script({"text": "never asked"})
+    async with stage.open(allow=("Network(GET https://index.example)",), deny=deny) as session:
+        out = Outward(session.gate, turn=lambda: 1, registries=lambda: (Pip(),))
+        assert (await out.judge(FILE)).allowed is False
+        page = await out.judge(INDEX)
+        assert page.reader is not None
+        page.reader("text/html", b'<a href="https://files.example/tiny.whl">tiny</a>')
+        named = await out.judge(FILE)
+        assert named.allowed is (not deny)
+        assert named.reader is None
+        assert named.objection(ip_address("10.0.0.1"))
+        assert not named.objection(ip_address("93.184.216.34"))
+        others = (
+            replace(FILE, path="/other.whl"),
+            replace(FILE, method="POST"),
+            replace(FILE, method="CONNECT", path=""),
+            replace(FILE, port=8443),
+            replace(FILE, scheme="http"),
+        )
+        assert [(await out.judge(other)).allowed for other in others] == [False] * 5
+        assert out.expected("files.example", 443) == "inspected"
+        assert out.expected("files.example", 8443) == "https"
+
+
+async def test_where_managed_settings_alone_name_hosts_an_index_names_none(stage: Stage) -> None:
+    stage.script({"text": "never asked"})
+    async with stage.open(allow=("Network(GET https://index.example)",)) as session:
+        policy = replace(session.gate.policy(), hosts_asked=False)
+        session.gate.policy = lambda: policy
+        out = Outward(session.gate, turn=lambda: 1, registries=lambda: (Pip(),))
+        page = await out.judge(INDEX)
+        assert page.reader is not None
+        page.reader("text/html", b'<a href="https://files.example/tiny.whl">tiny</a>')
+        assert (await out.judge(FILE)).allowed is False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from cryptography import x509
 
 from sandbox.authority import Authority
-from sandbox.leaving import Request, Ruling
+from sandbox.leaving import Outcome, Request, Ruling
+from sandbox.reading import LARGEST
 from tests.support.outlet import Heard, Outlet, TableJudge, client_hello, outlet, over_tls, serving
 
 NOW = datetime.now(UTC)
@@ -177,3 +179,44 @@ def test_contexts_are_kept_for_the_hosts_that_are_asked_for_again() -> None:
     for number in range(300):
         SESSION.context(f"h{number}.example")
     assert SESSION.context("10.0.0.1") is not first
+
+
+class Reads(TableJudge):
+    """Notes answers."""
+
+    def notes(self, kind: str, body: bytes) -> None:
+        self.over.append((f"{kind} {body!r}", Outcome()))
+
+    async def judge(self, request: Request) -> Ruling:
+        return replace(await super().judge(request), reader=self.notes)
+
+
+@pytest.mark.parametrize(
+    ("answer", "read"),
+    [
+        (b"200 OK\r\ncontent-type: text/html\r\nContent-Length: 4\r\n\r\npage", ["text/html b'page'"]),
+        (b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\npa\r\n2\r\nge\r\n0\r\n\r\n", [" b'page'"]),
+        (b"404 Not Found\r\nContent-Length: 4\r\n\r\npage", []),
+        (b"200 OK\r\nCONTENT-Encoding: gzip\r\nContent-Length: 4\r\n\r\npage", []),
+        (b"200 OK\r\nContent-Length: 5\r\n\r\npage", []),
+        (b"200 OK\r\nContent-Length: %d\r\n\r\n%s" % (LARGEST + 1, bytes(LARGEST + 1)), []),
+    ],
+)
+async def test_an_answer_is_read_whole_and_unpacked_or_not_at_all(answer: bytes, read: list[str]) -> None:
+    heads = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 " + answer)
+        await writer.drain()
+
+    judge = Reads(allowed={"a.example"}, scheme="inspected")
+    async with (
+        serving(serve, secure=WORLD.context("a.example")) as port,
+        outlet(judge, NAMES, authority=SESSION, trust=TRUST) as out,
+    ):
+        await asked(out, port, get(port, more="Accept-Encoding: gzip\r\nIf-None-Match: x\r\nX-Other: y\r\n"))
+    assert [text for text, _ in judge.over if "https://" not in text] == read
+    assert b"Accept-Encoding: identity\r\n" in heads[0]
+    assert b"If-None-Match" not in heads[0]
+    assert b"X-Other: y" in heads[0]

@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.wire import CODES, HEADER, PAYLOAD, STREAM_ID, Decoder, Outbox, WireError, check, encode
+from sandbox.wire import (
+    CODES,
+    FRAME,
+    HEAD,
+    HEADER,
+    STREAM_ID,
+    Decoder,
+    Outbox,
+    WireError,
+    check,
+    encode,
+    head_of_data,
+)
 
 streams = st.integers(1, STREAM_ID)
 texts = st.text(st.characters(codec=None), max_size=100)
@@ -99,7 +111,7 @@ def test_a_cut_frame_is_not_complete(frame: tuple[dict[str, Any], bytes], data: 
         {"t": "data", "s": True},
         {"t": "data", "s": "1"},
         {"t": "data", "s": STREAM_ID + 1},
-        {"t": "data", "s": 1, "n": PAYLOAD + 1},
+        {"t": "data", "s": 1, "n": FRAME + 1},
         {"t": "data", "s": 1, "n": -1},
         {"t": "data", "s": 1, "c": 3},
         {"t": "data", "s": 1, "class": "os.system"},
@@ -155,7 +167,7 @@ def test_lines_that_are_no_json_of_ours_are_refused(line: bytes) -> None:
 
 def test_what_is_too_large_is_not_sent() -> None:
     with pytest.raises(WireError):
-        encode({"t": "data", "s": 1}, b"x" * (PAYLOAD + 1))
+        encode({"t": "data", "s": 1}, b"x" * (FRAME + 1))
     with pytest.raises(WireError):
         encode({"t": "open", "s": 1, "k": "x" * HEADER})
 
@@ -169,7 +181,7 @@ def test_small_frames_overtake_data_of_other_streams_only() -> None:
     box.control(b"anonymous ")
     sent = []
     while box:
-        sent.append(box.take(10))
+        sent.append(b"".join(box.take(10)))
     assert sent == [b"quick anonymous ", b"data1 " * 1000, b"data2 " * 1000, b"end1 "]
 
 
@@ -182,10 +194,32 @@ def test_each_stream_keeps_its_own_order_and_nothing_is_lost(queued: list[tuple[
     assert box.size == sum(len(b"%d:%d|" % (s, n)) for n, (s, _) in enumerate(queued))
     data = b""
     while box:
-        data += box.take(most)
+        data += b"".join(box.take(most))
     assert box.size == 0
     found = [tuple(map(int, item.split(b":"))) for item in data.split(b"|") if item]
     assert sorted(number for _, number in found) == list(range(len(queued)))
     for stream in range(1, 5):
         numbers = [number for s, number in found if s == stream]
         assert numbers == sorted(numbers)
+
+
+@given(st.integers(0, 200), st.integers(1, 300))
+def test_a_frame_of_data_can_be_taken_in_part(cut: int, size: int) -> None:
+    payload = bytes(range(256)) * 2
+    frame = head_of_data(3, 0, size) + payload[:size]
+    cut = min(cut, len(frame))
+    decoder = Decoder()
+    whole = decoder.feed(frame[:cut])
+    divided = decoder.divide()
+    if divided is None:
+        assert cut < HEAD or whole
+        assert whole + decoder.feed(frame[cut:]) == [({"t": "data", "s": 3, "c": 0, "n": size}, payload[:size])]
+    else:
+        header, part, left = divided
+        assert (header["s"], part, left, decoder.idle) == (3, payload[: cut - HEAD], len(frame) - cut, True)
+
+
+def test_other_frames_are_never_taken_in_part() -> None:
+    decoder = Decoder()
+    assert decoder.feed(encode({"t": "open", "s": 1, "k": "read"}, b"arguments")[:-1]) == []
+    assert decoder.divide() is None
