@@ -168,7 +168,7 @@ class Reader:
             elif kind in WORDS:
                 before = words.pop().source if words and not gap else ""
                 words.append(Word(source=before + child.text.decode()) if before else literal(child))
-                below += self._inside(child)
+                below += self._inside(child) if kind != "word" or child.child_count else ()
             else:
                 self.doubt(f"a part of it is not understood ({kind.replace('_', ' ')})")
                 below.append((child, True))
@@ -182,6 +182,8 @@ class Reader:
         return below
 
     def _apart(self, gap: bytes, *, joined: bool) -> None:
+        if gap == b" ":
+            return
         if not _BETWEEN.fullmatch(gap) or (joined and not gap):
             self.doubt("words are not told apart")
 
