@@ -8,7 +8,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import PurePosixPath
 from typing import Any
@@ -70,7 +70,7 @@ class RuleIndex:
         """The rules whose pattern matches a command's text."""
         return self._on_texts(by_key((text,))) if self._commands else iter(())
 
-    def _on_texts(self, texts: Mapping[str, tuple[str, ...]]) -> Iterator[Rule]:
+    def _on_texts(self, texts: Mapping[str, Sequence[str]]) -> Iterator[Rule]:
         """The same for many texts, by the keys that rules on them may have."""
         table = self._commands
         for key in texts.keys() & table.keys():

@@ -52,18 +52,18 @@ class CommandPattern:
         return " ".join((head if whole else head.rpartition(" ")[0]).split(" ")[:KEY_WORDS])
 
 
-def by_key(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
+def by_key(texts: Iterable[str]) -> dict[str, list[str]]:
     """Commands' texts by every key that a pattern which matches one of them may have."""
-    found: dict[str, list[str]] = {"": []}
-    for text in texts:
-        found[""].append(text)
+    every = [*texts]
+    found: dict[str, list[str]] = {}
+    for text in every:
         end = -1
         for _ in range(KEY_WORDS if text else 0):
             end = text.find(" ", end + 1)
             found.setdefault(text if end < 0 else text[:end], []).append(text)
             if end < 0:
                 break
-    return {key: tuple(each) for key, each in found.items()}
+    return found | {"": every}
 
 
 def _glob(pieces: tuple[str, ...], text: str) -> bool:
@@ -153,8 +153,8 @@ class PathPattern:
 
 def keys_of(paths: Iterable[str]) -> frozenset[str]:
     """Every key that a pattern which matches one of these paths may have."""
-    segments = {segment for path in paths for segment in path.split("/")}
-    return frozenset(segments | {segment[segment.rindex(".") :] for segment in segments if "." in segment} | {""})
+    segments = {"", *"/".join(paths).split("/")}
+    return frozenset((*segments, *(segment[segment.rindex(".") :] for segment in segments if "." in segment)))
 
 
 def path_pattern(pattern: str, place: Place, *, anywhere: bool, anchor: PurePosixPath | None = None) -> PathPattern:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -25,7 +25,7 @@ class Reach:
     in a pattern, absolute and folded; `keys`: what rules on `paths` may be found by.
     """
 
-    by_key: Mapping[str, tuple[str, ...]]
+    by_key: Mapping[str, Sequence[str]]
     globs: tuple[tuple[str, str], ...]
     paths: tuple[str, ...]
     path_globs: tuple[str, ...]
@@ -35,7 +35,7 @@ class Reach:
     @property
     def texts(self) -> tuple[str, ...]:
         """All of them."""
-        return self.by_key[""]
+        return tuple(self.by_key[""])
 
 
 @lru_cache(maxsize=256)
