@@ -169,7 +169,11 @@ class _Found:
             self.simple(simple, depth, clear)
             if not depth:
                 self.clear.append(clear)
-        if depth < _DEEPEST and len(script.simples) + len(script.strings) > 1 and any(map(_reads_code, script.simples)):
+        if (
+            depth < _DEEPEST
+            and len(script.simples) + len(script.strings) > 1
+            and any(_reads_code(simple) or self._values.made(simple) for simple in script.simples)
+        ):
             for code in self._values.fed(script):
                 self.script(behind_signs(code), depth + 1)
 
