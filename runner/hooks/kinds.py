@@ -48,13 +48,14 @@ EVENTS: dict[str, Kind] = {
     "Stop": Kind(blocks=True),
     "StopFailure": Kind(matches="error"),
     "Notification": Kind(matches="notification_type"),
+    "ConfigChange": Kind(matches="source", blocks=True),
     **_absent("PreCompact PostCompact", "there is no compaction"),
     **_absent("SubagentStart SubagentStop TaskCreated TaskCompleted TeammateIdle", "there are no sub-agents"),
     **_absent("UserPromptExpansion", "there are no custom commands"),
     **_absent("Elicitation ElicitationResult", "there are no MCP servers"),
     **_absent("WorktreeCreate WorktreeRemove", "sessions make no worktrees"),
     **_absent("Setup InstructionsLoaded MessageDisplay PreModelSwitch PostModelSwitch", "it is not fired here"),
-    **_absent("ConfigChange CwdChanged DirectoryAdded FileChanged", "it is not fired here"),
+    **_absent("CwdChanged DirectoryAdded FileChanged", "it is not fired here"),
 }
 TOOL_EVENTS = frozenset(name for name, kind in EVENTS.items() if kind.matches == "tool_name")
 

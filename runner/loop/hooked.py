@@ -13,6 +13,7 @@ from runner.errors import UsageError
 from runner.events import ApprovalGiven
 from runner.loop.calls import Call
 from runner.loop.history import reminder
+from runner.loop.modes import Changed
 from runner.policy.index import RuleIndex
 from runner.policy.rules import parse_rule
 from runner.tools.base import ToolResult, tool_error
@@ -154,6 +155,18 @@ class Hooked:
         outcome = await self._hooks.fire("UserPromptSubmit", {"prompt": text})
         context += self._said("UserPromptSubmit", outcome)
         return context, outcome.refusal or outcome.stop or ""
+
+    async def changed(self, files: Sequence[Changed]) -> tuple[frozenset[str], str]:
+        """Settings files changed while the session runs: those, by path, that are not to count, and why the turn ends
+        here, "" where it goes on.
+        """
+        declined: set[str] = set()
+        for each in files:
+            outcome = await self._hooks.fire("ConfigChange", {"source": each.source, "file_path": each.file})
+            self._take("ConfigChange", outcome)
+            if outcome.refusal or outcome.stop is not None:
+                declined.add(each.file)
+        return frozenset(declined), self.stopped
 
     async def goes_on(self, last: str) -> bool:
         """The agent wants to rest: whether it is told something instead."""

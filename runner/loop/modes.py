@@ -14,8 +14,21 @@ from runner.events import ModeChanged, PolicyLoaded
 from runner.policy.policy import Policy
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """A settings file that is another one by now. `source`: as ConfigChange hooks are told; `file`: its absolute path
+    on the host.
+    """
+
+    source: str
+    file: str
+
+
 class Change(Protocol):
-    """Another policy from here on. `problem`: why nothing goes on."""
+    """Another policy from here on. `problem`: why nothing goes on. `event`: None where nothing of it is another.
+    `files`: what the hooks are told, where there are any; `settle` takes their answer, the paths of the files that
+    are not to count, with the mode and the model, and gives the policy after it.
+    """
 
     @property
     def policy(self) -> Policy:
@@ -23,8 +36,18 @@ class Change(Protocol):
         ...
 
     @property
-    def event(self) -> PolicyLoaded:
+    def event(self) -> PolicyLoaded | None:
         """What is recorded of it."""
+        ...
+
+    @property
+    def files(self) -> tuple[Changed, ...]:
+        """Those that hooks are told of."""
+        ...
+
+    @property
+    def settle(self) -> Callable[[frozenset[str], Mode, str], Change | None] | None:
+        """None where nobody's answer counts."""
         ...
 
     @property
@@ -57,21 +80,34 @@ class Modes:
         self.policy = policy
         self.before = Mode.DEFAULT
         self._record, self._look, self._remember = record, look, remember
+        self._settle: Callable[[frozenset[str], Mode, str], Change | None] | None = None
 
-    def look(self, model: str, *, ends: bool = True) -> None:
+    def look(self, model: str, *, ends: bool = True) -> tuple[Changed, ...]:
         """Before each request to the model and (`ends` False) each round of calls. Raises what makes the turn the
-        last one for now; without `ends` the calls are judged by it first, and all are denied.
+        last one for now; without `ends` the calls are judged by it first, and all are denied. What hooks are to be
+        told, before `settle`.
         """
         change = self._look(self.policy.mode, model) if self._look is not None else None
+        self._settle = change.settle if change is not None else None
+        return self._take(change, ends=ends)
+
+    def settle(self, declined: frozenset[str], model: str, *, ends: bool = True) -> None:
+        """What hooks said to the files that `look` gave: the paths of those that they declined. Raises as `look`."""
+        settle, self._settle = self._settle, None
+        if settle is not None:
+            self._take(settle(declined, self.policy.mode, model), ends=ends)
+
+    def _take(self, change: Change | None, *, ends: bool) -> tuple[Changed, ...]:
         if change is None:
-            return
+            return ()
         self.enforce(change)
         if change.problem is not None and ends:
             raise change.problem
+        return change.files
 
     def enforce(self, change: Change) -> None:
         """Another policy from the next decision on, told once."""
-        if change.policy.digest != self.policy.digest or change.problem is None:
+        if change.event is not None and (change.policy.digest != self.policy.digest or change.problem is None):
             self._record(change.event)
         self.policy = change.policy
 

@@ -91,7 +91,7 @@ class Rounds:
         context: list[dict[str, Any]] = []
         refused = ""
         try:
-            self.modes.look(self.model().name)
+            refused = await self._look()
             if first := self.history.empty:
                 context = self.context.opening(self.model().name)
                 if self.context.git:
@@ -99,7 +99,7 @@ class Rounds:
                 context += self.git.news()
             if self.before_turn is not None:
                 await self.before_turn(first)
-            if self.hooks is not None:
+            if self.hooks is not None and not refused:
                 resumed = not self.history.empty or number > 1
                 told, refused = await self.hooks.prompt(prompt.said, resumed=resumed, model=self.model().name)
                 context += told
@@ -114,8 +114,9 @@ class Rounds:
     async def _rounds(self, turn: Turn) -> str:
         """Ask, run what is asked for, ask again: the reason why the agent rests."""
         while (limit := turn.limit(self.limits, self.monotonic(), self.model().name)) is None:
-            if turn.rounds:
-                self.modes.look(self.model().name)
+            if turn.rounds and (stopped := await self._look()):
+                turn.result = stopped
+                return "hook"
             self._tell_news()
             began = self.monotonic()
             turn.rounds += 1
@@ -126,7 +127,7 @@ class Rounds:
             if reply.stop_reason == "refusal":
                 await self.calls.abandon(calls, REFUSED)
             elif calls:
-                self.modes.look(self.model().name, ends=False)
+                await self._look(ends=False)
                 await self.calls.run(calls)
                 if self.gate.failure is not None:
                     raise self.gate.failure
@@ -141,6 +142,17 @@ class Rounds:
                 if reason != "completed" or self.hooks is None or not await self.hooks.goes_on(turn.result):
                     return reason
         return limit
+
+    async def _look(self, *, ends: bool = True) -> str:
+        """Settings as they are by now, and what hooks say to files that changed. Why the turn ends here, "" where it
+        goes on: without `ends` that is told to the calls.
+        """
+        changed = self.modes.look(self.model().name, ends=ends)
+        if not changed or self.hooks is None:
+            return ""
+        declined, stopped = await self.hooks.changed(changed)
+        self.modes.settle(declined, self.model().name, ends=ends)
+        return stopped
 
     def _tell_news(self) -> None:
         """What came up meanwhile, for the next request."""

@@ -12,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
+import json
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
@@ -48,6 +49,8 @@ FAMILIES = ("opus", "sonnet", "haiku", "fable")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _MARKUP = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+_EXTRA_MOST = 64_000
+_DECIDED_HERE = re.compile("model|message|system|tool|mcp|container|stream|max_tokens|fallback|provider|route|skill")
 _ON = frozenset({"1", "true", "yes", "on"})
 
 
@@ -66,8 +69,8 @@ class AnthropicSettings:
 def settings_from(environ: Mapping[str, str], model: str = "") -> AnthropicSettings:
     """For requests to a model. Reads ANTHROPIC_API_KEY, _AUTH_TOKEN, _BASE_URL, _CUSTOM_HEADERS, _BETAS,
     API_TIMEOUT_MS, CLAUDE_STREAM_IDLE_TIMEOUT_MS, DISABLE_PROMPT_CACHING (also with a family: _OPUS ...),
-    ENABLE_PROMPT_CACHING_1H, FORCE_PROMPT_CACHING_5M and DISABLE_INTERLEAVED_THINKING. Raises InvalidRequestError
-    for a value that cannot be used.
+    ENABLE_PROMPT_CACHING_1H, FORCE_PROMPT_CACHING_5M, DISABLE_INTERLEAVED_THINKING and CLAUDE_CODE_EXTRA_BODY. Raises
+    InvalidRequestError for a value that cannot be used.
     """
     deadlines = Deadlines()
     if total := _milliseconds(environ, "API_TIMEOUT_MS"):
@@ -88,8 +91,27 @@ def settings_from(environ: Mapping[str, str], model: str = "") -> AnthropicSetti
             cache="" if uncached else "1h" if hour else "5m",
             interleaved=not _on(environ, "DISABLE_INTERLEAVED_THINKING"),
             betas=tuple(beta for beta in betas if beta),
+            extra=_extra_body(environ.get("CLAUDE_CODE_EXTRA_BODY", "")),
         ),
     )
+
+
+def _extra_body(text: str) -> dict[str, Any]:
+    """Fields that a gateway or a new option of the API wants, but none that says which model answers, what it is told
+    or what the provider runs: those are decided here, and held by locks.
+    """
+    if not text.strip():
+        return {}
+    try:
+        found = json.loads(text) if len(text) <= _EXTRA_MOST else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise InvalidRequestError(f"CLAUDE_CODE_EXTRA_BODY takes a JSON object of at most {_EXTRA_MOST} characters")
+    for name in found:
+        if _DECIDED_HERE.search(name.lower()):
+            raise InvalidRequestError(f"CLAUDE_CODE_EXTRA_BODY cannot set {name[:80]!r}: that is decided elsewhere")
+    return found
 
 
 def _on(environ: Mapping[str, str], name: str) -> bool:

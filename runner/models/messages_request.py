@@ -7,8 +7,8 @@ a request's own objects are never changed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json
@@ -25,9 +25,10 @@ _VERSION = re.compile(r"claude-(?:[a-z]+-)?(\d+)(?:[-.](\d{1,2})(?!\d))?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the environment decides about requests. `cache`: "", "5m" or "1h"."""
+    """What the environment decides about requests. `cache`: "", "5m" or "1h". `extra`: further fields of the body."""
 
     cache: str = "5m"
+    extra: Mapping[str, Any] = field(default_factory=dict)
     interleaved: bool = True
     betas: tuple[str, ...] = ()
 
@@ -62,6 +63,7 @@ def request_body(request: Request, options: Options) -> tuple[dict[str, Any], tu
         body["temperature"] = request.temperature  # later models refuse it
     if request.metadata:
         body["metadata"] = dict(request.metadata)
+    body |= options.extra
     body["messages"] = list(request.messages)
     if options.cache:
         _set_breakpoints(body, {"type": "ephemeral"} | ({"ttl": "1h"} if options.cache == "1h" else {}))

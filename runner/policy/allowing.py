@@ -7,14 +7,13 @@ from pathlib import PurePosixPath
 from typing import TypeVar
 
 from runner.effects import ConnectHost, Decision, Effect, Mode, Place, ReadPath, RunCommand, Verdict, WritePath
-from runner.policy.commands import NOWHERE, edits
+from runner.policy.commands import NOWHERE, Seen, seen
 from runner.policy.index import RuleIndex, covering
 from runner.policy.modes import editable, readable, refused, verdict
 from runner.policy.patterns import CommandPattern
 from runner.policy.places import absolute
-from runner.policy.readonly import reads
 from runner.policy.rules import NETWORK, SHELLS, Rule
-from runner.policy.runs import BROAD, shown
+from runner.policy.runs import BROAD
 from runner.policy.shell import parse
 from runner.policy.tree import SAFE_VARIABLES
 from runner.policy.words import Redirect, Script, Simple, Word
@@ -65,7 +64,7 @@ class Allowing:
         if script.opaque or not (script.simples or script.redirects):
             return refused(self.mode, effect, f"no rule allows it as a whole, and {script.opaque or 'it is empty'}")
         rules: list[Rule] = []
-        why = next(filter(None, (self._why_not(simple, script, effect, rules) for simple in script.simples)), "")
+        why = next(filter(None, (self._why_not(one, script, effect, rules) for one in seen(effect.command))), "")
         for redirect in () if why else script.redirects:
             if not self._opens(redirect, effect.cwd):
                 why = f"no rule allows what it opens, {_short(redirect.word.source)}"
@@ -75,15 +74,15 @@ class Allowing:
             return self._by(min(rules, key=lambda rule: rule.order))
         return verdict(Decision.ALLOW, self.mode, "read-only, or an edit that the mode allows")
 
-    def _why_not(self, simple: Simple, script: Script, effect: RunCommand, rules: list[Rule]) -> str:
+    def _why_not(self, one: Seen, script: Script, effect: RunCommand, rules: list[Rule]) -> str:
         """Why one command of the line may not run; "" when it may, by the rule that is added to `rules` or without."""
-        clear = shown(simple)
-        if (found := self._covered(clear)) is not None:
+        if (found := self._covered(one.clear)) is not None:
             rules.append(found)
             return ""
-        if self._harmless(clear, script, effect):
+        if self._harmless(one, script, effect):
             return ""
-        return f"no rule allows `{_short(simple.text)}`" + (f" exactly, and {clear.opaque}" if clear.opaque else "")
+        why = f" exactly, and {one.clear.opaque}" if one.clear.opaque else ""
+        return f"no rule allows `{_short(one.simple.text)}`{why}"
 
     def _by(self, rule: Rule) -> Verdict:
         self.used[rule] = None
@@ -118,16 +117,17 @@ class Allowing:
         ]
         return self._use(min(found, key=lambda rule: rule.order, default=None))
 
-    def _harmless(self, simple: Simple, script: Script, effect: RunCommand) -> bool:
+    def _harmless(self, one: Seen, script: Script, effect: RunCommand) -> bool:
         """Of the read-only set, and reads where the mode reads; or of the editing set in a mode that edits."""
+        simple = one.clear
         if not simple.words:
             return True
-        paths = reads(simple)
+        paths = one.reads
         # A bare `cat` hands on what it is given: `git commit -m "$(cat <<'E' …)"`.
         quiet = simple.words[0].value in _QUIET or [word.value for word in simple.words] == ["cat"]
         if paths is not None and (script.plain or quiet):
             return not effect.background and all(self._readable(path, simple.moves, effect.cwd) for path in paths)
-        paths = edits(simple) if script.plain else None
+        paths = one.edits if script.plain else None
         return paths is not None and all(self._writable(path, simple.moves, effect.cwd) for path in paths)
 
     def _opens(self, redirect: Redirect, cwd: PurePosixPath) -> bool:

@@ -40,8 +40,10 @@ _TELLING = {
     "php": r"-[rRBE]|--run",
     "lua": r"-e",
     "busybox": r"-\w*c",
-    "compgen": r"-C",
-    "complete": r"-C",
+    "compgen": r"-C.*",
+    "complete": r"-C.*",
+    "mapfile": r"-C.*",
+    "bind": r".*",
 }
 _SAME = {
     **dict.fromkeys(names("vim nvim view ex vimdiff gvim"), "vi"),
@@ -49,6 +51,7 @@ _SAME = {
     **dict.fromkeys(names("nix-shell"), "nix"),
     **dict.fromkeys(names("ts-node bun node nodejs"), "tsx"),
     **dict.fromkeys(names("more most"), "less"),
+    "readarray": "mapfile",
     **dict.fromkeys(names("ncat netcat"), "nc"),
     **dict.fromkeys(names("apt-get dpkg aptitude"), "apt"),
     **dict.fromkeys(names("bsdtar gtar"), "tar"),
@@ -90,6 +93,15 @@ def code_in(simple: Simple) -> Iterator[str]:
         return
     for value in values:
         yield from (value, behind_signs(value))
+    yield from _by_builtin(name, values)
+
+
+def _by_builtin(name: str, values: list[str]) -> Iterator[str]:
+    """Code that builtins of the shell keep for later: a mere name is a command there."""
+    if name == "bind":  # `"\C-a": command`, or keys that are typed for the user
+        yield from (value.partition(":")[2].strip(" \"'").replace("\\n", "\n") + " " for value in values)
+    elif name in {"mapfile", "readarray", "complete", "compgen"}:
+        yield from (value.removeprefix("-C") + " " for value in values)
 
 
 def behind_signs(text: str) -> str:

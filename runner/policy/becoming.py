@@ -5,11 +5,14 @@ rather too much than too little, and nothing of it ever allows anything.
 
 from __future__ import annotations
 
+import base64
+import posixpath
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice, product
 
+from runner.policy.copying import copied
 from runner.policy.shell import parse
 from runner.policy.words import Script, Simple, Word, ansi, names
 
@@ -26,6 +29,8 @@ _SLICE = re.compile(r":\s*(\d+)(?::\s*(\d+))?")
 _MOVES = re.compile(r"shift|.*[@*]:", re.DOTALL)
 _SETTERS = names("export declare typeset local readonly env")
 _READERS = names("read mapfile readarray")
+_FINDERS = names("which whence command type readlink realpath")
+_DECODERS = names("base64 base32 xxd rev")
 _LEARNT = _SETTERS | _READERS | names("alias hash printf set")
 
 
@@ -36,6 +41,8 @@ class Values:
     _variables: dict[str, dict[str, None]] = field(default_factory=dict)
     _aliases: dict[str, dict[str, None]] = field(default_factory=dict)
     _functions: set[str] = field(default_factory=set)
+    _copies: dict[str, dict[Word, None]] = field(default_factory=dict)
+    _written: set[str] = field(default_factory=set)
 
     def learn(self, script: Script) -> None:
         """Take in what a script assigns and defines."""
@@ -57,6 +64,20 @@ class Values:
                 self._arguments(rest, moves)
             else:
                 self._by_command(name, rest, script)
+        written = (_base(redirect.word) for redirect in script.redirects if redirect.writes)
+        self._written.update(name for name in written if name)
+        for new, old in copied(script, self.texts):
+            known_as = self._copies.setdefault(new, {})
+            if len(known_as) < _MOST_VALUES:
+                known_as[old] = None
+
+    def renamed(self, simple: Simple) -> bool:
+        """Whether a word may name a program that the text copies or links under this name."""
+        return bool(self._copies) and any(_base(word) in self._copies for word in simple.words)
+
+    def made(self, simple: Simple) -> bool:
+        """Whether the program may be a file that the text itself writes."""
+        return (bool(simple.words) and _base(simple.words[0]) in self._written) or self.renamed(simple)
 
     def _assign(self, name: str, values: Iterable[str]) -> None:
         known = self._variables.setdefault(name, {})
@@ -89,11 +110,15 @@ class Values:
 
     def become(self, simple: Simple) -> Iterator[Simple]:
         """The ways in which the command may read when it runs, but for the one that is written."""
-        if all(word.value is not None for word in simple.words) and not self._aliases:
+        if all(word.value is not None for word in simple.words) and not self._aliases and not self.renamed(simple):
             return
         ways = [self._ways(word, first=number == 0) for number, word in enumerate(simple.words)]
         if aliased := self._aliases.get(simple.words[0].value or ""):
             ways[0] = [tuple(map(_word, text.split())) for text in aliased]
+        if self._copies:
+            for at, word in enumerate(simple.words):
+                if olds := self._copies.get(_base(word)):
+                    ways[at] = [*((old,) for old in olds), *(ways[at] if at else ())]
         if all(way == [(word,)] for way, word in zip(ways, simple.words, strict=True)):
             return
         # The first word changes fastest: what is run matters more than on what.
@@ -106,9 +131,12 @@ class Values:
         """What the script says that a program of its may read: here-strings, and what `echo` and `printf` print."""
         for string in script.strings:
             yield from self.texts(string)
+        decoders = [simple for simple in script.simples if simple.words and _base(simple.words[0]) in _DECODERS]
         for simple in script.simples:
             if simple.words and simple.words[0].value in {"echo", "printf"}:
-                yield self._told(simple, 0)
+                told = self._told(simple, 0)
+                yield told
+                yield from (_decoded(_base(one.words[0]), told) for one in decoders)
 
     def opened(self, word: Word) -> tuple[Word, ...]:
         """What the name of a file that is opened may become."""
@@ -201,15 +229,39 @@ class Values:
         return list(dict.fromkeys((*changed, *values)))
 
     def _said(self, code: str, depth: int) -> list[str]:
-        """What a substitution prints, where it is nothing but an `echo` or a `printf` of something known."""
+        """What a substitution prints, where it is an `echo` or a `printf` of something known, or asks where a program
+        or a file is.
+        """
         simples = parse(code).simples if len(code) < _LONGEST_SAID else ()
-        return [self._told(s, depth) for s in simples if s.words and s.words[0].value in {"echo", "printf"}] or [""]
+        found = [self._told(s, depth) for s in simples if s.words and s.words[0].value in {"echo", "printf"}]
+        found += [s.words[-1].value or "" for s in simples if s.words and s.words[0].value in _FINDERS]
+        return found or [""]
 
     def _told(self, simple: Simple, depth: int) -> str:
         """What an `echo` or a `printf` prints."""
         words = [word for word in simple.words[1:] if not re.fullmatch(r"-[neE]+", word.value or "")]
         told = [word.value if word.value is not None else self.texts(word.source, depth + 1)[0] for word in words]
         return " ".join(told) if simple.words[0].value == "echo" else _printed(told)
+
+
+def _base(word: Word) -> str:
+    return posixpath.basename(word.value or "")
+
+
+def _decoded(program: str, text: str) -> str:
+    """What a program that turns letters into others makes of a text; "" where it is none of its."""
+    try:
+        match program:
+            case "base64":
+                return base64.b64decode(text, validate=False).decode()
+            case "base32":
+                return base64.b32decode(text.strip()).decode()
+            case "xxd":
+                return bytes.fromhex(text).decode()
+            case _:
+                return text.strip()[::-1]
+    except ValueError:
+        return ""
 
 
 def _word(text: str) -> Word:

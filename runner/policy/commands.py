@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from runner.policy.readonly import Spec, is_clear, operands_of, paths_of, prints, reads
-from runner.policy.runs import base, readings, shown
+from runner.policy.runs import base, readings
 from runner.policy.shell import parse
 from runner.policy.tree import SAFE_VARIABLES
 from runner.policy.words import Simple, Word, names
@@ -37,10 +37,10 @@ def edits(simple: Simple) -> tuple[str, ...] | None:
     """The paths that a command of the editing set (mkdir touch rm rmdir mv cp sed) touches; None for any other, and
     where an option, a glob or a variable makes it unclear.
     """
-    if not is_clear(simple) or not all(name in SAFE_VARIABLES for name, _ in simple.assigns):
-        return None
-    name, words = simple.words[0].value or "", list(simple.words[1:])
+    name, words = (simple.words[0].value or "") if simple.words else "", list(simple.words[1:])
     if name not in _EDITS or simple.words[0].source != name:
+        return None
+    if not is_clear(simple) or not all(variable in SAFE_VARIABLES for variable, _ in simple.assigns):
         return None
     if name == "sed":
         scripts = [word for word in words if not (word.value or "").startswith("-")]
@@ -75,6 +75,25 @@ def written(simple: Simple) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """One command of a line: as it is written, without its wrappers, and the paths that it only reads, or edits, where
+    it is known to do nothing else.
+    """
+
+    simple: Simple
+    clear: Simple
+    reads: tuple[str, ...] | None
+    edits: tuple[str, ...] | None
+
+
+@lru_cache(maxsize=256)
+def seen(command: str) -> tuple[Seen, ...]:
+    """Each simple command that `parse` finds, looked at once for all that ask."""
+    pairs = zip(parse(command).simples, readings(command).clear, strict=True)
+    return tuple(Seen(simple=one, clear=clear, reads=reads(clear), edits=edits(clear)) for one, clear in pairs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
     """A path as a command names it, and the directories that it may stand in (`moves`, as in Simple)."""
 
@@ -92,12 +111,11 @@ def named(command: str) -> tuple[Named, ...]:
         if redirect.word.value and redirect.word.value not in NOWHERE:
             path = paths_of([redirect.word])[0]
             found[Named(path=path, moves=redirect.moves, writes=redirect.writes)] = None
-    for simple in parse(command).simples:
-        clear = shown(simple)
-        for path in reads(clear) or ():
-            found[Named(path=path, moves=simple.moves, writes=False)] = None
-        for path in edits(clear) or ():
-            found[Named(path=path, moves=simple.moves, writes=True)] = None
+    for one in seen(command):
+        for path in one.reads or ():
+            found[Named(path=path, moves=one.simple.moves, writes=False)] = None
+        for path in one.edits or ():
+            found[Named(path=path, moves=one.simple.moves, writes=True)] = None
     for simple in reading.simples:
         for path in written(simple):
             found[Named(path=path, moves=simple.moves, writes=True)] = None
@@ -110,7 +128,7 @@ def only_reads(command: str) -> bool:
     script = parse(command)
     return (
         script.plain
-        and all(reads(shown(simple)) is not None for simple in script.simples)
+        and all(one.reads is not None for one in seen(command))
         and not any(redirect.writes and redirect.word.value not in NOWHERE for redirect in script.redirects)
     )
 

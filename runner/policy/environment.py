@@ -32,6 +32,7 @@ MEANINGS = {
     "ANTHROPIC_DEFAULT_SONNET_MODEL": "what `sonnet` means",
     "ANTHROPIC_DEFAULT_HAIKU_MODEL": "what `haiku` means",
     "ANTHROPIC_DEFAULT_FABLE_MODEL": "what `fable` means",
+    "CLAUDE_CODE_EXTRA_BODY": "further fields of requests to the model",
     "API_TIMEOUT_MS": "how long one request to the model may take",
     "CLAUDE_STREAM_IDLE_TIMEOUT_MS": "how long a reply may be silent",
     "DISABLE_INTERLEAVED_THINKING": "no thinking between calls, with models that want a header for it",

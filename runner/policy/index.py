@@ -1,5 +1,6 @@
 """Which of very many rules speak of a call: found by tool, by the first word of a command, by a segment of a
-path, so that the time does not grow with the rules that do not. One index holds the rules of one decision.
+path, so that the time does not grow with the rules that do not. One index holds the rules of one decision, or of
+those that are read alike.
 """
 
 from __future__ import annotations
@@ -7,14 +8,14 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
 from runner.effects import ConnectHost, Effect, Place, ReadPath, RunCommand, WritePath
 from runner.policy.network import PLAIN, PORTS, NetworkPattern
-from runner.policy.patterns import KEY_WORDS, CommandPattern, HostPattern, PathPattern, folded, keys_of, normal
+from runner.policy.patterns import CommandPattern, HostPattern, PathPattern, by_key, folded, keys_of, normal
 from runner.policy.reach import reach_of
 from runner.policy.rules import EDITORS, NAMED, READERS, SHELLS, Kind, Rule
 
@@ -67,15 +68,15 @@ class RuleIndex:
 
     def commands(self, text: str) -> Iterator[Rule]:
         """The rules whose pattern matches a command's text."""
-        table, key, end = self._commands, "", -1
-        for _ in range(KEY_WORDS + 1 if table else 0):
-            for rule in table.get(key, ()):
-                if isinstance(rule.pattern, CommandPattern) and rule.pattern.matches(text):
+        return self._on_texts(by_key((text,))) if self._commands else iter(())
+
+    def _on_texts(self, texts: Mapping[str, Sequence[str]]) -> Iterator[Rule]:
+        """The same for many texts, by the keys that rules on them may have."""
+        table = self._commands
+        for key in texts.keys() & table.keys():
+            for rule in table[key]:
+                if isinstance(rule.pattern, CommandPattern) and any(map(rule.pattern.matches, texts[key])):
                     yield rule
-            if key == text:
-                return
-            end = text.find(" ", end + 1)
-            key = text if end < 0 else text[:end]
 
     def on_path(self, kind: Kind, path: str) -> Iterator[Rule]:
         """The rules of a kind whose pattern matches a path (absolute and normal; folded for deny and ask)."""
@@ -153,8 +154,7 @@ class RuleIndex:
             return
         kind = Kind.READ if isinstance(effect, ReadPath) else Kind.EDIT
         family = READERS | EDITORS | SHELLS if kind is Kind.READ else EDITORS | SHELLS
-        paths = tuple({folded(normal(path)) for path in {effect.path, effect.link, effect.target} if path})
-        keys = keys_of(paths)
+        paths, keys = _named_by(effect)
         for rule in self._on_paths(kind, paths, keys):
             if tool == rule.tool or (rule.tool in {"Read", "Edit"} and tool in family):
                 yield rule
@@ -164,8 +164,7 @@ class RuleIndex:
     def _on_command(self, effect: RunCommand, place: Place) -> Iterator[Rule]:
         reach = reach_of(effect.command, str(effect.cwd), str(place.home))
         if self._commands:
-            for text in reach.texts:
-                yield from self.commands(text)
+            yield from self._on_texts(reach.by_key)
             for pattern, rest in reach.globs:
                 for name in fnmatch.filter({key.partition(" ")[0] for key in self._commands}, pattern):
                     yield from self.commands(f"{name} {rest}".rstrip())
@@ -182,6 +181,13 @@ class RuleIndex:
     def _segments(self) -> str:
         """Every literal segment that a path rule is found by, a line each."""
         return "\n".join(dict.fromkeys(key for table in self._paths.values() for key in table if key))
+
+
+@lru_cache(maxsize=256)
+def _named_by(effect: ReadPath | WritePath) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The paths that an effect is about, folded, and what rules on them may be found by."""
+    paths = tuple({folded(normal(path)) for path in {effect.path, effect.link, effect.target} if path})
+    return paths, keys_of(paths)
 
 
 def _compared(rule: Rule, sent: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ PEELED = 16
 MOST = 20_000
 _LINE_ENDS = re.compile(r"\|\||&&|\|&|[;&|\n(){}`]|\$\(|<\(|>\(")
 _QUOTES = re.compile(r"['\"]")
+_QUOTING = re.compile(r"['\"\\]")
 _LEADING = re.compile(r"(?:[A-Za-z_]\w*\+?=(?:'[^']*'|\"[^\"]*\"|[^\s'\"]++)*+|[<>]+&?\s*\S+|\d*[<>]+\S*)\s+")
 _ANSI = re.compile(r"\$(['\"])")
 _BRACES = re.compile(r"\{([^{}\s]*,[^{}\s]*)\}")
@@ -45,7 +46,7 @@ def fragments(command: str) -> tuple[str, ...]:
         pieces |= dict.fromkeys(piece for part in _QUOTES.split(flat) for piece in _LINE_ENDS.split(part))
     found: dict[str, None] = {}
     for piece in pieces:
-        for text in dict.fromkeys((piece, re.sub(r"['\"\\]", "", piece))):
+        for text in dict.fromkeys((piece, _QUOTING.sub("", piece))):
             for form in _peeled(_BLANKS.sub(" ", text).strip()):
                 found[form] = None
                 name, space, tail = form.partition(" ")
@@ -78,5 +79,6 @@ def _peel(text: str) -> str:
 def words(command: str) -> tuple[str, ...]:
     """Every word that might name a path."""
     found = dict.fromkeys(_SEPARATORS.split(command.replace("\\", "")))
-    found |= dict.fromkeys(_SEPARATORS.split(re.sub(r"['\"\\]", "", command)))
+    if _QUOTING.search(command) is not None:
+        found |= dict.fromkeys(_SEPARATORS.split(_QUOTING.sub("", command)))
     return tuple(word for word in found if word)

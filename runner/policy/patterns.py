@@ -17,6 +17,7 @@ from runner.effects import Place
 from runner.errors import UsageError
 
 MOST_DEEP = 3
+_ROOT = PurePosixPath("/")
 KEY_WORDS = 3
 _REPEATED = re.compile(r"/(?:\.?/)+")
 _SPECIAL = re.compile(r"[*?\[\\]")
@@ -49,6 +50,20 @@ class CommandPattern:
         head = self.pieces[0]
         whole = len(self.pieces) == 1
         return " ".join((head if whole else head.rpartition(" ")[0]).split(" ")[:KEY_WORDS])
+
+
+def by_key(texts: Iterable[str]) -> dict[str, list[str]]:
+    """Commands' texts by every key that a pattern which matches one of them may have."""
+    every = [*texts]
+    found: dict[str, list[str]] = {}
+    for text in every:
+        end = -1
+        for _ in range(KEY_WORDS if text else 0):
+            end = text.find(" ", end + 1)
+            found.setdefault(text if end < 0 else text[:end], []).append(text)
+            if end < 0:
+                break
+    return found | {"": every}
 
 
 def _glob(pieces: tuple[str, ...], text: str) -> bool:
@@ -138,8 +153,8 @@ class PathPattern:
 
 def keys_of(paths: Iterable[str]) -> frozenset[str]:
     """Every key that a pattern which matches one of these paths may have."""
-    segments = {segment for path in paths for segment in path.split("/")}
-    return frozenset(segments | {segment[segment.rindex(".") :] for segment in segments if "." in segment} | {""})
+    segments = {"", *"/".join(paths).split("/")}
+    return frozenset((*segments, *(segment[segment.rindex(".") :] for segment in segments if "." in segment)))
 
 
 def path_pattern(pattern: str, place: Place, *, anywhere: bool, anchor: PurePosixPath | None = None) -> PathPattern:
@@ -149,7 +164,7 @@ def path_pattern(pattern: str, place: Place, *, anywhere: bool, anchor: PurePosi
     """
     base, rest, anchored = place.cwd, pattern, True
     if pattern.startswith("//"):
-        base, rest = PurePosixPath("/"), pattern[2:]
+        base, rest = _ROOT, pattern[2:]
     elif pattern.startswith("~/") or pattern == "~":
         base, rest = place.home, pattern[2:] or "**"
     elif pattern.startswith("/"):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from runner.effects import Place, ReadPath, WritePath
@@ -53,6 +54,7 @@ def protected(effect: WritePath) -> bool:
     return False
 
 
+@lru_cache(maxsize=512)
 def absolute(text: str, cwd: PurePosixPath, home: PurePosixPath, moves: tuple[Word, ...]) -> tuple[PurePosixPath, ...]:
     """Where a path of a command may lead: from cwd, and from every directory that a `cd` before it may have led to.
     Empty when that cannot be told.

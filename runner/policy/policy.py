@@ -44,6 +44,20 @@ OUTSIDE = frozenset({"WebFetch", NETWORK})
 NOTHING_SENT: Mapping[str, Any] = MappingProxyType({})
 
 
+class _Indexes:
+    """The rules found by what they speak of: `strict` the deny and ask rules together, which are read as widely."""
+
+    def __init__(self, rules: tuple[Rule, ...]) -> None:
+        self._rules = rules
+        self.allow = RuleIndex(rule for rule in rules if rule.decision is Decision.ALLOW)
+        self.strict = RuleIndex(rule for rule in rules if rule.decision is not Decision.ALLOW)
+
+    @cached_property
+    def deny(self) -> RuleIndex:
+        """The deny rules alone."""
+        return RuleIndex(rule for rule in self._rules if rule.decision is Decision.DENY)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """Frozen. Rules are read deny → ask → allow, the first list with a match decides; then the mode. The order of
@@ -95,12 +109,12 @@ class Policy:
         return tuple(rule for rule in self.rules if rule.decision is decision)
 
     @cached_property
-    def _indexes(self) -> dict[Decision, RuleIndex]:
-        return {decision: RuleIndex(self.of(decision)) for decision in Decision}
+    def _indexes(self) -> _Indexes:
+        return _Indexes(self.rules)
 
     def hides(self, tool: str) -> bool:
         """Whether a bare deny rule takes the tool out of the model's list."""
-        return bool(self._indexes[Decision.DENY].bare(tool))
+        return any(rule.decision is Decision.DENY for rule in self._indexes.strict.bare(tool))
 
     def expand(self, effects: tuple[Effect, ...], place: Place) -> tuple[Effect, ...]:
         """The effects, and beside a command a ReadPath or WritePath for each file that it is known to touch, so that
@@ -110,7 +124,7 @@ class Policy:
         for effect in effects if self.rules else ():
             if isinstance(effect, RunCommand):
                 reach_of(effect.command, str(effect.cwd), str(place.home))
-        if self.mode is Mode.BYPASS and not any(self._indexes[d].paths for d in (Decision.DENY, Decision.ASK)):
+        if self.mode is Mode.BYPASS and not self._indexes.strict.paths:
             return effects
         added: dict[Effect, None] = {}
         for effect in effects:
@@ -127,31 +141,32 @@ class Policy:
         """One verdict for a call: that of its strictest effect. Pure; `effects` are expanded and resolved, `sent` is
         the input of the call.
         """
-        denied = self._indexes[Decision.DENY].fires(tool, effects, place, sent)
-        asked = self._indexes[Decision.ASK].fires(tool, effects, place, sent)
-        allowing = Allowing(
-            index=self._indexes[Decision.ALLOW], mode=self.mode, tool=tool, place=place, effects=effects
-        )
+        fired = self._indexes.strict.fires(tool, effects, place, sent)
+        allowing = Allowing(index=self._indexes.allow, mode=self.mode, tool=tool, place=place, effects=effects)
         verdict = self._without_rules(effects, allowing, place)
-        if asked and len(effects) == 1 and isinstance(effects[0], ConnectHost):
-            over = self._indexes[Decision.ALLOW].covering(effects[0]) if tool in OUTSIDE else []
-            asked = {rule: None for rule in asked if not any(one.lifts(rule) for one in over)}
-        matches = sorted((*denied, *asked, *allowing.used), key=lambda rule: rule.order)
-        if denied:
-            verdict = _by_rule(matches[0])
-        elif asked and verdict.decision is not Decision.DENY:
-            verdict = NOT_ASKED if self.mode is Mode.DONT_ASK else _by_rule(matches[0])
+        if fired and len(effects) == 1 and isinstance(effects[0], ConnectHost):
+            over = self._indexes.allow.covering(effects[0]) if tool in OUTSIDE else []
+            lifted = {rule for rule in fired if rule.decision is Decision.ASK and any(one.lifts(rule) for one in over)}
+            fired = {rule: None for rule in fired if rule not in lifted}
+        matches = sorted((*fired, *allowing.used), key=lambda rule: rule.order)
+        if not matches:
+            return verdict
+        strictest = matches[0]
+        if strictest.decision is Decision.DENY:
+            verdict = _by_rule(strictest)
+        elif strictest.decision is Decision.ASK and verdict.decision is not Decision.DENY:
+            verdict = NOT_ASKED if self.mode is Mode.DONT_ASK else _by_rule(strictest)
         return replace(verdict, matches=tuple(rule.match for rule in matches))
 
     def reach(self, effect: ConnectHost) -> tuple[tuple[Range, ...], tuple[Range, ...]]:
         """Of a request that is allowed: the special addresses that rules name for it, and those that rules deny it."""
         named: list[Range] = []
-        for rule in self._indexes[Decision.ALLOW].covering(effect):
+        for rule in self._indexes.allow.covering(effect):
             if isinstance(rule.pattern, NetworkPattern):
                 named += rule.pattern.ranges
             elif isinstance(rule.pattern, HostPattern):
                 named += ranges_of(rule.pattern)
-        denying = self._indexes[Decision.DENY].ranged()
+        denying = self._indexes.deny.ranged()
         return tuple(named), tuple(each for pattern in denying if pattern.bars(effect) for each in pattern.ranges)
 
     def exempts(self, host: str) -> bool:
@@ -161,13 +176,13 @@ class Policy:
     @property
     def inspects(self) -> bool:
         """Whether any rule is about requests inside of TLS."""
-        return any(index.inspects for index in self._indexes.values())
+        return self._indexes.strict.inspects or self._indexes.allow.inspects
 
     def expected(self, host: str, port: int) -> str:
         """What a tunnel to there is to carry, by what rules speak of: tcp, else `inspected` where requests inside of
         TLS have to be seen, else https, else http, https where no rule allows anything.
         """
-        allowed = self._indexes[Decision.ALLOW]
+        allowed = self._indexes.allow
 
         def request(scheme: str, method: str = "CONNECT") -> ConnectHost:
             return ConnectHost(host=host, port=port, scheme=scheme, method=method, path="/" if method == "GET" else "")
@@ -178,11 +193,7 @@ class Policy:
         if allowed.covering(request("tcp")):
             return "tcp"
         whole = bool(allowed.covering(request("https")))
-        regarding = (
-            pattern.regards(request("https", "GET"))
-            for decision in (Decision.DENY, Decision.ASK)
-            for _, pattern in self._indexes[decision].on_network(host)
-        )
+        regarding = (pattern.regards(request("https", "GET")) for _, pattern in self._indexes.strict.on_network(host))
         inside = parts("https") or parts("wss") or bool(allowed.covering(request("wss", "GET")))
         if (inside or (whole and any(regarding))) and not self.exempts(host):
             return "inspected"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from runner.policy import loose
 from runner.policy.commands import only_reads
-from runner.policy.patterns import folded, keys_of
+from runner.policy.patterns import by_key, folded, keys_of
 from runner.policy.runs import Reading, base, readings
 
 MOST_PLACES = 16
@@ -19,17 +20,22 @@ _NORMAL = re.compile(r"(?:/(?!\.)[^/]+|/\.[^/.][^/]*)+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
-    """`texts`: for rules on commands; `globs`: commands whose name is a pattern, and the rest of their words.
-    `paths`: every path that a word might name, and `path_globs` those that end in a pattern, absolute and
-    folded; `keys`: what rules on `paths` may be found by.
+    """`by_key`: texts for rules on commands, by what the rules may be found by; `globs`: commands whose name is a
+    pattern, and the rest of their words. `paths`: every path that a word might name, and `path_globs` those that end
+    in a pattern, absolute and folded; `keys`: what rules on `paths` may be found by.
     """
 
-    texts: tuple[str, ...]
+    by_key: Mapping[str, Sequence[str]]
     globs: tuple[tuple[str, str], ...]
     paths: tuple[str, ...]
     path_globs: tuple[str, ...]
     keys: frozenset[str]
     only_reads: bool
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All of them."""
+        return tuple(self.by_key[""])
 
 
 @lru_cache(maxsize=256)
@@ -52,7 +58,7 @@ def reach_of(command: str, cwd: str, home: str) -> Reach:
     places = _places(cwd, home, reading)
     paths = _absolute(_words(command, reading), home, places)
     return Reach(
-        texts=tuple(texts),
+        by_key=by_key(texts),
         globs=tuple(globs),
         paths=paths,
         keys=keys_of(paths),
@@ -85,8 +91,14 @@ def _places(cwd: str, home: str, reading: Reading) -> tuple[str, ...]:
 
 def _absolute(words: dict[str, None], home: str, places: tuple[str, ...], *, fold: bool = True) -> tuple[str, ...]:
     found: dict[str, None] = {}
+    clean = tuple(place if _NORMAL.fullmatch(place) else "" for place in places)
     for word in words:
         if not word or "\0" in word:
+            continue
+        if "/" not in word and word[0] not in ".~" and "" not in clean:  # most are
+            for where in clean:
+                path = f"{where}/{word}"
+                found[folded(path) if fold else path] = None
             continue
         if word == "~" or word.startswith("~/"):
             text, below = word[2:], True

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TypeAlias
 
 from runner.effects import Decision, Match, Place, RuleSource, Source
 from runner.errors import UsageError
@@ -51,6 +51,7 @@ _FIELDS = {
     "Skill": "args",
     "TaskStop": "task_id",
 }
+_FIELDS_OF = {tool: frozenset(fields.split()) for tool, fields in _FIELDS.items()}
 _LAYERS = tuple(Source)
 _ALLOW = Decision.ALLOW
 _STANDING = dict.fromkeys(Source, 1) | {Source.MANAGED: 2, Source.LOCAL: 0, Source.PROJECT: 0}
@@ -73,6 +74,9 @@ _USE, _COMMAND, _READ, _EDIT, _DOMAIN, _NETWORK, _FIELD_KIND = Kind
 _FIELD_FORM = re.compile(r"(\w+)\s*:\s*(.*)", re.DOTALL)
 
 
+Pattern: TypeAlias = CommandPattern | PathPattern | HostPattern | NetworkPattern
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """One rule of one source. `tool` may be a glob for deny and ask. `pattern` None: every use; `name`: the field of
@@ -84,7 +88,7 @@ class Rule:
     source: RuleSource
     tool: str
     kind: Kind
-    pattern: CommandPattern | PathPattern | HostPattern | NetworkPattern | None = field(default=None, compare=False)
+    pattern: Pattern | None = field(default=None, compare=False)
     name: str = ""
     priority: int = 0
 
@@ -139,40 +143,42 @@ def parse_rule(
     form = _FORM.fullmatch(text)
     if form is None:
         raise UsageError(f"permission rule {text!r} is not of the form Tool or Tool(specifier)")
-    tool, specifier = _OLD_NAMES.get(form["tool"], form["tool"]), form["specifier"]
+    tool, specifier = form.groups()
+    tool = _OLD_NAMES.get(tool, tool)
     if "*" in tool:
         if decision is Decision.ALLOW and not re.match(r"mcp__[A-Za-z0-9-]+(?:_[A-Za-z0-9-]+)*__", tool):
             raise UsageError(f"permission rule {text!r}: an allow rule names its tool without `*`")
         if specifier is not None:
             raise UsageError(f"permission rule {text!r}: a tool with `*` takes no specifier")
-    if specifier is not None and not specifier.strip():
+    specifier = specifier.strip() if specifier is not None else "*"
+    if not specifier:
         raise UsageError(f"permission rule {text!r}: the specifier is empty")
-    if specifier is None or specifier.strip() == "*":
-        return Rule(text=text, decision=decision, source=source, tool=tool, kind=_USE)
-    made = {"text": text, "decision": decision, "source": source, "tool": tool}
-    return _specified(made, specifier.strip(), place, anchor)
+    kind, name, pattern = _USE, "", None
+    if specifier != "*":
+        kind, name, pattern = _specified(text, tool, specifier, place, anchor, allows=decision is _ALLOW)
+    return Rule(text=text, decision=decision, source=source, tool=tool, kind=kind, pattern=pattern, name=name)
 
 
-def _specified(made: dict[str, Any], specifier: str, place: Place, anchor: PurePosixPath | None) -> Rule:
-    text, tool, allows = made["text"], made["tool"], made["decision"] is _ALLOW
+def _specified(
+    text: str, tool: str, specifier: str, place: Place, anchor: PurePosixPath | None, *, allows: bool
+) -> tuple[Kind, str, Pattern]:
+    """What a rule with a specifier looks at: its kind, the field that it names, its pattern."""
     if field_value := _field(tool, specifier):
         if allows:
             raise UsageError(f"permission rule {text!r}: a field of the input can be denied or asked for, not allowed")
         name, value = field_value
-        return Rule(
-            **made, kind=_FIELD_KIND, name=name, pattern=CommandPattern(tuple(value.split("*")), boundary=False)
-        )
+        return _FIELD_KIND, name, CommandPattern(tuple(value.split("*")), boundary=False)
     if tool in SHELLS:
-        return Rule(**made, kind=_COMMAND, pattern=command_pattern(specifier))
+        return _COMMAND, "", command_pattern(specifier)
     if tool in READERS or tool in EDITORS:
         kind = _READ if tool in READERS else _EDIT
-        return Rule(**made, kind=kind, pattern=path_pattern(specifier, place, anywhere=not allows, anchor=anchor))
+        return kind, "", path_pattern(specifier, place, anywhere=not allows, anchor=anchor)
     if tool == "WebFetch" and specifier.startswith("domain:"):
-        return Rule(**made, kind=_DOMAIN, pattern=host_pattern(specifier.removeprefix("domain:")))
+        return _DOMAIN, "", host_pattern(specifier.removeprefix("domain:"))
     if tool == NETWORK:
-        return Rule(**made, kind=_NETWORK, pattern=network_pattern(specifier))
+        return _NETWORK, "", network_pattern(specifier)
     if tool in NAMED:
-        return Rule(**made, kind=_FIELD_KIND, name=NAMED[tool][0], pattern=command_pattern(specifier))
+        return _FIELD_KIND, NAMED[tool][0], command_pattern(specifier)
     raise UsageError(f"permission rule {text!r}: {tool} takes no such specifier")
 
 
@@ -181,7 +187,7 @@ def _field(tool: str, specifier: str) -> tuple[str, str] | None:
     found = _FIELD_FORM.fullmatch(specifier) if ":" in specifier else None
     if found is None or not found[2]:
         return None
-    if tool.startswith("mcp__") or found[1] in _FIELDS.get(tool, "").split():
+    if tool.startswith("mcp__") or found[1] in _FIELDS_OF.get(tool, ()):
         return found[1], found[2].strip()
     return None
 

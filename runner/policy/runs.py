@@ -109,11 +109,13 @@ _PLAIN_NAME = re.compile(r"[\w./+-]+")
 class Reading:
     """Everything that a command might run. `texts`: for rules on commands; `simples`: their words, but for
     what another tool (docker exec, find -exec) runs elsewhere or for each file; `whole`: all
-    of it is understood, so that nothing else needs to be looked for in the text.
+    of it is understood, so that nothing else needs to be looked for in the text. `clear`: for each command that
+    `parse` finds in the text itself, what `shown` makes of it.
     """
 
     texts: tuple[str, ...]
     simples: tuple[Simple, ...]
+    clear: tuple[Simple, ...]
     redirects: tuple[Redirect, ...]
     whole: bool
 
@@ -127,6 +129,7 @@ def readings(command: str) -> Reading:
     return Reading(
         texts=tuple(found.texts),
         simples=tuple(found.simples),
+        clear=tuple(found.clear),
         redirects=tuple(found.redirects),
         whole=found.whole,
     )
@@ -136,6 +139,7 @@ class _Found:
     def __init__(self) -> None:
         self.texts: dict[str, None] = {}
         self.simples: list[Simple] = []
+        self.clear: list[Simple] = []
         self.redirects: list[Redirect] = []
         self.whole = True
         self._values = Values()
@@ -150,7 +154,7 @@ class _Found:
                 if read.words not in met:
                     met.add(read.words)
                     self.whole = False
-                    self.simple(read, depth)
+                    self.simple(read, depth, shown(read))
         self.redirects += [
             replace(redirect, word=word) for redirect in self.redirects for word in self._values.opened(redirect.word)
         ]
@@ -161,17 +165,24 @@ class _Found:
         self.whole = self.whole and not script.opaque
         self.redirects += script.redirects
         for simple in script.simples:
-            self.simple(simple, depth)
-        if depth < _DEEPEST and len(script.simples) + len(script.strings) > 1 and any(map(_reads_code, script.simples)):
+            clear = shown(simple)
+            self.simple(simple, depth, clear)
+            if not depth:
+                self.clear.append(clear)
+        if (
+            depth < _DEEPEST
+            and len(script.simples) + len(script.strings) > 1
+            and any(_reads_code(simple) or self._values.made(simple) for simple in script.simples)
+        ):
             for code in self._values.fed(script):
                 self.script(behind_signs(code), depth + 1)
 
-    def simple(self, simple: Simple, depth: int) -> None:
-        """The command itself, what it wraps, and the code among its words."""
+    def simple(self, simple: Simple, depth: int, clear: Simple) -> None:
+        """The command itself, what it wraps, and the code among its words; `clear`: what `shown` makes of it."""
         self._coded(code_in(simple), depth)
         if not simple.words:
             return
-        self.whole = self.whole and not shown(simple).opaque
+        self.whole = self.whole and not clear.opaque
         self._met.append((simple, depth))
         self._take(simple)
         words = simple.words
@@ -184,8 +195,9 @@ class _Found:
         elif _behind(name, words):
             for at in range(1, len(words)):
                 self._texts(replace(simple, words=words[at:]))
-        inner = words[1:] if name in _RUNNERS or _behind(name, words) else ()
-        if name in _EVALUATORS or any(base(w) in SHELLS for w in words) or any(base(w) in _CALLED for w in inner):
+        called = [base(word) for word in words]
+        inner = called[1:] if name in _RUNNERS or _behind(name, words) else ()
+        if name in _EVALUATORS or not SHELLS.isdisjoint(called) or not _CALLED.isdisjoint(inner):
             self.whole = False
             values = [word.value for word in words[1:] if word.value]
             self._coded((re.sub(r"^[\w.-]+=", "", value) for value in (*values, " ".join(values))), depth)
@@ -202,7 +214,8 @@ class _Found:
         self._texts(simple)
 
     def _texts(self, simple: Simple) -> None:
-        for texts in ((w.source for w in simple.words), (_spaced(w) for w in simple.words)):
+        written, spaced = [w.source for w in simple.words], [_spaced(w) for w in simple.words]
+        for texts in (written,) if written == spaced else (written, spaced):
             text = " ".join(" ".join(texts).split())
             self.texts[text] = None
             name, space, tail = text.partition(" ")

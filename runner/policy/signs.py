@@ -13,6 +13,7 @@ from runner.policy.words import doubtful, names
 MOST_LEAVES = 40_000
 RESERVED = names("{ } ! [[ ]] if then elif else fi case esac for select while until do done in function coproc")
 _GAP = re.compile(rb"(?:[ \t\n]|\\\n)*")
+_PLAIN = re.compile(rb"[\w./:=@%,+-]+")  # in such a word nothing can be doubted
 _BLANK = re.compile(rb"[ \t\n]")
 _ENDS = b" \t\n;&|()<>`"
 
@@ -23,12 +24,19 @@ def doubt_about(source: bytes, root: Any) -> str:
     """
     end, last, kind = 0, b"", ""
     for count, node in enumerate(_leaves(root)):
-        gap = source[end : node.start_byte]
+        start = node.start_byte
+        gap = source[end:start]
         if count > MOST_LEAVES:
             return "it is too long to be understood"
-        if reason := _doubt_before(node, gap) or _doubt_at(source, node, gap, last, kind):
+        if gap and gap != b" " and (reason := _doubt_before(node, gap)):
             return reason
-        end, last, kind = node.end_byte, node.text[-1:], node.type
+        before, kind, end = kind, node.type, node.end_byte
+        text = source[start:end]
+        if not (kind == "word" and node.is_named and _PLAIN.fullmatch(text)) and (
+            reason := _doubt_at(source, node, gap, last, before)
+        ):
+            return reason
+        last = text[-1:]
     return "" if _GAP.fullmatch(source[end:]) else "a part of it is not understood"
 
 

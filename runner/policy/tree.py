@@ -157,7 +157,11 @@ class Reader:
             self._apart(gap, joined=bool(words) and kind in WORDS)
             if kind == "command_name":
                 child, kind = child.children[0], child.children[0].type  # noqa: PLW2901
-            if kind == "variable_assignment":
+            if kind in WORDS:
+                before = words.pop().source if words and not gap else ""
+                words.append(Word(source=before + child.text.decode()) if before else literal(child))
+                below += self._inside(child) if kind != "word" or child.child_count else ()
+            elif kind == "variable_assignment":
                 assigns.append(_assigned(child))
                 self.assigned.append(_kept(child))
                 if not _NAME.fullmatch(assigns[-1][0]):
@@ -165,10 +169,6 @@ class Reader:
                 below += self._within(child)
             elif kind in {"file_redirect", "herestring_redirect", "heredoc_redirect"}:
                 below.append((child, nested))
-            elif kind in WORDS:
-                before = words.pop().source if words and not gap else ""
-                words.append(Word(source=before + child.text.decode()) if before else literal(child))
-                below += self._inside(child)
             else:
                 self.doubt(f"a part of it is not understood ({kind.replace('_', ' ')})")
                 below.append((child, True))
@@ -182,6 +182,8 @@ class Reader:
         return below
 
     def _apart(self, gap: bytes, *, joined: bool) -> None:
+        if gap == b" ":
+            return
         if not _BETWEEN.fullmatch(gap) or (joined and not gap):
             self.doubt("words are not told apart")
 

@@ -45,6 +45,7 @@ _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _QUOTED_ESCAPE = re.compile(r"\\([$`\"\\])")
 _GLOB = re.compile(r"(?<!\\)(?:\\\\)*[*?\[]")
 _BRACES = re.compile(r"\{[^}]*(?:,|\.\.)")
+_PLAIN = re.compile(r"[\w./:=@%,+-]+")
 _SIMPLE_ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", "'": "'", '"': '"', "?": "?"}
 _ANSI = re.compile(r"\\(?:x([0-9A-Fa-f]{1,2})|u([0-9A-Fa-f]{1,4})|U([0-9A-Fa-f]{1,8})|([0-7]{1,3})|(.))", re.DOTALL)
 
@@ -127,7 +128,10 @@ def doubtful(kind: str, text: bytes) -> str:
 def literal(node: Any) -> Word:
     """The word that a node stands for."""
     source = node.text.decode()
-    parts = node.children if node.type == "concatenation" else (node,)
+    kind = node.type
+    if kind == "word" and _PLAIN.fullmatch(source):  # most are: what follows would say the same of it
+        return Word(source=source, value=source)
+    parts = node.children if kind == "concatenation" else (node,)
     value, glob, bare = "", False, ""
     for part in parts:
         text = _value(part)

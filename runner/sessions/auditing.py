@@ -134,11 +134,12 @@ class Entry:
 
 @dataclass(slots=True)
 class _Joining:
-    """Calls that are open, by their ids, and those that ran since the last checkpoint."""
+    """Calls that are open, by their ids; those that ran since the last checkpoint; those that wait for an answer."""
 
     calls: dict[str, Call] = field(default_factory=dict)
     sent: dict[str, str] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)
+    asked: set[str] = field(default_factory=set)
 
     def take(self, body: Body, cause: str) -> Call | None:
         """Put what an event says to its call; the call where this is its beginning."""
@@ -184,16 +185,19 @@ class _Joining:
         call.digest, call.verdicts = body.digest, call.verdicts + 1
         call.input_replaced = self.sent.get(call.call, body.digest) != body.digest
         writes = any(effect.get("type") in WRITES for effect in body.effects)
-        if call.decision == "deny" or not writes:
-            self.ran = [name for name in self.ran if name != call.call]
-        elif call.call not in self.ran:
+        self.ran = [name for name in self.ran if name != call.call]
+        self.asked.discard(call.call)
+        if writes and call.decision == "ask" and not call.approved:
+            self.asked.add(call.call)  # it runs once somebody says yes, not before
+        elif writes and call.decision != "deny":
             self.ran.append(call.call)
 
     def _approve(self, call: Call, body: ApprovalGiven) -> None:
         call.approved, call.approved_by = body.allowed, body.by
         call.approved_always, call.approval_reason = body.always, body.reason
-        if not body.allowed:
-            self.ran = [name for name in self.ran if name != call.call]
+        if body.allowed and call.call in self.asked:
+            self.ran.append(call.call)
+        self.asked.discard(call.call)
 
     def _keep(self, body: CheckpointTaken) -> None:
         """What changed up to a checkpoint is of the calls that ran since the one before, not of the next."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from runner.effects import Decision, Mode, RuleSource, Source
 from runner.errors import FumehoodError, LockedError, ManagedError, PolicyChangedError
 from runner.events import PolicyLoaded
+from runner.loop.modes import Changed
 from runner.policy.environment import overlaid
 from runner.policy.grants import with_grant
 from runner.policy.hiding import hides_logins
@@ -24,6 +25,7 @@ from runner.policy.managed import PLACES, Places, stamp
 from runner.policy.policy import Policy
 from runner.policy.rules import Kind, Rule
 from runner.policy.trust import Grants, keep_serials
+from runner.sessions.agreed import Agreed, narrowed
 from runner.sessions.chain import Chain, stamp_of
 from runner.sessions.specs import chain_of, ground_of, home_of, policy_of, registries_of
 from runner.sessions.store import state_home
@@ -44,11 +46,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """Another policy from here on. `problem`: why nothing goes on, None where it does."""
+    """See `runner.loop.modes.Change`."""
 
     policy: Policy
-    event: PolicyLoaded
+    event: PolicyLoaded | None
     problem: FumehoodError | None = None
+    files: tuple[Changed, ...] = ()
+    settle: Callable[[frozenset[str], Mode, str], Change | None] | None = None
 
 
 class Enforced:
@@ -95,6 +99,7 @@ class Enforced:
         self._mark = (self._managed.stamp, self._chain.stamp)
         self._gist = gist(self.policy)
         self._broken: FumehoodError | None = None
+        self._agreed = Agreed(self._chain, home_of(environ))
         self.named: dict[str, str] = {}
         self._functions = functions
         self._servers: tuple[Server, ...] = ()
@@ -185,32 +190,65 @@ class Enforced:
     def look(self, mode: Mode, model: str) -> Change | None:
         """Before each request to the model and each round of calls: what changed of any settings. What tightens counts
         at once; what loosens does as it would at a start, but that a repository which is not trusted takes nothing
-        back. Where a file cannot be relied on, or managed settings forbid what this session is, the change is the
-        strictest policy there is, with the problem, time and again. Models, limits and the rest of what a session
+        back, and that ConfigChange hooks, where there are any, are heard first and may keep it from counting. Where a
+        file cannot be relied on, or managed settings forbid what this session is, the change is the strictest policy
+        there is, with the problem, time and again. Models, limits and the rest of what a session
         is made of are read once; hooks that come where there were none begin with the next session.
         """
         mark = (stamp(self._places), stamp_of(self._chain.watched))
-        if mark == self._mark:
+        if mark == self._mark and not (self._broken is None and self._asking):  # a question may have been cut off
             return None if self._broken is None else self._lockdown(mode, self._broken)
         self._mark = mark
         try:
-            chain = chain_of(self.spec, self._given, self._places).after(self._chain)
-            managed, settings = chain.managed, chain.settings
-            if self._managed.loaded and not managed.loaded:
+            fresh = chain_of(self.spec, self._given, self._places)
+            chain = fresh.after(self._chain)
+            if self._managed.loaded and not chain.managed.loaded:
                 raise ManagedError("managed settings that were in force are gone")
-            policy = self._under(chain, mode, model)
-            hooks = configured(settings, self._functions)
-            if hooks is not None and self.hooks is None:
-                if any(one.document.value.get("hooks") for one in managed.loaded):
-                    raise PolicyChangedError("managed settings have hooks by now: end this session and begin anew")
-                hooks = None
-            if settings.value("requiredAuditSink") != self.sink:
-                raise PolicyChangedError(
-                    "another audit sink is required by now: end this session and go on with it anew"
-                )
+            files = self._agreed.take(fresh)
+            if not self._hears:
+                self._agreed.agree()
+            change = self._apply(chain, mode, model)
         except FumehoodError as error:
             self._broken = error
             return self._lockdown(mode, error)
+        waiting = self._asking
+        if not self._hears or not (files or waiting):
+            return change
+        change = change or Change(policy=self._under(self._chain, mode, model), event=None)
+        return replace(change, files=(*files, *waiting), settle=partial(self._settled, waiting))
+
+    @property
+    def _hears(self) -> bool:
+        """Whether a hook waits for files that change."""
+        return self.hooks is not None and bool(self.hooks.of("ConfigChange"))
+
+    @property
+    def _asking(self) -> tuple[Changed, ...]:
+        return self._agreed.waiting if self._hears else ()
+
+    def _settled(self, asked: tuple[Changed, ...], declined: frozenset[str], mode: Mode, model: str) -> Change | None:
+        """The hooks said no to some of the files that changed: of those only what tightens counts."""
+        self._agreed.settle(asked, declined)
+        try:
+            return self._apply(self._chain, mode, model)
+        except FumehoodError as error:
+            self._broken = error
+            return self._lockdown(mode, error)
+
+    def _apply(self, chain: Chain, mode: Mode, model: str) -> Change | None:
+        """Make a chain the one in force; None where its policy is no other. Raises what makes it impossible, be it in
+        files that nobody agreed to.
+        """
+        policy = self._under(chain, mode, model)
+        managed, settings = chain.managed, self._agreed.within(chain).settings
+        configured(chain.settings, self._functions)
+        hooks = configured(settings, self._functions)
+        if hooks is not None and self.hooks is None:
+            if any(one.document.value.get("hooks") for one in managed.loaded):
+                raise PolicyChangedError("managed settings have hooks by now: end this session and begin anew")
+            hooks = None
+        if settings.value("requiredAuditSink") != self.sink:
+            raise PolicyChangedError("another audit sink is required by now: end this session and go on with it anew")
         was, self._broken, before = self._broken, None, self._gist
         self._chain, self._managed, self._settings, self.hooks = chain, managed, settings, hooks
         self._gist, self.masks = gist(policy), masked(policy, self._roots)
@@ -235,6 +273,12 @@ class Enforced:
         return Change(policy=policy, event=self.loaded(policy))
 
     def _under(self, chain: Chain, mode: Mode, model: str) -> Policy:
+        """The policy of a chain; where hooks did not agree to all of it, the stricter of what they agreed to and it."""
+        agreed = self._agreed.within(chain)
+        policy = self._of(chain, mode, model)
+        return policy if agreed is chain else narrowed(self._of(agreed, mode, model), policy)
+
+    def _of(self, chain: Chain, mode: Mode, model: str) -> Policy:
         settings = chain.settings
         mode = mode if mode in settings.modes else settings.start_mode
         spec = replace(self.spec, mode=mode)

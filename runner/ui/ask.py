@@ -22,13 +22,17 @@ _DIFF = {
 }
 
 
+_WANTS = {"ExitPlanMode": "this is the plan: go on with it?"}
+
+
 def question(ask: AskView, glyphs: Glyphs, *, whole: bool = False) -> tuple[list[Text], int]:
     """The lines that show what would run, and how many were left out (none with `whole`)."""
     body = [line for key, value in ask.input.items() for line in _field(key, value)]
     left = 0 if whole else max(0, len(body) - _SHOWN)
     shown = body[: len(body) - left]
-    head = Text().append("? ", "bold yellow").append(f"{one_line(ask.tool, 60)} asks for permission", "bold")
-    if ask.reason:
+    wants = _WANTS.get(ask.tool, f"{one_line(ask.tool, 60)} asks for permission")
+    head = Text().append("? ", "bold yellow").append(wants, "bold")
+    if ask.reason and ask.tool not in _WANTS:
         head.append(f": {one_line(ask.reason)}")
     lines = [head, *(Text().append(f"  {glyphs.bar} ", "yellow").append(line) for line in shown)]
     if left:

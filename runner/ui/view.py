@@ -233,9 +233,10 @@ def _fold_call(state: ViewState, event: Event) -> ViewState:
         case ApprovalAsked(call=call, tool=tool, input=args, reason=reason, always=always, kept=kept):
             ask = AskView(call=call, tool=tool, input=args, reason=reason, always=always, kept=kept)
             return replace(_change(state, call, lambda c: replace(c, state="asking")), asks=(*state.asks, ask))
-        case ApprovalGiven(call=call, allowed=allowed):
+        case ApprovalGiven(call=call, allowed=allowed, by=by, reason=reason):
             answer = "allowed" if allowed else "denied"
-            changed = _change(state, call, lambda c: replace(c, state=answer, since=event.at))
+            why = (reason or "you said no") if not allowed and by in ("terminal", "client") else ""
+            changed = _change(state, call, lambda c: replace(c, state=answer, since=event.at, message=why or c.message))
             asks = tuple(a for a in state.asks if a.call != call)
             return replace(changed, asks=asks, denied=state.denied + (not allowed))
         case ToolFinished() as done:

@@ -26,6 +26,7 @@ _SUBJECT = {
     "TaskStop": "task_id",
     "WebFetch": "url",
     "WebSearch": "query",
+    "ExitPlanMode": "plan",
     "Agent": "description",
 }
 _REASONS = {
@@ -107,6 +108,9 @@ def subject(name: str, args: Mapping[str, Any], cwd: str = "", limit: int = 400)
     key = _SUBJECT.get(name)
     if name == "TodoWrite":
         return plural(len(args.get("todos", ())), "item")
+    if name == "AskUserQuestion" and isinstance(asked := args.get("questions"), list):
+        texts = (each.get("question") for each in asked if isinstance(each, dict))
+        return one_line(" ".join(text for text in texts if isinstance(text, str)), limit)
     if key is None or not isinstance(args.get(key), str):
         return one_line(json.dumps(args, ensure_ascii=False), limit) if args else ""
     value = args[key]
@@ -170,6 +174,10 @@ def _search_outcome(result: Mapping[str, Any], _message: str) -> str:
     return plural(files, "file") if isinstance(files, int) else ""
 
 
+def _answered(result: Mapping[str, Any], _message: str) -> str:
+    return one_line(", ".join(str(answer) for answer in _dict(result, "answers").values()))
+
+
 _OUTCOMES: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "Bash": _bash_outcome,
     "Read": _read_outcome,
@@ -178,6 +186,7 @@ _OUTCOMES: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "MultiEdit": _write_outcome,
     "Glob": _search_outcome,
     "Grep": _search_outcome,
+    "AskUserQuestion": _answered,
 }
 
 

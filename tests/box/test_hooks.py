@@ -232,3 +232,46 @@ async def test_what_the_users_hooks_consist_of_is_in_the_box(
     async with run(spec, environ=environ, places=where) as session:
         await play(session)
         assert sorted((await in_box(session, "cat /tmp/notes")).split()) == sorted(["tilde", "whole", spec.roots[0].at])
+
+
+async def test_a_hook_decides_whether_settings_that_change_count_and_never_loosens_by_it(
+    build: Build, environ: dict[str, str], where: Places, tmp_path: Path
+) -> None:
+    settings, told = Path(environ["HOME"]) / ".claude/settings.json", tmp_path / "told"
+    told.mkdir()
+    answer = f'cat > "{told}/$(date +%s%N)"; test ! -e "{tmp_path}/no" || {{ echo not now >&2; exit 2; }}'
+    heard = of("ConfigChange", hook(answer, where="host"))
+
+    def say(**permissions: list[str]) -> None:
+        put(settings, {"permissions": permissions, **heard})
+
+    say(ask=["Bash(touch *)"])
+    manage(where, {"permissions": {"deny": ["Bash(m *)"]}})
+    tries = [use("Bash", n, command=f"touch {n}; rm -f {n}") for n in range(4)]
+    spec = build(*(reply for one in tries for reply in (one, {"text": "done"})), mode=Mode.BYPASS)
+    async with run(spec, environ=environ, places=where) as session:
+        await play(session, "asked about, and nobody is there")
+        (tmp_path / "no").touch()
+        say(deny=["Bash(rm *)"])
+        await play(session, "the ask rule stays, and the deny rule counts")
+        say()
+        (tmp_path / "no").unlink()
+        await play(session, "agreed to")
+        (tmp_path / "no").touch()
+        manage(where, {"permissions": {"deny": ["Bash(touch *)"]}})
+        await play(session, "managed settings count, whatever the hook says")
+        decided = [one.verdict for one in bodies(session, Judged) if one.tool == "Bash"]
+        ran = [(one.event, one.outcome) for one in bodies(session, HookRan)]
+    assert [one["decision"] for one in decided] == ["ask", "deny", "allow", "deny"]
+    assert [(one["rule"], one["source"]) for one in decided if one["rule"]] == [
+        ("Bash(touch *)", "user"),
+        ("Bash(rm *)", "user"),
+        ("Bash(touch *)", "managed"),
+    ]
+    assert ran == [("ConfigChange", outcome) for outcome in ("blocked", "success", "blocked")]
+    heard_of = [json.loads(path.read_text()) for path in sorted(told.iterdir())]
+    assert [(one["hook_event_name"], one["source"], one["file_path"]) for one in heard_of] == [
+        ("ConfigChange", "user_settings", str(settings)),
+        ("ConfigChange", "user_settings", str(settings)),
+        ("ConfigChange", "policy_settings", str(where.fumehood / "managed-settings.yaml")),
+    ]

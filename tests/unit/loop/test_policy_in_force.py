@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 
@@ -23,17 +23,10 @@ from runner.loop.modes import Remember
 from runner.loop.operations import Answer, Prompt, SetMode, SetModel
 from runner.policy.grants import with_grant
 from runner.policy.policy import Policy
+from runner.sessions.enforced import Change as Changed
 from runner.sessions.enforced import locked_down
 from sandbox.spec import Command
 from tests.unit.loop.conftest import REPO, Change, Stage
-
-
-@dataclass(frozen=True)
-class Changed:
-    policy: Policy
-    event: PolicyLoaded
-    problem: FumehoodError | None = None
-
 
 CHANGE = {"tools": [{"name": "Change", "input": {"path": "x"}}]}
 
@@ -46,7 +39,8 @@ async def test_managed_settings_that_break_end_the_turn_before_the_model_is_aske
         if not broken:
             return None
         policy = locked_down(mode)
-        return Changed(policy, PolicyLoaded(digest=policy.digest, mode=mode.value, problem="broken"), broken[0])
+        event = PolicyLoaded(digest=policy.digest, mode=mode.value, problem="broken")
+        return Changed(policy=policy, event=event, problem=broken[0])
 
     async with stage.open(look=look) as session:
         await stage.play(session)
@@ -65,7 +59,9 @@ async def test_another_policy_is_recorded_and_in_force_from_the_next_turn_on(sta
     news: list[Policy] = []
 
     def look(mode: Mode, _model: str) -> Changed | None:
-        return Changed(news[0], PolicyLoaded(digest=news[0].digest, mode=mode.value)) if news else None
+        if not news:
+            return None
+        return Changed(policy=news[0], event=PolicyLoaded(digest=news[0].digest, mode=mode.value))
 
     async with stage.open(look=look) as session:
         await stage.play(session)
@@ -162,7 +158,8 @@ async def test_what_changes_between_a_reply_and_its_calls_is_judged_by_what_is_i
         if looks not in (2, 6, 7):  # turn, calls, request; then turn, calls, request, with a problem
             return None
         problem = ManagedError("is no YAML", file="/etc/fumehood/managed-settings.yaml") if looks > 2 else None
-        return Changed(policy, PolicyLoaded(digest=policy.digest, mode=mode.value, problem=str(problem or "")), problem)
+        event = PolicyLoaded(digest=policy.digest, mode=mode.value, problem=str(problem or ""))
+        return Changed(policy=policy, event=event, problem=problem)
 
     async with stage.open(look=look) as session:
         await stage.play(session)

@@ -25,6 +25,7 @@ def test_every_variable_counts() -> None:
             "ANTHROPIC_BASE_URL": "http://gateway:8080/claude/",
             "ANTHROPIC_CUSTOM_HEADERS": "X-Team: blue\n\nX-Other:a: b\n",
             "ANTHROPIC_BETAS": "one, two,",
+            "CLAUDE_CODE_EXTRA_BODY": '{"service_tier": "auto"}',
             "API_TIMEOUT_MS": "1500",
             "CLAUDE_STREAM_IDLE_TIMEOUT_MS": "250",
             "ENABLE_PROMPT_CACHING_1H": "true",
@@ -36,7 +37,7 @@ def test_every_variable_counts() -> None:
         base_url="http://gateway:8080/claude",
         headers={"x-team": SecretStr("blue"), "x-other": SecretStr("a: b")},
         deadlines=Deadlines(first_byte=1.5, total=1.5, idle=0.25),
-        options=Options(cache="1h", interleaved=False, betas=("one", "two")),
+        options=Options(cache="1h", interleaved=False, betas=("one", "two"), extra={"service_tier": "auto"}),
     )
 
 
@@ -72,6 +73,13 @@ def test_a_key_that_no_header_can_hold_is_refused_without_being_shown(key: str) 
         {"API_TIMEOUT_MS": "soon"},
         {"API_TIMEOUT_MS": "0"},
         {"ANTHROPIC_CUSTOM_HEADERS": "secret"},
+        {"CLAUDE_CODE_EXTRA_BODY": "secret"},
+        {"CLAUDE_CODE_EXTRA_BODY": '["secret"]'},
+        {"CLAUDE_CODE_EXTRA_BODY": "[" * 70_000},
+        {"CLAUDE_CODE_EXTRA_BODY": '{"model": "secret"}'},
+        {"CLAUDE_CODE_EXTRA_BODY": '{"Fallback_Models": ["secret"]}'},
+        {"CLAUDE_CODE_EXTRA_BODY": '{"tools": [{"type": "secret"}]}'},
+        {"CLAUDE_CODE_EXTRA_BODY": '{"mcp_servers": ["secret"]}'},
         {"ANTHROPIC_CUSTOM_HEADERS": "bad name: secret"},
         {"ANTHROPIC_CUSTOM_HEADERS": "x: secret\x01"},
     ],

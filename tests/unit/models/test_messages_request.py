@@ -182,3 +182,10 @@ def test_without_thinking_leaves_the_rest_and_drops_messages_that_were_nothing_e
         {"role": "assistant", "content": [text]},
         {"role": "assistant", "content": "plain"},
     )
+
+
+def test_further_fields_go_along_and_replace_what_is_no_matter_of_ours() -> None:
+    options = Options(extra={"service_tier": "auto", "metadata": {"user_id": "team"}})
+    plain, _ = request_body(REQUEST, Options())
+    body, _ = request_body(REQUEST, options)
+    assert body == {**plain, **options.extra}

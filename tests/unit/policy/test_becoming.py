@@ -72,6 +72,17 @@ def test_what_runs_unasked_in_mode_default_is_what_the_list_says() -> None:
         "$PYTHON -m pytest rm",
         "${CC:-gcc} -c rm.c",
         "git rebase -i HEAD~2",
+        "cp rm.py b.py; python b.py",
+        "cp /bin/rm x; ls",
+        "cp a rm; cat a",
+        "mv old.sh new.sh && ./new.sh",
+        "cat rm > b; cat b",
+        "ln -s ../rm lib && ls lib",
+        "cat rm.txt > run.sh; ./other.sh",
+        "enable -n rm",
+        "bind -p rm",
+        "mapfile -t lines < rm",
+        "echo cm0geQ== | base64 -d",
     ],
 )
 def test_a_command_that_only_names_another_is_not_taken_for_it(command: str) -> None:

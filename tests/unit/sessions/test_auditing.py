@@ -10,6 +10,7 @@ import pytest
 
 from runner.events import (
     BODY_TYPES,
+    ApprovalGiven,
     HeadMoved,
     HookRan,
     Judged,
@@ -132,6 +133,19 @@ def test_files_that_several_calls_may_have_changed_name_all_of_them(told: Told) 
         "no": ([], []),
         "c": (["root/g"], []),
     }
+
+
+def test_a_call_that_was_refused_changed_nothing_and_one_that_waits_for_an_answer_nothing_yet(told: Told) -> None:
+    told.prompt("x")
+    judged(told, "a", "one")
+    judged(told, "no", "two", "ask")
+    judged(told, "yes", "three", "ask")
+    told.keep(1, "call", "root/f")  # taken while the user thinks
+    told.say(ApprovalGiven(call="no", allowed=False, by="terminal"), cause="no")
+    told.say(ApprovalGiven(call="yes", allowed=True, by="terminal"), cause="yes")
+    told.keep(2, "end of turn", "root/g")
+    calls = {row["call"]: (row["changed"], row["changed_with"]) for row in rows(told) if row["type"] == "Call"}
+    assert calls == {"a": (["root/f"], []), "no": ([], []), "yes": (["root/g"], [])}
 
 
 def test_what_was_taken_back_is_not_said_to_change_what_comes_later(told: Told) -> None:

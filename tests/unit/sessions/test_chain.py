@@ -433,6 +433,7 @@ def test_before_each_turn_managed_settings_are_looked_at(machine: Machine) -> No
             change = enforced.look(Mode.DEFAULT, model)
             assert change is not None
             assert change.problem is not None
+            assert change.event is not None
             assert change.event.problem
             assert change.policy.hides("Bash")
             assert change.policy.hides("Read")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from runner.effects import Decision, Mode
 from runner.errors import ManagedError, SettingsError
+from runner.loop.modes import Changed
 from runner.policy.trust import Grants
 from runner.sessions.enforced import Change, Enforced
 from tests.support.machine import Machine
@@ -36,6 +38,7 @@ def test_the_users_own_files_count_as_they_stand(machine: Machine) -> None:
     change = looked(enforced)
     assert rules(change) == {"DENY Bash(b)", "ALLOW WebSearch"}
     assert change is not None
+    assert change.event is not None
     assert change.event.digest == change.policy.digest
     assert change.policy.mode is Mode.DEFAULT
     path.touch()
@@ -127,3 +130,125 @@ def test_locks_that_come_hold_and_other_settings_are_those_of_the_start(machine:
     change = enforced.look(Mode.DEFAULT, MODEL)
     assert change is not None
     assert isinstance(change.problem, ManagedError)
+
+
+# ConfigChange hooks
+
+HEARD = {"hooks": {"ConfigChange": [{"hooks": [{"type": "command", "command": "true"}]}]}}
+
+
+def heard(**permissions: list[str]) -> dict[str, Any]:
+    return {"permissions": permissions, **HEARD}
+
+
+def asked(enforced: Enforced) -> Change:
+    change = enforced.look(Mode.DEFAULT, MODEL)
+    assert change is not None
+    assert change.settle is not None
+    return change
+
+
+def answered(change: Change, *declined: str) -> Change | None:
+    assert change.settle is not None
+    return change.settle(frozenset(declined), Mode.DEFAULT, MODEL)
+
+
+def in_force(enforced: Enforced) -> set[str]:
+    return rules(enforced.heard(Mode.DEFAULT, MODEL))
+
+
+def test_before_hooks_have_agreed_only_what_tightens_counts(machine: Machine) -> None:
+    path = machine.user(heard(allow=["Bash(a)", "Bash(b)"], deny=["Bash(c)"]))
+    enforced = machine.enforced(machine.spec())
+    machine.user(heard(allow=["Bash(b)", "Bash(x)"], deny=["Bash(y)"]))
+    change = asked(enforced)
+    assert change.files == (Changed(source="user_settings", file=str(path)),)
+    assert rules(change) == {"ALLOW Bash(b)", "DENY Bash(c)", "DENY Bash(y)"}
+    assert rules(answered(change)) == {"ALLOW Bash(b)", "ALLOW Bash(x)", "DENY Bash(y)"}
+    assert enforced.look(Mode.DEFAULT, MODEL) is None
+
+
+def test_a_no_keeps_the_stricter_of_both_until_the_file_changes_again(machine: Machine) -> None:
+    path = machine.user(heard(allow=["Bash(a)", "Bash(b)"], deny=["Bash(c)"]))
+    enforced = machine.enforced(machine.spec())
+    machine.user(heard(allow=["Bash(b)", "Bash(x)"], deny=["Bash(y)"]))
+    assert answered(asked(enforced), str(path)) is None  # that is in force already
+    strict = {"ALLOW Bash(b)", "DENY Bash(c)", "DENY Bash(y)"}
+    assert in_force(enforced) == strict
+    assert enforced.look(Mode.DEFAULT, MODEL) is None
+    machine.repository({"permissions": {"deny": ["Bash(z)"]}})  # another file asks nothing about this one again
+    change = asked(enforced)
+    assert [each.source for each in change.files] == ["project_settings"]
+    assert rules(change) == {*strict, "DENY Bash(z)"}
+    answered(change)
+    machine.user(heard(allow=["Bash(a)", "Bash(b)"], deny=["Bash(c)"]))  # as it was
+    as_agreed = enforced.look(Mode.DEFAULT, MODEL)
+    assert rules(as_agreed) == {"ALLOW Bash(a)", "ALLOW Bash(b)", "DENY Bash(c)", "DENY Bash(z)"}
+
+
+def test_a_question_that_was_cut_off_is_put_again(machine: Machine) -> None:
+    machine.user(heard(allow=["Bash(a)"]))
+    enforced = machine.enforced(machine.spec())
+    machine.user(heard(allow=["Bash(a)", "Bash(b)"]))
+    for _ in range(2):
+        assert len(asked(enforced).files) == 1
+        assert in_force(enforced) == {"ALLOW Bash(a)"}
+
+
+def test_hooks_hear_that_they_are_taken_away_and_may_say_no(machine: Machine) -> None:
+    path = machine.user(heard(deny=["Bash(a)"]))
+    enforced = machine.enforced(machine.spec())
+    path.unlink()
+    change = asked(enforced)
+    assert answered(change, str(path)) is None
+    assert in_force(enforced) == {"DENY Bash(a)"}
+    assert enforced.hooks is not None
+    assert enforced.hooks.of("ConfigChange")
+
+
+def test_no_hook_keeps_managed_settings_from_counting(machine: Machine) -> None:
+    machine.user(heard(allow=["Bash(a)"]))
+    path = manage(machine.places, {"permissions": {"deny": ["Bash(m)"], "allow": ["Bash(n)"]}})
+    enforced = machine.enforced(machine.spec())
+    manage(machine.places, {"permissions": {"allow": ["Bash(o)"]}, "allowManagedPermissionRulesOnly": True})
+    change = asked(enforced)
+    assert change.files == (Changed(source="policy_settings", file=str(path)),)
+    assert rules(change) == {"ALLOW Bash(o)"}
+    answered(change, str(path))
+    assert in_force(enforced) == {"ALLOW Bash(o)"}
+
+
+def test_what_cannot_be_relied_on_locks_down_whatever_hooks_would_say(machine: Machine) -> None:
+    path = machine.user(heard(allow=["Bash(a)"]))
+    enforced = machine.enforced(machine.spec())
+    for broken in ("{", {**heard(allow=["Bash(a)"]), "availableModels": ["haiku"]}):
+        put(path, broken)
+        change = enforced.look(Mode.DEFAULT, MODEL)
+        assert change is not None
+        assert change.problem is not None
+        assert change.settle is None
+    machine.user(heard(allow=["Bash(a)"]))
+    assert rules(enforced.look(Mode.DEFAULT, MODEL)) == {"ALLOW Bash(a)"}
+
+
+def test_a_no_to_a_repository_that_was_just_trusted_does_not_trust_what_it_said_before(machine: Machine) -> None:
+    machine.user(HEARD)
+    machine.repository({"permissions": {"allow": ["Bash(a)"]}})
+    enforced = machine.enforced(machine.spec())
+    path = machine.repository({"permissions": {"allow": ["Bash(a)", "Bash(b)"]}})
+    machine.trust()
+    change = asked(enforced)
+    answered(change, str(path))
+    assert in_force(enforced) == set()
+
+
+def test_limits_of_requests_that_a_declined_file_lowers_are_lower(machine: Machine) -> None:
+    path = machine.user({"network": {"limits": {"up": "1m"}}, **HEARD})
+    enforced = machine.enforced(machine.spec())
+    machine.user({"network": {"limits": {"up": "1k", "down": "1m"}}, **HEARD})
+    change = asked(enforced)
+    answered(change, str(path))
+    lower = dict(enforced.network_limits)
+    machine.user({"network": {"limits": {"up": "2m"}}, **HEARD})
+    answered(asked(enforced), str(path))
+    assert (lower, dict(enforced.network_limits)) == ({"up": 1024, "down": 1 << 20}, {"up": 1 << 20})

@@ -95,7 +95,7 @@ def test_a_question_is_open_until_it_is_answered(scene: Scene) -> None:
     assert view(scene).asks == (AskView(call="c", tool="Bash", input={"command": "x"}, reason="outside"),)
     scene.say(ApprovalGiven(call="c", allowed=False, by="client"))
     state = view(scene)
-    assert (state.asks, state.denied) == ((), 1)
+    assert (state.asks, state.denied, state.running[0].message) == ((), 1, "you said no")
 
 
 def test_a_retry_shows_until_the_model_speaks_again(scene: Scene) -> None:
