@@ -89,7 +89,7 @@ def _is_nobodys(volume: VolumeInfo, store: Store) -> bool:
     session = volume.labels.get(SESSION_LABEL, "")
     directory = store.directory(session)
     if not is_session_id(session) or not directory.exists():
-        return forgotten(volume.labels) and owner_dead(volume.labels.get(OWNER_LABEL, ""))
+        return forgotten(volume.labels, store.sessions) and owner_dead(volume.labels.get(OWNER_LABEL, ""))
     with suppress(SessionBusyError, SandboxError, OSError):
         if volume.name not in volumes_named(directory / "layers", session):
             with store.lock(session):  # what was begun meanwhile is named
