@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from sandbox.server.commands import Command
     from sandbox.server.proxy import Connection
 
-HOLD = 0.004  # a "started" waits so long for company: most commands end before
+# Seconds in which most commands end, though others take the processor. Till then nobody listens to their output, and
+# a "started" waits for company: both would cost each of them a third of what it takes in all.
+SOON = 0.03
 PIPE_SIZE = 1031  # fcntl F_SETPIPE_SZ
 
 
@@ -51,7 +53,7 @@ class Channel:
     def control(self, frame: bytes, stream: int = 0, *, hold: bool = False) -> None:
         """Send a small frame. With `hold` it may wait a moment for another to go with."""
         if hold and not self._outbox and not self._writing:
-            self._held_until = time.monotonic() + HOLD
+            self._held_until = time.monotonic() + SOON
         elif not hold:
             self._held_until = 0.0
         self._outbox.control(frame, stream)
@@ -113,9 +115,9 @@ class Stream:
         self._body = memoryview(b"")
         self._result: dict[str, Any] = {}
 
-    def started(self, pid: int) -> None:
-        """The command runs."""
-        self._channel.control(encode({"t": "started", "s": self.id, "pid": pid}), self.id, hold=True)
+    def started(self, pid: int, *, hold: bool) -> None:
+        """The command runs. `hold`: this may be told together with its end."""
+        self._channel.control(encode({"t": "started", "s": self.id, "pid": pid}), self.id, hold=hold)
 
     def tell(self, kind: str) -> None:
         """A small frame without more: end, cancel."""
