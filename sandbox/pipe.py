@@ -21,6 +21,7 @@ ENGINE_FRAME = 16 << 20
 DIAGNOSTICS = 16 << 10
 BODY = 128 << 20
 DEADLINE = 120.0
+_format = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Pipe(asyncio.Protocol):
@@ -91,7 +92,7 @@ class Pipe(asyncio.Protocol):
         stream = Stream(self, self._next, kind)
         self._next += 2
         self._streams[stream.id] = stream
-        data = json.dumps(arguments, separators=(",", ":")).encode("ascii")
+        data = _format(arguments).encode("ascii")
         first, rest = data[:PAYLOAD], data[PAYLOAD:]
         header: dict[str, Any] = {"t": "open", "s": stream.id, "k": kind}
         frames = [encode(header | {"more": True} if rest else header, first)]
