@@ -109,7 +109,7 @@ class Places:
 
     def top(self, layer: Layer) -> Path:
         """The directory that holds what was written."""
-        return self.path(layer) / ("upper" if layer.rung is Rung.OVERLAY else "copy")
+        return self.directory.joinpath(layer.name, "upper" if layer.rung is Rung.OVERLAY else "copy")
 
     def trees(self, layer: Layer) -> tuple[Path, ...]:
         """The frozen directories that a layer stands on, the topmost first. Raises StoreError where one is missing."""
