@@ -41,8 +41,9 @@ class MuchError(Exception):
 class Capture:
     """Takes in one layer. `settle`: write each captured file's pages out first, so that a later store
     through a mapping moves its stamp (needed while something else runs in the box). `most`: how many new
-    entries and bytes are read, then MuchError; None: all. `store` None: neither contents nor attributes of files
-    are read. `skip`: paths that are passed over with all beneath them; `skipped`: whether any was met.
+    entries and bytes are read, then MuchError where `gives_up` says so; None: all. `store` None: neither contents
+    nor attributes of files are read. `skip`: paths that are passed over with all beneath them; `skipped`: whether
+    any was met.
     """
 
     def __init__(
@@ -54,11 +55,12 @@ class Capture:
         settle: bool = False,
         local: bool = True,
         most: tuple[int, int] | None = None,
+        gives_up: Callable[[], bool] = lambda: True,
         skip: Callable[[str], bool] | None = None,
     ) -> None:
         self._skip = skip
         self.skipped = False
-        self._most = most
+        self._most, self._gives_up = most, gives_up
         self._count = self._bytes = 0
         self._top = top
         self._store = store
@@ -161,7 +163,9 @@ class Capture:
         self._count += 1
         self._bytes += size if stat.S_ISREG(mode) else 0
         if self._most is not None and (self._count > self._most[0] or self._bytes > self._most[1]):
-            raise MuchError
+            if self._gives_up():
+                raise MuchError
+            self._most = None
 
     def _row(self, path: str, seen: os.stat_result, directory: int, name: str | None) -> Row:
         kind = stat.S_IFMT(seen.st_mode)

@@ -5,7 +5,7 @@ taken and gone back to with the box alive where that can be, without it where no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,10 +37,11 @@ class Footing:
         self.freezer: Freezer | None = None
         self.stands: bool | None = None
 
-    async def checkpoint(self, label: str) -> Checkpoint | None:
-        """See Workspace.checkpoint."""
+    async def checkpoint(self, label: str, *, first: Callable[[], object]) -> Checkpoint | None:
+        """See Workspace.checkpoint. `first` is done before, in the same thread."""
 
         def take() -> Checkpoint | None:
+            first()
             freezer = self.freezer
             if freezer is None:
                 return self._checkpoints.take(label, swap=self._swap())

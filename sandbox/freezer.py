@@ -128,7 +128,8 @@ class Freezer:
         if self._procs is None:
             return None
         try:
-            return frozenset(self._procs.read_text().split())
+            with self._procs.open("rb", buffering=0) as file:
+                return frozenset(file.read().decode().split())
         except OSError:
             return None
 

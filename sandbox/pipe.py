@@ -23,6 +23,7 @@ ENGINE_FRAME = 16 << 20
 DIAGNOSTICS = 16 << 10
 BODY = 128 << 20
 DEADLINE = 120.0
+_format = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Pipe(asyncio.BufferedProtocol):
@@ -96,7 +97,7 @@ class Pipe(asyncio.BufferedProtocol):
         self._streams[stream.id] = stream
         if self._sender is not None:
             self._sender.calls(stream.id)
-        data = json.dumps(arguments, separators=(",", ":")).encode("ascii")
+        data = _format(arguments).encode("ascii")
         first, rest = data[:PAYLOAD], data[PAYLOAD:]
         header: dict[str, Any] = {"t": "open", "s": stream.id, "k": kind}
         frames = [encode(header | {"more": True} if rest else header, first)]

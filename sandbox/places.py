@@ -110,7 +110,7 @@ class Places:
 
     def top(self, layer: Layer) -> Path:
         """The directory that holds what was written."""
-        return self.path(layer) / ("upper" if layer.rung is Rung.OVERLAY else "copy")
+        return self.directory.joinpath(layer.name, "upper" if layer.rung is Rung.OVERLAY else "copy")
 
     def switch(self, layer: Layer) -> str:
         """What takes the place of another when a layer is made anew: a directory, or the mark of a volume."""

@@ -146,8 +146,6 @@ class Taking:
     ) -> None:
         state = self.state(layer)
         known = self.present.states[layer.name]
-        can = (most is not None or rotate) and not self._freezing.impossible(layer)
-        most = most if can else None
         capture = Capture(
             self._places.top(layer),
             log.store,
@@ -155,6 +153,7 @@ class Taking:
             settle=settle,
             local=not layer.remote,
             most=most,
+            gives_up=lambda: not self._freezing.impossible(layer),
             skip=self._places.covers.skipping(layer),
         )
         delta = capture.run(state)
@@ -163,7 +162,9 @@ class Taking:
             taken.deltas[layer.name] = Delta(rows=delta.rows, gone=[], lowers=state.lowers)
         elif delta:
             taken.deltas[layer.name] = delta
-        if rotate and can and (delta or most is None) and self.is_large({**state, **delta.rows}):
+        if not rotate or not (delta or most is None) or not self.is_large({**state, **delta.rows}):
+            return
+        if not self._freezing.impossible(layer):
             taken.much.append(layer)
 
     def freeze(self, log: Log, taken: Taken, swap: Swap) -> None:

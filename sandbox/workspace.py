@@ -158,8 +158,7 @@ class Workspace:
         other processes live in the box, it is held still. Layers in which much changed are frozen where they can
         be, else copied. Raises WorkspaceError, DiskFullError, StoreError.
         """
-        await asyncio.shield(asyncio.to_thread(self.system.rescue, lambda: self.checkpoints.present))
-        return await self.footing.checkpoint(label)
+        return await self.footing.checkpoint(label, first=lambda: self.system.rescue(lambda: self.checkpoints.present))
 
     def tidy(self) -> None:
         """Compress what the log of checkpoints holds by now, where there is enough of it, and take digests of what was

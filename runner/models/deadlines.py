@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
 
 from runner.errors import BrokenStreamError
 
@@ -37,31 +37,47 @@ class Watch:
     clock: Callable[[], float] = boot_clock
     tick: float = 5.0
 
-    @contextlib.asynccontextmanager
-    async def within(self, what: str, seconds: float, expires: float) -> AsyncGenerator[None]:
-        """Bounds its body by `seconds` and by the moment `expires`. Raises BrokenStreamError."""
-        loop, began = asyncio.get_running_loop(), self.clock()
-        ends = min(began + seconds, expires)
-        timer: asyncio.TimerHandle | None = None
+    def within(self, what: str, seconds: float, expires: float) -> Within:
+        """Bounds its body (`async with`) by `seconds` and by the moment `expires`. Raises BrokenStreamError."""
+        return Within(self, what, seconds, expires)
 
-        def look() -> None:
-            nonlocal timer
-            left = ends - self.clock()
-            if left > 0:
-                timer = loop.call_later(min(left, self.tick), look)
-            else:
-                scope.reschedule(loop.time())
 
+class Within:
+    """One wait, as `Watch.within` describes it. A class, for there are several in each turn."""
+
+    __slots__ = ("_began", "_ends", "_loop", "_scope", "_seconds", "_timer", "_watch", "_what")
+
+    def __init__(self, watch: Watch, what: str, seconds: float, expires: float) -> None:
+        self._watch = watch
+        self._what = what
+        self._seconds = seconds
+        self._began = watch.clock()
+        self._ends = min(self._began + seconds, expires)
+        self._loop = asyncio.get_running_loop()
+        self._scope = asyncio.timeout(None)
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> None:
+        await self._scope.__aenter__()
+        self._look()
+
+    def _look(self) -> None:
+        left = self._ends - self._watch.clock()
+        if left > 0:
+            self._timer = self._loop.call_later(min(left, self._watch.tick), self._look)
+        else:
+            self._scope.reschedule(self._loop.time())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         try:
-            async with asyncio.timeout(None) as scope:
-                look()
-                yield
-        except TimeoutError as error:
-            waited = self.clock() - began
-            text = f"nothing came for {waited:.0f} s while waiting for {what}"
-            if waited < seconds:
-                text = f"the request took longer than it may, and {what} is not complete"
-            raise BrokenStreamError(text) from error
-        finally:
-            if timer is not None:
-                timer.cancel()
+            await self._scope.__aexit__(kind, error, trace)
+        except TimeoutError as late:
+            waited = self._watch.clock() - self._began
+            text = f"nothing came for {waited:.0f} s while waiting for {self._what}"
+            if waited < self._seconds:
+                text = f"the request took longer than it may, and {self._what} is not complete"
+            raise BrokenStreamError(text) from late

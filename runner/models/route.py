@@ -1,5 +1,5 @@
 """Where a request goes and whom to trust: the proxy and the certificate authorities, from the
-environment that is handed in (httpx2 would read the process's own, and knows no NODE_EXTRA_CA_CERTS).
+environment that is handed in (libraries would read the process's own, and know no NODE_EXTRA_CA_CERTS).
 """
 
 from __future__ import annotations

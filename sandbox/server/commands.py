@@ -6,7 +6,7 @@ import os
 import time
 
 from sandbox.server import files, job, processes
-from sandbox.server.channel import widen
+from sandbox.server.channel import SOON, widen
 from sandbox.server.files import RefusedError
 from sandbox.server.output import BLOCK, Capture, read_some
 from sandbox.wire import STDERR, STDOUT, PathCode
@@ -25,7 +25,6 @@ LINGER = 0.1  # how long output may follow the end of the command that began it
 RECHECK = 0.05
 OUTRUN = 2.0
 PATIENCE = 5.0
-SOON = 0.003
 BLOCKS = 4  # read at one go before others have their turn
 END_OF_INPUT = b"\x04"
 
@@ -99,6 +98,7 @@ class Command:
                 theirs.append(writing)
                 given.append(writing)
                 os.set_blocking(reading, False)
+                widen(reading)
                 self._outputs[reading] = channel
             if len(given) == 2:
                 given.append(given[1])
@@ -153,9 +153,13 @@ class Command:
     def on_started(self, pid: int) -> None:
         """It runs. Its output is looked at when it ends, or when it did not end at once."""
         self.pid = pid
-        self._loop.later(self, SOON, self._listen)
+        awaited = self._input >= 0 or bool(self._request.get("detach"))  # somebody goes on when it runs
+        if awaited:
+            self._listen()
+        else:
+            self._loop.later(self, SOON, self._listen)
         if not self._muted:
-            self._stream.started(pid)
+            self._stream.started(pid, hold=not awaited)
         if self._killed:
             reason, self._killed = self._killed, ""
             self.end(reason, SIGKILL)

@@ -1,33 +1,33 @@
 """The agent from outside: the real command line against a model server on this machine.
 
-The agent's own time per turn is the gap between one request's arrival at the server and the next:
-all that lies between (parsing the reply, the gate, the tool in the box, the journal) is ours.
+The agent's own time per turn is the gap between a reply's leaving the server and the whole next request's arrival:
+all that lies between (parsing the reply, the gate, the tool in the box, the journal, sending) is ours. What the server
+itself does between a request and its reply (half a millisecond of parsing and framing) is not.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from runner.models.script import ScriptedReply, ToolCall
 from tests.bench.figures import median, sample
-from tests.support.model_server import ModelServer, WireReply, wire_reply
+from tests.support.model_server import ModelServer, Received, WireReply, wire_reply
 
 FUMEHOOD = Path(sys.executable).with_name("fumehood")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """`first`: ms from the process's start to the first request; `gaps`: ms between requests; `peak`: bytes
-    of the controller at its largest.
+    """`first`: ms from the process's start to the first request; `gaps`: ms from each reply to the next request;
+    `peak`: bytes of the controller at its largest.
     """
 
     first: float
@@ -36,16 +36,23 @@ class Run:
 
 
 class _Clocked(ModelServer):
-    """A model server that notes when each request has arrived, and how large the agent was then."""
+    """A model server that notes when each request has arrived and each reply left, and how large the agent was."""
 
-    def __init__(self, replies: Iterator[WireReply]) -> None:
-        super().__init__(replies)
+    def __init__(self, replies: Iterable[WireReply]) -> None:
+        super().__init__(list(replies))
         self.arrivals: list[float] = []
+        self.answers: list[float] = []
         self.agent = 0
         self.peak = 0
 
-    def next_reply(self) -> WireReply:
+    def receive(self, request: Received) -> None:
         self.arrivals.append(time.perf_counter())
+        super().receive(request)
+
+    def answering(self) -> None:
+        self.answers.append(time.perf_counter())  # before the write: the agent may run before that returns
+
+    def next_reply(self) -> WireReply:
         if self.agent and len(self.arrivals) % 10 == 1:
             self.peak = max(self.peak, peak_of(self.agent))
         return super().next_reply()
@@ -86,9 +93,8 @@ async def _run_agent(calls: Sequence[ToolCall], repository: Path, home: Path) ->
         out, err = await process.communicate()
         if process.returncode or out.strip() != b"Done.":
             raise RuntimeError(f"the agent failed ({process.returncode}): {out!r} {err!r}")
-        arrivals = server.arrivals
-        gaps = tuple((b - a) * 1000 for a, b in itertools.pairwise(arrivals))
-        return Run(first=(arrivals[0] - began) * 1000, gaps=gaps, peak=server.peak)
+        gaps = tuple((b - a) * 1000 for a, b in zip(server.answers, server.arrivals[1:], strict=False))
+        return Run(first=(server.arrivals[0] - began) * 1000, gaps=gaps, peak=server.peak)
 
 
 def per_turn(tool: str, repository: Path, home: Path, turns: int = 30) -> Run:

@@ -83,10 +83,12 @@ async def housed(
 
 async def bash(box: Box, cwd: PurePosixPath, script: str = TRUE) -> int:
     """One Bash call as the tool makes it: a shell, its output to the end."""
+    code = None
     async for item in await box.exec(Command(argv=(script,), shell=True, merge=True, cwd=cwd, timeout=60)):
         if isinstance(item, Exited):
-            return item.code
-    raise AssertionError
+            code = item.code  # and on to the end: an iteration that is left is ended by a task of the event loop
+    assert code is not None
+    return code
 
 
 def start(repository: Path, home: Path, *, hidden: tuple[str, ...] = ()) -> float:

@@ -441,6 +441,14 @@ async def test_a_compressed_bomb_is_stopped_at_the_limit_of_an_event() -> None:
     assert "an event of more than" in str(caught)
 
 
+async def test_a_long_request_arrives_whole() -> None:
+    request = Request(model="", system=("x" * (5 << 20),), messages=(), tools=(), max_output_tokens=1)
+    async with ModelServer([REPLY, REPLY]) as server, claude(server) as model:
+        assert await play(model, request) == await play(model, request)
+        assert [len(received.json["system"][0]["text"]) for received in server.requests] == [5 << 20] * 2
+        assert server.connections == 1
+
+
 async def test_a_request_over_the_apis_limit_is_not_sent() -> None:
     async with ModelServer([REPLY]) as server, claude(server) as model:
         request = Request(model="", system=("x" * (33 << 20),), messages=(), tools=(), max_output_tokens=1)

@@ -154,6 +154,9 @@ class ModelServer:
         """What is said next."""
         return next(self._replies, None) or error(400, "invalid_request_error", "the server's replies have run out")
 
+    def answering(self) -> None:
+        """The reply to the last request goes out now, whole."""
+
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0, ssl=self._tls)
@@ -231,7 +234,9 @@ class _Connection(asyncio.Protocol):
             if reply.delay or reply.pace or reply.stop_at is not None:
                 self._server.spawn(self._slowly(reply))
             else:
-                self._transport.write(_head(reply) + b"".join(_framed(reply, _pieces(reply))) + _end(reply))
+                whole = _head(reply) + b"".join(_framed(reply, _pieces(reply))) + _end(reply)
+                self._server.answering()
+                self._transport.write(whole)
                 self._after(reply)
 
     def _after(self, reply: WireReply) -> None:

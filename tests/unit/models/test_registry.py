@@ -79,11 +79,11 @@ def imported_by(code: str) -> set[str]:
 
 @pytest.mark.parametrize("module", ["registry", "prices", "anthropic", "retry", "scripted"])
 def test_no_module_imports_the_providers_sdk_or_httpx(module: str) -> None:
-    assert not imported_by(f"import runner.models.{module}") & {"anthropic", "httpx2", "anyio", "jiter"}
+    assert not imported_by(f"import runner.models.{module}") & {"anthropic", "httpx2", "httpcore2", "anyio", "jiter"}
 
 
 def test_a_session_pays_only_for_the_provider_that_it_names() -> None:
     asked = "from runner.models.registry import resolve_model; resolve_model('opus', {})"
     assert "yaml" not in imported_by(asked)
     priced = "from runner.models.prices import cost_of; cost_of('claude-opus-5', {})"
-    assert not imported_by(priced) & {"httpx2", "pydantic", "asyncio"}
+    assert not imported_by(priced) & {"httpcore2", "pydantic", "asyncio"}
