@@ -72,10 +72,13 @@ async def survives(box: ContainerBox, script: str, seconds: float = 3.0) -> Exit
     return end
 
 
-@pytest.mark.parametrize("script", [FORKS, SEVERAL], ids=["forks", "several"])
-async def test_a_bomb_is_survived_and_ended(box: ContainerBox, script: str) -> None:
-    end = await survives(box, script)
+async def test_a_fork_bomb_is_survived_and_ended(box: ContainerBox) -> None:
+    end = await survives(box, FORKS)
     assert end.code != 0
+
+
+async def test_processes_that_die_slowly_with_their_memory_are_waited_for(box: ContainerBox) -> None:
+    await survives(box, SEVERAL)
 
 
 @pytest.mark.slow
