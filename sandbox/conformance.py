@@ -196,6 +196,21 @@ class CommandContract:
             break
         assert await gone(box, place, pid)
 
+    async def test_giving_up_before_the_start_is_told_ends_the_command(self, box: Box, place: PurePosixPath) -> None:
+        """At whichever moment of its start; others beside it go on."""
+        for number in range(8):
+            beside = asyncio.create_task(shell(box, place, "sleep 0.1; echo beside"))
+            script = f"echo $$ > given-up-{number}; sleep 300"
+            starting = asyncio.create_task(box.exec(Command(argv=("sh", "-c", script), cwd=place)))
+            await asyncio.sleep(number * 0.002)
+            starting.cancel()
+            (process,) = await asyncio.gather(starting, return_exceptions=True)
+            if not isinstance(process, BaseException):  # it was told in time
+                await process.kill()
+            assert (await beside)[0] == b"beside\n"
+            pid, _, _ = await shell(box, place, f"cat given-up-{number} 2>/dev/null")
+            assert not pid.strip() or await gone(box, place, pid.decode().strip())
+
     async def test_a_detached_command_outlives_its_reader(self, box: Box, place: PurePosixPath) -> None:
         """And can still be killed."""
         command = Command(argv=("sh", "-c", "echo $$; sleep 300"), cwd=place, detach=True)

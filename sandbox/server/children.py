@@ -8,6 +8,7 @@ import marshal
 import os
 
 from sandbox.server import job, linux, processes
+from sandbox.server.channel import SOON
 from sandbox.server.files import RefusedError
 from sandbox.server.loop import EPOLLIN, Loop
 from sandbox.wire import PathCode
@@ -37,6 +38,8 @@ class Children:
         self._waiting: dict[int, tuple[bytes, list[int]]] = {}
         self._when_revived: list[Callable[[], None]] = []
         self._unclaimed: dict[int, int] = {}
+        self._listening = True
+        self._reaps = False
 
     def begin(self, signals: int) -> None:
         """`signals`: readable when a child died."""
@@ -55,12 +58,29 @@ class Children:
         return self._memory_kills > before
 
     def submit(self, data: bytes, descriptors: list[int], command: Command) -> None:
-        """Give a job to the forker, now or as soon as there is one again. Raises RefusedError."""
+        """Give a job to the forker, now or as soon as there is one again. Raises RefusedError. Its answer is read when
+        the command has ended, as most do at once, or after a moment: to be woken for it takes processor time that is
+        the command's.
+        """
         if self._forker.pid:
             self._send(data, descriptors)
         else:
             self._waiting[command.number] = (data, [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0) for fd in descriptors])
+        alone = not self._pending and not self._unclaimed
         self._pending[command.number] = command
+        if command.awaited or self._reaps or not self._forker.pid:
+            self.listen()
+        elif alone and self._listening:
+            self._listening = False
+            self._loop.forget(self._forker.jobs.fileno())
+        if not self._listening:
+            self._loop.later(command, SOON, self.listen)
+
+    def listen(self) -> None:
+        """Hear from now on what the forker answers."""
+        if not self._listening:
+            self._listening = True
+            self._loop.watch(self._forker.jobs.fileno(), EPOLLIN, self._on_jobs)
 
     def ended(self, command: Command) -> None:
         """It is over."""
@@ -70,6 +90,7 @@ class Children:
 
     def kill_all(self, when_done: Callable[[], None] | None = None) -> None:
         """End every process of the box but this one, and start afresh."""
+        self._take_answers()
         if when_done is not None:
             self._when_revived.append(when_done)
         for command in list(self._commands.values()):
@@ -99,21 +120,30 @@ class Children:
                 for fd in descriptors:
                     os.close(fd)
 
-    def _on_answer(self) -> None:
-        """The forker started a command, or could not; or it is gone, of which SIGCHLD tells."""
+    def _take_answers(self) -> None:
+        """All that the forker has answered so far."""
+        while self._pending and self._forker.pid and self._on_answer():
+            pass
+
+    def _on_jobs(self, _: int) -> None:
+        self._on_answer()
+
+    def _on_answer(self) -> bool:
+        """The forker started a command, or could not; or it is gone, of which SIGCHLD tells. Whether it spoke."""
         try:
             data = self._forker.jobs.recv(4096)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if not data:
             self._loop.forget(self._forker.jobs.fileno())
-            return
+            return False
         number, pid, stage, code = marshal.loads(data)  # noqa: S302  the forker's own words
         if stage == "exit":
+            self._reaps = True
             self._reaped(pid, code)
-            return
+            return True
         command = self._pending.pop(number, None)
         if command is None:
             processes.signal_family(pid, set(), processes.SIGKILL)
@@ -128,6 +158,7 @@ class Children:
                 command.on_exit(status)
         if not self._pending:
             self._unclaimed.clear()
+        return True
 
     def _on_dead(self, signals: int) -> None:
         try:
@@ -144,6 +175,8 @@ class Children:
             self._reaped(pid, status)
 
     def _reaped(self, pid: int, status: int) -> None:
+        if pid not in self._commands and pid != self._forker.pid:
+            self._take_answers()
         command = self._commands.pop(pid, None)
         if command is not None:
             command.on_exit(status)
@@ -151,6 +184,7 @@ class Children:
             self._revive()
         elif self._pending:
             self._unclaimed[pid] = status
+            self.listen()
 
     def _sample(self) -> None:
         """Look who descends from whom, for commands that run for a while."""
@@ -162,6 +196,7 @@ class Children:
 
     def _revive(self) -> None:
         """A new forker in a new namespace, for the one that died. What it had been given will not begin."""
+        self._take_answers()
         for number in self._pending.keys() - self._waiting.keys():
             self._pending.pop(number).on_refused("start", errno.ECHILD)
         self._loop.forget(self._forker.control.fileno())
@@ -189,7 +224,8 @@ class Children:
 
     def _watch_forker(self) -> None:
         self._loop.watch(self._forker.control.fileno(), EPOLLIN, lambda _: self._on_last_words())
-        self._loop.watch(self._forker.jobs.fileno(), EPOLLIN, lambda _: self._on_answer())
+        self._listening = False
+        self.listen()
 
     def _on_last_words(self) -> None:
         """The forker says why it ends, or has ended."""

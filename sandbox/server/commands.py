@@ -104,6 +104,11 @@ class Command:
                 given.append(given[1])
         return given
 
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody goes on as soon as it runs."""
+        return self._input >= 0 or bool(self._request.get("detach"))
+
     # What the controller says
 
     def on_data(self, data: bytes) -> None:
@@ -153,13 +158,13 @@ class Command:
     def on_started(self, pid: int) -> None:
         """It runs. Its output is looked at when it ends, or when it did not end at once."""
         self.pid = pid
-        awaited = self._input >= 0 or bool(self._request.get("detach"))  # somebody goes on when it runs
-        if awaited:
+        at_once = self.awaited or time.monotonic() - self._began >= SOON
+        if at_once:
             self._listen()
         else:
             self._loop.later(self, SOON, self._listen)
         if not self._muted:
-            self._stream.started(pid, hold=not awaited)
+            self._stream.started(pid, hold=not at_once)
         if self._killed:
             reason, self._killed = self._killed, ""
             self.end(reason, SIGKILL)
@@ -195,6 +200,7 @@ class Command:
             return
         self._killed = reason
         if not self.pid:
+            self._server.children.listen()
             return  # it is killed as soon as it is known
         processes.signal_family(self.pid, self._sessions, number)
         grace = OUTRUN if number == SIGKILL else float(self._request.get("grace", 2.0))
