@@ -265,9 +265,8 @@ class Checkpoints:
         with self._lock:
             try:
                 log = self._open()
-                forks = Forks(
-                    self._places, self.pool, self._keeper, self._freezing, self._refill, directory=self._directory
-                )
+                tools = (self._places, self.pool, self._keeper, self._freezing, self._refill)
+                forks = Forks(*tools, directory=self._directory)
                 return forks.make(log, checkpoint, targets, most=self._taking.most)
             except OSError as error:
                 raise _translated(error) from error
@@ -369,8 +368,8 @@ class Checkpoints:
     def _arrive(self, checkpoint: str, layers: Sequence[Layer], states: dict[str, State], log: Log) -> None:
         """These layers were made anew: know what they hold. `states`: of all."""
         afar = any(layer.remote for layer in layers)
-        if afar:  # it stands on what was replaced
-            self._keeper.close()
+        if afar:
+            self._keeper.close()  # it stands on what was replaced
         for layer in layers:
             if layer.rung is not Rung.OVERLAY:
                 states[layer.name] = self._as_made(layer, states[layer.name], log)
@@ -386,11 +385,11 @@ class Checkpoints:
         replaced goes first: it has links to the same files, and their ctime moves with each.
         """
         self._empty(layer.name)
-        top, skip = self._places.top(layer), self._places.covers.skipping(layer)
-        rows = {} if layer.remote else Capture(top, None, self._keeper, skip=skip).run(State()).rows
-        made = stamped(state, rows)
-        note(self._places.path(layer), made, log.first().get(layer.name, State()))
-        return made
+        if not layer.remote:
+            top, skip = self._places.top(layer), self._places.covers.skipping(layer)
+            state = stamped(state, Capture(top, None, self._keeper, skip=skip).run(State()).rows)
+        note(self._places.path(layer), state, log.first().get(layer.name, State()))
+        return state
 
     def _build(self, layer: Layer, state: State, log: Log) -> Stack:
         place = self._places.path(layer)

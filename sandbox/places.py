@@ -151,6 +151,8 @@ class Places:
     def mounts(self, engine: Engine, *, fresh: bool = False) -> tuple[Mount, ...]:
         """Define the engine's volumes anew and return what to mount. `fresh`: there can be none yet."""
         assert self.table is not None
+        if not fresh:
+            self.require(engine)
         self._fill_remote(
             engine, [la for la in self.table.layers if la.remote and not (self.path(la) / FILLED).exists()]
         )
@@ -172,6 +174,18 @@ class Places:
         """Whether a container of the session's stays: it does not go by itself, and nobody waits for it to."""
         found = engine.containers.list(f"{SESSION_LABEL}={self.session}")
         return any(not _goes_by_itself(engine, container.id) for container in found)
+
+    def require(self, engine: Engine) -> None:
+        """Raises WorkspaceError where a volume that holds a layer is not there: an engine would make an empty one."""
+        filled = [la for la in (self.table.layers if self.table else ()) if (self.path(la) / FILLED).exists()]
+        there = {each.name for each in engine.volumes.list(f"{SESSION_LABEL}={self.session}")} if filled else set()
+        for layer in filled:
+            if self.volume(layer) not in there:
+                raise WorkspaceError(
+                    f"the engine does not have what the session wrote in {layer.at} ({self.volume(layer)})",
+                    hint="use the engine that began this session (DOCKER_HOST); where that has lost it, "
+                    "`fumehood fork CHECKPOINT` still has all that a checkpoint holds",
+                )
 
     def remove_remote(self, engine: Engine) -> None:
         """Remove the volumes that hold layers on another machine, those that were replaced or never used too."""

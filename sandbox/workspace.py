@@ -417,6 +417,8 @@ class Workspace:
         self._places.table = None
 
     def _remote_mounts(self) -> tuple[Mount, ...]:
+        if self._engine is not None:
+            self._places.require(self._engine)
         return self._places.remote_mounts()
 
     def _need_engine(self) -> Engine:

@@ -14,7 +14,7 @@ import pytest
 
 from runner.sessions.cleaning import evict
 from sandbox.engine import Engine, ImageInfo, connect
-from sandbox.errors import SandboxError
+from sandbox.errors import SandboxError, WorkspaceError
 from sandbox.masks import Masks
 from sandbox.remote import volumes_named
 from sandbox.selection import Selection
@@ -176,6 +176,35 @@ async def sees_nothing(inside: Inside) -> None:
     out = await inside.run(f"cat a; git remote get-url origin; ls -A keys; {denied}; {seek}")
     assert out == "a\nhttps://example.org/x.git\n2\n"
     assert await told(inside) == ["a"]
+
+
+async def test_an_engine_that_has_lost_a_layer_gets_no_empty_one_in_its_place(
+    far: Bench, repo: Path, tmp_path: Path
+) -> None:
+    fork = str(uuid.uuid4())
+    async with far.session(repo, tmp_path / "state") as inside:
+        try:
+            await start(inside)
+            await inside.run("echo two > file; echo note > ~/note")
+            at, then = await keep(inside)
+            await inside.end()
+            await inside.workspace.release()
+            await asyncio.to_thread(far.engine.volumes.remove, f"fumehood-{inside.name.replace('-', '')[:12]}-home")
+            lost = far.session(repo, tmp_path / "state", name=inside.name)
+            with pytest.raises(WorkspaceError, match="does not have what the session wrote in /home/box"):
+                await lost.workspace.checkpoint("all is gone")
+            with pytest.raises(WorkspaceError, match="does not have what"):
+                await lost.workspace.prepare()
+            (tmp_path / "fork").mkdir()
+            await lost.workspace.fork(at, [(fork, tmp_path / "fork")])
+            await lost.workspace.release()
+            async with far.session(repo, tmp_path / "fork", name=fork) as forked:
+                await start(forked)
+                assert not different(then, await look(forked))
+                await forked.discard()
+        finally:
+            await inside.discard()
+    assert held(far, inside.name) == set()
 
 
 @pytest.fixture
