@@ -12,7 +12,7 @@ from runner.ui.glyphs import Glyphs
 from runner.ui.safe import one_line, visible
 from runner.ui.view import AskView
 
-YES, NO, ALL, ALWAYS = "y", "n", "v", "a"
+YES, NO, ALL, ALWAYS, INSPECT = "y", "n", "v", "a", "i"
 _SHOWN = 60
 _DIFF = {
     "old_string": ("-", "red"),
@@ -53,12 +53,24 @@ def grant_lines(ask: AskView) -> list[Text]:
     ]
 
 
-def keys_line(left: int, *, always: bool = False) -> Text:
+def inspected(ask: AskView) -> dict[str, Any] | None:
+    """The input of an answer that allows requests to the host and has each judged by itself; None where no TLS is asked
+    for, and each is so anyway.
+    """
+    to = ask.input.get("to")
+    if ask.tool != "Network" or not isinstance(to, str) or not to.startswith("https://"):
+        return None
+    return ask.input | {"rule": f"{to}/*"}
+
+
+def keys_line(left: int, *, always: bool = False, inspect: bool = False) -> Text:
     """What can be pressed. What was not seen cannot be allowed."""
     line = Text().append("Allow this?  ", "bold")
     line = line.append("v", "bold").append(" show the rest") if left else line.append("y", "bold green").append(" yes")
     if always and not left:
         line = line.append("  ").append("a", "bold green").append(" always")
+    if inspect and not left:
+        line = line.append("  ").append("i", "bold green").append(" yes, and look into each request")
     return line.append("  ").append("n", "bold red").append(" no")
 
 

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from rich.text import Text
 
 from runner.events import BoxStarted, Event, ModelReplied, TextDelta, TurnEnded, TurnStarted
-from runner.ui.ask import ALL, ALWAYS, NO, YES, grant_lines, keys_line, question
+from runner.ui.ask import ALL, ALWAYS, INSPECT, NO, YES, grant_lines, inspected, keys_line, question
 from runner.ui.choose import choose, hint, is_questions, lines_of
 from runner.ui.glyphs import glyphs_for
 from runner.ui.keys import Keys
@@ -167,8 +167,13 @@ class Live:
                 await answer(ask.call, False, False)
             else:
                 await self._choose(ask.call, {**ask.input, "answers": answers})
+            return
+        rule = inspected(ask) if self._choose is not None else None
+        said = await self._put(ask, keys, inspect=rule is not None)
+        if said == INSPECT and rule is not None and self._choose is not None:
+            await self._choose(ask.call, rule)
         else:
-            await answer(ask.call, *await self._put(ask, keys))
+            await answer(ask.call, said in (YES, ALWAYS), said == ALWAYS)
 
     async def _chosen(self, questions: list[dict[str, Any]], keys: Keys) -> dict[str, str] | None:
         """The answer to each question; None as soon as the user gives none."""
@@ -191,21 +196,20 @@ class Live:
         async with self._asks:
             await self._asks.wait_for(lambda: ask not in self.state.asks)
 
-    async def _put(self, ask: AskView, keys: Keys) -> tuple[bool, bool]:
-        """The answer, and whether it is one for always."""
+    async def _put(self, ask: AskView, keys: Keys, *, inspect: bool) -> str:
+        """The answer: YES, NO, ALWAYS or INSPECT."""
         lines, left = question(ask, self._glyphs)
         self._print("ask", [*lines, *grant_lines(ask)])
-        self._asking = keys_line(left, always=bool(ask.always))
+        self._asking = keys_line(left, always=bool(ask.always), inspect=inspect)
+        offered = {YES, *([ALWAYS] if ask.always else []), *([INSPECT] if inspect else [])}
         await asyncio.sleep(HOLD)
         while True:
             key = (await keys.key()).lower()
-            if key == YES and not left:
-                return True, False
-            if key == ALWAYS and ask.always and not left:
-                return True, True
+            if key in offered and not left:
+                return key
             if key in (NO, "\x1b", "\x04"):
-                return False, False
+                return NO
             if key == ALL and left:
                 lines, left = question(ask, self._glyphs, whole=True)
                 self._print("ask", lines)
-                self._asking = keys_line(left, always=bool(ask.always))
+                self._asking = keys_line(left, always=bool(ask.always), inspect=inspect)

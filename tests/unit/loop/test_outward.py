@@ -138,6 +138,22 @@ async def test_an_answer_may_be_a_rule_on_what_is_inside_and_counts_for_new_conn
         assert out.expected("b.example", 443) == "https"
 
 
+async def test_an_answer_on_all_paths_of_a_host_has_each_request_judged_and_recorded(stage: Stage) -> None:
+    """As the terminal's `i` answers."""
+    async with outward(stage, mode=Mode.DEFAULT, approver=ClientApprover()) as (out, session, _):
+        assert not (await answered(out, session, TLS, allowed=True, rule="https://a.example/*")).allowed
+        assert out.expected("a.example", 443) == "inspected"
+        for method in ("GET", "DELETE"):
+            inside = Request(host="a.example", port=443, scheme="https", method=method, path="/x?q")
+            assert (await out.judge(inside)).allowed
+    _, *judged = stage.bodies(Judged)
+    assert [(body.effects[0]["method"], body.effects[0]["path"]) for body in judged] == [
+        ("GET", "/x?q"),
+        ("DELETE", "/x?q"),
+    ]
+    assert [body.verdict["rule"] for body in judged] == ["Network(https://a.example/*)"] * 2
+
+
 async def test_many_requests_to_one_place_are_one_question_and_a_no_is_for_all(stage: Stage) -> None:
     async with outward(stage, mode=Mode.DEFAULT, approver=ClientApprover()) as (out, session, _):
         more = [asyncio.create_task(out.judge(TLS)) for _ in range(5)]

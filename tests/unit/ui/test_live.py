@@ -357,6 +357,45 @@ async def test_always_is_offered_with_the_rule_and_the_file_it_goes_to(
         await Live(screen.out, keys=keys, answer=answer).follow(events())
 
 
+async def test_a_host_may_be_allowed_with_each_of_its_requests_looked_into(
+    scene: Scene, terminal: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "tcgetpgrp", lambda _fd: os.getpgrp())
+    screen = terminal()
+    answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def answer(call: str, given: bool, always: bool) -> None:
+        await answers.put({call: given, "always": always})
+
+    async def choose(_call: str, sent: dict[str, Any]) -> None:
+        await answers.put(sent)
+
+    async def events() -> AsyncIterator[Event]:
+        scene.start()
+        for call, to in (("c", "https://a.example:8443"), ("d", "http://a.example")):
+            scene.say(ApprovalAsked(call=call, tool="Network", input={"to": to, "request": "CONNECT"}, reason=""))
+        for event in scene.events:
+            yield event
+        await asyncio.sleep(0.6)
+        assert screen.read()[-1] == "Allow this?  y yes  i yes, and look into each request  n no"
+        screen.press("i")
+        sent = {"to": "https://a.example:8443", "request": "CONNECT", "rule": "https://a.example:8443/*"}
+        assert await answers.get() == sent
+        yield scene.say(ApprovalGiven(call="c", allowed=True, by="client"))
+        await asyncio.sleep(0.6)
+        assert screen.read()[-1] == "Allow this?  y yes  n no"  # plain HTTP is looked into anyway
+        screen.press("i")
+        await asyncio.sleep(0.1)
+        assert answers.empty()
+        screen.press("n")
+        assert await answers.get() == {"d": False, "always": False}
+        yield scene.say(ApprovalGiven(call="d", allowed=False, by="client"))
+        yield scene.end()
+
+    with open(os.ttyname(screen.out.fileno())) as keys:  # noqa: PTH123, ASYNC230
+        await Live(screen.out, keys=keys, answer=answer, choose=choose).follow(events())
+
+
 async def test_cancelling_gives_the_terminal_back(
     scene: Scene, terminal: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
