@@ -31,6 +31,7 @@ from runner.sessions.past import calls_of
 from runner.sessions.specs import standing_policy
 from runner.sessions.store import Store, state_home
 from runner.ui.safe import one_line, visible
+from runner.ui.words import plural
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 EXIT_DIFFERS = 1
@@ -238,7 +239,11 @@ def test(file: FileArgument, as_json: AsJson = False) -> None:  # noqa: PT028 (a
             )
         for failure in wrong:
             out(f"FAIL  {failure.entry.where}: {failure.problem}")
-        out(f"{len(tried)} examples, {len(wrong)} that do not hold" if wrong else f"{len(tried)} examples hold")
+        tries = plural(len(tried), "example")
+        if wrong:
+            out(f"{tries}, {len(wrong)} that {'does' if len(wrong) == 1 else 'do'} not hold")
+        else:
+            out(f"{tries} {'holds' if len(tried) == 1 else 'hold'}")
     if wrong:
         raise typer.Exit(EXIT_DIFFERS)
 
@@ -272,7 +277,7 @@ def dry_run(file: FileArgument, session: Sessions = [], as_json: AsJson = False)
             f"{row['session'][:8]}  {row['then']:>5} -> {row['now']:<5} "
             f"{one_line(row['text'], WIDE)}  ({row['reason']})"
         )
-    out(f"{count} calls, {len(rows)} would be decided otherwise")
+    out(f"{plural(count, 'call')}, {len(rows)} would be decided otherwise")
 
 
 def _chosen(names: list[str]) -> list[Any]:
@@ -301,7 +306,7 @@ def diff(a: FileArgument, b: FileArgument, session: Sessions = [], as_json: AsJs
                 f"{row.a.decision.name.lower():>5} -> {row.b.decision.name.lower():<5} "
                 f"{one_line(row.call, WIDE)}  (mode {row.mode}; {row.b.reason})"
             )
-        out(f"{len(unique)} decisions differ")
+        out(f"{plural(len(unique), 'decision')} {'differs' if len(unique) == 1 else 'differ'}")
     if unique:
         raise typer.Exit(EXIT_DIFFERS)
 

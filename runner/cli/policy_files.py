@@ -18,7 +18,7 @@ from runner.errors import ManagedError, SettingsError, UsageError
 from runner.policy import claude, settings, signing
 from runner.policy.calls import call_of, judge
 from runner.policy.cases import Failure, Tried, failures, try_cases
-from runner.policy.compose import Composed, Ground, compose, settings_error
+from runner.policy.compose import Composed, Ground, compose, settings_error, wrong_rules
 from runner.policy.documents import Document, parse, read_file
 from runner.policy.layers import Loaded, Settings, join, mode_of
 from runner.policy.managed import KEYS_FILE, PLACES, SIGNATURE, expiry, read_managed
@@ -75,9 +75,18 @@ def problems(file: Path) -> list[SettingsError]:
         loaded = _loaded(document)
         if "expires" in document.value:
             expiry(document)
-        joined = join((loaded,), trusted=True)
-        composed = _composed(joined, HERE, None)
+    except SettingsError as error:
+        return [error]
+    joined = join((loaded,), trusted=True)
+    found = list(wrong_rules(joined, Ground(place=HERE)))
+    try:
         configured(joined)
+    except SettingsError as error:
+        found.append(error)
+    if found:
+        return sorted(found, key=lambda error: (error.line, error.column))
+    try:
+        composed = _composed(joined, HERE, None)
     except SettingsError as error:
         return [error]
     return [

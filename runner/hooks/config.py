@@ -6,6 +6,7 @@ nothing starts, and elsewhere neither, but for what Claude Code knows and this p
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -175,9 +176,10 @@ def _handlers(one: Loaded, notes: list[str]) -> Iterator[Handler]:
         kind = EVENTS.get(event)
         line = document.mark(place)[0]
         if kind is None:
+            near = "".join(f"; did you mean {name!r}?" for name in difflib.get_close_matches(event, EVENTS, n=1))
             if strict:
-                raise document.error(f"there is no hook event {event!r}", place)
-            notes.append(f"{one.file}:{line}: hooks {event} does not count: there is no such event")
+                raise document.error(f"there is no hook event {event!r}{near}", place)
+            notes.append(f"{one.file}:{line}: hooks {event} does not count: there is no such event{near}")
             continue
         if not isinstance(groups, list):
             raise document.error(f"hooks.{event} holds no list", place)

@@ -141,6 +141,20 @@ def _texts(settings: Settings) -> Iterator[tuple[Entry, str, Decision]]:
             yield entry, text, Decision.DENY
 
 
+def wrong_rules(settings: Settings, ground: Ground) -> Iterator[SettingsError]:
+    """Every managed rule that is none, not only the first."""
+    for entry, text, decision in _texts(settings):
+        try:
+            _rule(entry, text, decision, ground)
+        except SettingsError as error:
+            yield error
+    for entry in settings.all("hidden"):
+        try:
+            _hidden_rules(entry, ground)
+        except SettingsError as error:
+            yield error
+
+
 def _rule(entry: Entry, text: str, decision: Decision, ground: Ground) -> tuple[list[Rule], str]:
     """The rule, once for each thing that its path may mean in the box; and what is wrong with it."""
     if entry.source.layer is Source.MANAGED:

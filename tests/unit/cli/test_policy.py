@@ -146,6 +146,10 @@ def test_check_says_line_and_column_and_what_was_meant(terminal: Terminal) -> No
     put(terminal.place / "p.yaml", "permissions:\n  deny: [Bash(x]\n")
     terminal.run("policy", "check", "p.yaml", code=6)
     assert "p.yaml:2" in terminal.err
+    put(terminal.place / "p.yaml", "permissions: {deny: [Bash(x]}\nhidden: [../y]\nhooks: {ConfigChnge: []}\n")
+    terminal.run("policy", "check", "p.yaml", code=6)
+    assert [line.split(": ")[1] for line in terminal.err.splitlines()] == ["p.yaml:1:22", "p.yaml:2:10", "p.yaml:3:9"]
+    assert "there is no hook event 'ConfigChnge'; did you mean 'ConfigChange'?" in terminal.err
     put(terminal.place / "c.json", {"permissions": {"deny": ["A"], "new": 1}, "theme": "dark"})
     said = terminal.run("policy", "check", "c.json")
     assert "permissions.new means nothing here; a managed file with it refuses to start" in said
@@ -157,7 +161,7 @@ def test_test_runs_the_examples_of_files_and_rules(terminal: Terminal) -> None:
     good = "permissions:\n  deny:\n    - {rule: Bash(rm *), match: [rm x], notMatch: [ls]}\n"
     good += "cases:\n  - {call: Bash(rm x), expect: deny}\n"
     put(terminal.place / "p.yaml", good)
-    assert "1 examples hold" in terminal.run("policy", "test", "p.yaml")
+    assert "1 example holds" in terminal.run("policy", "test", "p.yaml")
     put(terminal.place / "p.yaml", good.replace("expect: deny", "expect: allow").replace("[ls]", "[rm y]"))
     said = terminal.run("policy", "test", "p.yaml", code=1)
     assert "FAIL  allow     Bash(rm x)" in said
