@@ -6,9 +6,10 @@ import asyncio
 import re
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeAlias
 
+from sandbox.dataclass import dataclass
 from sandbox.reachable import Address
 from sandbox.wire import PAYLOAD
 

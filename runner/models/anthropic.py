@@ -15,12 +15,13 @@ import email.utils
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
+from runner.dataclass import dataclass
 from runner.errors import (
     AuthenticationError,
     BrokenStreamError,

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
 
+from runner.dataclass import dataclass
 from runner.errors import BrokenStreamError
 
 

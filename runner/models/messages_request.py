@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json
 
+from runner.dataclass import dataclass
 from runner.models.base import Request
 
 INTERLEAVED = "interleaved-thinking-2025-05-14"

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import islice, product
 
+from runner.dataclass import dataclass
 from runner.policy.shell import parse
 from runner.policy.words import Script, Simple, Word, ansi, names
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.effects import (
     AskUser,
     ConnectHost,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 
+from runner.dataclass import dataclass
 from runner.policy import loose
 from runner.policy.commands import only_reads
 from runner.policy.patterns import folded, keys_of

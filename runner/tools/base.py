@@ -10,12 +10,13 @@ import asyncio
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from runner.dataclass import dataclass
 from runner.effects import Effect, Place
 from runner.events import TaskUpdated
 from sandbox.spec import Box, Stat

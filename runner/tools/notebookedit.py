@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
 from pydantic import Field
 
+from runner.dataclass import dataclass
 from runner.effects import Effect, Place, ReadPath, WritePath
 from runner.tools import notebook
 from runner.tools.base import Arguments, Tool, ToolContext, ToolResult, described, tool_error
