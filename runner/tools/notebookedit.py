@@ -12,7 +12,8 @@ from pydantic import Field
 from runner.dataclass import dataclass
 from runner.effects import Effect, Place, ReadPath, WritePath
 from runner.tools import notebook
-from runner.tools.base import Arguments, Tool, ToolContext, ToolResult, described, tool_error
+from runner.tools.arguments import Arguments
+from runner.tools.base import Tool, ToolContext, ToolResult, described, tool_error
 from runner.tools.notebook import NotebookError
 from runner.tools.paths import RefusedError, judged, located
 from runner.tools.textfile import BoxPathText, TextFile, changed_since_seen, echoed, open_text, store
