@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from sandbox.engine import Engine
 
 DRIFT_SHOWN = 100
-ASKED = 0.01  # seconds by which a request that could be sent is sent
+ASKED = 0.1  # seconds: by then the request is sent, and a model on this machine has answered
 
 
 class Rig:
@@ -314,11 +314,12 @@ class Rig:
                     self._progress(f"the base of what changed could not be kept: {error}")
 
     async def _load_tools(self, session: Session, client: ModelClient) -> None:
-        """The tools are imported while the model thinks about its first reply."""
+        """The tools, and what judges their calls, are imported while the model thinks about its first reply."""
         async for event in session.events(after=self.journal.last_seq):
             if event.type == "ModelAsked":
                 await client.warm()
                 await asyncio.sleep(ASKED)
+                await asyncio.to_thread(import_module, "runner.policy.judging")
                 for tool in session.gate.tools.values():
                     await asyncio.to_thread(import_module("runner.tools.registry").load, tool)
                 return
