@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+
+YOUNG = 150_000  # objects, at which the collector looks at the young ones: more than a start makes; by default 700
 
 
 def main() -> int:
     """Run the command line; returns the exit code."""
+    gc.set_threshold(YOUNG)
     arguments = sys.argv[1:]
     if arguments in (["--version"], ["-v"]):
         from runner import __version__  # noqa: PLC0415  # start-up time

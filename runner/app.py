@@ -8,11 +8,11 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.dataclass import dataclass
 from runner.policy.managed import PLACES, Places
 from runner.rig import Rig, forker, remove_dead
 from runner.sessions.specs import Notify, box_cwd, new_spec, resume_spec, silent

@@ -7,9 +7,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.events import RECORD_VERSION
 from runner.storage import FileStorage, MemoryStorage
 

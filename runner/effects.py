@@ -7,10 +7,11 @@ network, a host or a provider. Modes decide inside effects; an outside effect ne
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from pathlib import PurePosixPath
 from typing import Any, TypeAlias
+
+from runner.dataclass import dataclass
 
 MATCHES_KEPT = 20
 

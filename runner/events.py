@@ -7,8 +7,10 @@ grow into. Nothing here does I/O: `runner.journal` writes, `runner.ui` draws.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any, TypeAlias
+
+from runner.dataclass import dataclass
 
 Json: TypeAlias = Any  # a JSON value: dict, list, str, int, float, bool or None
 RECORD_VERSION = 1

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from sandbox.engine import Engine
 
 DRIFT_SHOWN = 100
+ASKED = 0.1  # seconds: by then the request is sent, and a model on this machine has answered
 
 
 class Rig:
@@ -211,6 +212,7 @@ class Rig:
             thinking_tokens=spec.thinking_tokens,
         )
         self._going = self._travel(made)
+        self._tasks.append(asyncio.create_task(self._load_tools(made, client), name="tools"))
         self._way_out.begin(made.gate, lambda: self.journal.last_turn, self.journal.read)
         return made
 
@@ -311,6 +313,17 @@ class Rig:
                     await workspace.capture()
                 except SandboxError as error:
                     self._progress(f"the base of what changed could not be kept: {error}")
+
+    async def _load_tools(self, session: Session, client: ModelClient) -> None:
+        """The tools, and what judges their calls, are imported while the model thinks about its first reply."""
+        async for event in session.events(after=self.journal.last_seq):
+            if event.type == "ModelAsked":
+                await client.warm()
+                await asyncio.sleep(ASKED)
+                await asyncio.to_thread(import_module, "runner.policy.judging")
+                for tool in session.gate.tools.values():
+                    await asyncio.to_thread(import_module("runner.tools.registry").load, tool)
+                return
 
     async def _remove_dead(self) -> None:
         ground = await self.housing.ready()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.effects import Mode
 
 SPEC_VERSION = 1

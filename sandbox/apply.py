@@ -7,12 +7,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from sandbox.bases import Bases, attributes_digest
 from sandbox.changes import Base
+from sandbox.dataclass import dataclass
 from sandbox.disk import free_space
 from sandbox.errors import DiskFullError, WorkspaceError
 from sandbox.kept import pour, set_owner

@@ -10,10 +10,10 @@ import secrets
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sandbox.dataclass import dataclass
 from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import SandboxError
 from sandbox.spec import Command, Exited, Limits, Stdout

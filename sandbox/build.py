@@ -11,11 +11,11 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from sandbox.containers import OWNER_LABEL, SESSION_LABEL, owner_alive, session_labels
+from sandbox.dataclass import dataclass
 from sandbox.engine import ConflictError, ContainerSpec, Engine, NotFoundError
 from sandbox.errors import ImageMissingError, SandboxError
 from sandbox.packages import Distribution, Package, fetch_packages, host_acquire, host_distribution

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
+from sandbox.dataclass import dataclass
 from sandbox.marks import OPAQUE
 from sandbox.trees import Entry, Tree, same_content
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 
+from sandbox.dataclass import dataclass
 from sandbox.spec import Limits
 
 OWN_KERNEL = ("runsc", "kata", "kata-runtime", "kata-fc", "kata-qemu")

@@ -11,10 +11,10 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sandbox.dataclass import dataclass
 from sandbox.errors import SandboxError
 from sandbox.packs import PACK_BYTES, pack_contents, pack_notes
 from sandbox.states import Row, State, decode, encode, update, whole

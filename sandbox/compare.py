@@ -8,11 +8,12 @@ import errno
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sandbox.bases import Bases
 from sandbox.changes import Change, classify, listed_pairs
 from sandbox.checkpoints import Checkpoints
+from sandbox.dataclass import dataclass
 from sandbox.diff import FileDiff, Sides, with_renames
 from sandbox.gitpatch import format_patch
 from sandbox.layers import Layer

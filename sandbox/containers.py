@@ -6,10 +6,11 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
+from sandbox.dataclass import dataclass
 from sandbox.errors import EngineRefusedError, ImageMissingError
 from sandbox.spec import Mount
 from sandbox.transport import ConflictError, NotFoundError, Transport, parse_json

@@ -7,11 +7,12 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from sandbox.bases import Bases
 from sandbox.changes import Base, Change, Kind
+from sandbox.dataclass import dataclass
 from sandbox.errors import StoreError
 from sandbox.gitpatch import Blob, Patch, format_patch
 from sandbox.trees import Entry, Tree, content

@@ -9,12 +9,12 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from resource import RLIMIT_NOFILE, RLIMIT_NPROC, getrlimit
 from typing import Any
 
 from sandbox.containers import LABEL, ContainerInfo, Containers, ContainerSpec, owner_alive, owner_label, session_labels
+from sandbox.dataclass import dataclass
 from sandbox.errors import (
     EngineLostError,
     EngineMissingError,

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sandbox.checkpoints import Checkpoint, Checkpoints
+from sandbox.dataclass import dataclass
 from sandbox.errors import WorkspaceError
 from sandbox.freezer import Freezer
 from sandbox.freezing import AtRest, Swap, SwapError

@@ -13,9 +13,9 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from sandbox.dataclass import dataclass
 from sandbox.engine import Engine, NotFoundError
 from sandbox.errors import EngineRefusedError, SandboxError
 

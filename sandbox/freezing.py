@@ -11,11 +11,11 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from sandbox.capture import Capture
+from sandbox.dataclass import dataclass
 from sandbox.errors import StoreError, WorkspaceError
 from sandbox.intents import FREEZE, RESTORE, Intent, discard, finish
 from sandbox.keeper import Keeper

@@ -7,11 +7,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from sandbox.compaction import contents_of
+from sandbox.dataclass import dataclass
 from sandbox.errors import StoreError
 from sandbox.kept import Kept
 from sandbox.layers import FILLED, LayerTable

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox.confined import read_beneath
+from sandbox.dataclass import dataclass
 
 _LIMIT = 64 << 10
 _PACKED_LIMIT = 64 << 20

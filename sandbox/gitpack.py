@@ -11,8 +11,8 @@ import struct
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from sandbox.dataclass import dataclass
 from sandbox.errors import WorkspaceError
 
 PACK_BYTES = 1 << 30

@@ -7,8 +7,8 @@ import hashlib
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from sandbox.dataclass import dataclass
 from sandbox.linediff import Span, changed_spans
 
 CONTEXT = 3

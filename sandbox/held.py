@@ -8,12 +8,13 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from sandbox.changes import Change
+from sandbox.dataclass import dataclass
 
 HELD_VERSION = 1
 _JSON_BYTES = 4 << 20

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from sandbox.dataclass import dataclass
 
 LARGEST = 32 << 10
 RECORD = 5

@@ -5,8 +5,9 @@ different ones. What is not clear is refused, never repaired (RFC 3986, 5890, 68
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
+
+from sandbox.dataclass import dataclass
 
 LONGEST_HOST = 253
 LONGEST_URL = 32 << 10

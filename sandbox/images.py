@@ -12,12 +12,13 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sandbox.build import Made, make_layer, read_file, registry_gives
 from sandbox.containers import LABEL
+from sandbox.dataclass import dataclass
 from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import EngineRefusedError, ImageMissingError
 from sandbox.recipe import Recipe, is_recipe, load_recipe, plain_digest, tag_of

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from base64 import b64decode
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from sandbox.dataclass import dataclass
 
 PLACEHOLDER = "fumehood-placeholder"
 # Where clients put keys; of a pinned host no other may be named there.

@@ -11,10 +11,11 @@ import json
 import os
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
+from sandbox.dataclass import dataclass
 from sandbox.errors import StoreError
 from sandbox.layers import LayerTable
 from sandbox.remade import forget

@@ -13,12 +13,12 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from sandbox import wire
 from sandbox.containers import ContainerSpec, session_labels
+from sandbox.dataclass import dataclass
 from sandbox.engine import Engine
 from sandbox.errors import BoxLostError, BoxStartError, ProtocolError, WorkspaceError
 from sandbox.spec import Mount, Owner

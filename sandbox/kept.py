@@ -6,9 +6,9 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from sandbox.dataclass import dataclass
 from sandbox.store import Store
 from sandbox.trees import Entry, Tree
 

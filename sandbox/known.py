@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from sandbox.dataclass import dataclass
 from sandbox.errors import StoreError
 from sandbox.masks import NO_MASKS, Masks
 

@@ -17,9 +17,10 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path, PurePosixPath
 
+from sandbox.dataclass import dataclass
 from sandbox.errors import StoreError, WorkspaceError
 from sandbox.spec import Owner, Rung
 

@@ -11,9 +11,9 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sandbox.dataclass import dataclass
 from sandbox.errors import SandboxError
 from sandbox.injection import NO_MASK, Injection, Mask
 from sandbox.metering import Meter, Tally

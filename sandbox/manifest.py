@@ -10,10 +10,11 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from sandbox import walk
+from sandbox.dataclass import dataclass
 from sandbox.errors import StoreError, WorkspaceError
 
 _WALK_SECONDS = 600.0

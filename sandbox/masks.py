@@ -10,12 +10,13 @@ import stat
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sandbox.confined import open_file_beneath
+from sandbox.dataclass import dataclass
 from sandbox.walk import MAX_DEPTH
 
 CONFIGS = frozenset({"config", "config.worktree"})

@@ -4,8 +4,7 @@ unless both did the same; nothing is guessed. As `git merge-file --diff3` has it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from sandbox.dataclass import dataclass
 from sandbox.gitpatch import split_lines
 from sandbox.linediff import Span, changed_spans
 

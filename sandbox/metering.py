@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from sandbox.dataclass import dataclass
 from sandbox.refusals import LimitError
 
 MINUTE = 60.0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from sandbox.bases import Bases
 from sandbox.changes import Base
+from sandbox.dataclass import dataclass
 from sandbox.diff import Sides
 from sandbox.gitpatch import split_lines
 from sandbox.linediff import changed_spans

@@ -11,11 +11,11 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
 from urllib.parse import unquote
 
+from sandbox.dataclass import dataclass
 from sandbox.errors import ImageMissingError
 
 FETCH_SECONDS = 600

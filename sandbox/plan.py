@@ -7,10 +7,10 @@ import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from sandbox.bases import Bases
 from sandbox.changes import Base, Change, Kind
+from sandbox.dataclass import dataclass
 from sandbox.diff import Sides
 from sandbox.held import HeldBack
 from sandbox.mixing import mix

@@ -9,10 +9,10 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sandbox.dataclass import dataclass
 from sandbox.errors import StoreError, WorkspaceError
 from sandbox.intents import RESTORE, Intent
 from sandbox.keeper import Keeper

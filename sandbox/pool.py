@@ -15,11 +15,11 @@ import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox import digests
 from sandbox.copies import remove_tree
+from sandbox.dataclass import dataclass
 from sandbox.errors import StoreError
 from sandbox.layers import LayerTable
 from sandbox.states import Delta, Row, State, decode, encode

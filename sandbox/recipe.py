@@ -9,11 +9,12 @@ import hashlib
 import importlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from sandbox.dataclass import dataclass
 from sandbox.errors import ImageMissingError
 
 RECIPES = Path(__file__).resolve().parent.parent / "images"

@@ -16,13 +16,13 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
+from sandbox.dataclass import dataclass
 from sandbox.errors import StoreError
 from sandbox.injection import CARRIERS, Mask
 from sandbox.leaving import Request

@@ -15,9 +15,9 @@ import tarfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from sandbox.dataclass import dataclass
 from sandbox.errors import SandboxError, StoreError, WorkspaceError
 from sandbox.intents import NEW, discard
 from sandbox.keeper import LAYERS, Keeper

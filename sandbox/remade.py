@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from sandbox.dataclass import dataclass
 from sandbox.layers import REMADE
 from sandbox.manifest import Manifest, Stamp
 from sandbox.states import Row, State

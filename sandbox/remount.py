@@ -17,10 +17,11 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path, PurePosixPath
 
 from sandbox.confined import open_beneath
+from sandbox.dataclass import dataclass
 from sandbox.freezer import Freezer
 from sandbox.freezing import Stack, SwapError
 

@@ -6,10 +6,10 @@ import contextlib
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sandbox.dataclass import dataclass
 from sandbox.kept import Kept, fill_kept
 from sandbox.manifest import Stamp
 from sandbox.selection import Action, ApplyConflictError, Remark

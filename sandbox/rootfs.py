@@ -11,10 +11,10 @@ import re
 import subprocess
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from sandbox.dataclass import dataclass
 from sandbox.errors import ImageMissingError
 from sandbox.packages import Package
 from sandbox.recipe import Recipe

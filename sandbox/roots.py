@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from sandbox.dataclass import dataclass
 from sandbox.errors import WorkspaceError
 from sandbox.gitdir import find_top, read_head
 from sandbox.spec import Owner

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 
 from sandbox.changes import Change
+from sandbox.dataclass import dataclass
 from sandbox.errors import SandboxError
 from sandbox.held import HeldBack
 from sandbox.trees import Entry

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
+
+from sandbox.dataclass import dataclass
 
 
 class Rung(StrEnum):

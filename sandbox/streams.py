@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+from sandbox.dataclass import dataclass
 from sandbox.errors import SandboxError
 from sandbox.wire import FRAME, WINDOW, Buffer, WireError, encode, head_of_data
 

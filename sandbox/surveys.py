@@ -8,9 +8,10 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from sandbox.dataclass import dataclass
 from sandbox.gitdir import find_top, read_head
 from sandbox.layers import Layer
 from sandbox.manifest import Drifted, Manifest, find_drift, find_touched, write_manifest

@@ -14,11 +14,12 @@ import os
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sandbox.containers import SESSION_LABEL, SYSTEM_LABEL, ContainerSpec, session_labels
+from sandbox.dataclass import dataclass
 from sandbox.engine import ConflictError, Engine, ImageInfo, NotFoundError
 from sandbox.errors import (
     DiskFullError,

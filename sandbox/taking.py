@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from sandbox.capture import Capture, MuchError, UnsteadyError
+from sandbox.dataclass import dataclass
 from sandbox.errors import WorkspaceError
 from sandbox.freezing import Freezing, Swap, SwapError
 from sandbox.keeper import Keeper

@@ -14,11 +14,11 @@ import tarfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from sandbox.build import make_layer, read_file, run_build, throw_away
 from sandbox.containers import LABEL, ContainerSpec, session_labels
+from sandbox.dataclass import dataclass
 from sandbox.engine import ConflictError, Engine, ImageInfo
 from sandbox.errors import BoxStartError
 from sandbox.images import locked

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sandbox.dataclass import dataclass
 from sandbox.kept import Kept
 from sandbox.manifest import Stamp
 from sandbox.selection import Action

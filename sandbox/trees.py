@@ -10,12 +10,12 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from sandbox import confined
+from sandbox.dataclass import dataclass
 from sandbox.kinds import Kinded
 from sandbox.manifest import Stamp
 

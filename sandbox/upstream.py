@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeAlias
 
+from sandbox.dataclass import dataclass
 from sandbox.lines import Line
 from sandbox.reachable import Address
 

@@ -9,13 +9,14 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from sandbox.apply import Applied, AppliedReport, Applies, Part, Recovered, applied
 from sandbox.bases import Bases
 from sandbox.changes import Change, Pair, classify, listed_pairs, other_attributes, overlay_pairs, user_attributes
 from sandbox.compare import Began
+from sandbox.dataclass import dataclass
 from sandbox.diff import PATCH_BYTES, FileDiff, Sides, with_renames
 from sandbox.errors import DiskFullError, StoreError, WorkspaceError
 from sandbox.gitdir import is_git_dir

@@ -5,6 +5,7 @@ signals into operations.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from runner.ui.view import ViewState
 
 EXIT_HANGUP = 129
+YOUNG = 10_000  # objects of a session at work, at which the collector looks at the young ones
 _ENDINGS = {"completed": 0, "interrupted": EXIT_INTERRUPTED}
 
 
@@ -137,6 +139,8 @@ async def _run(spec: SessionSpec, text: str, look: Look, signals: Signals, promp
         await session.submit(Prompt.text(text))
         watch = Ending(number)
         events = await _asked(watch.follow(session.events(after=running.before)))
+        gc.freeze()  # what is there by now stays: it is not looked through for garbage
+        gc.set_threshold(YOUNG)
         if look.headless:
             output = await asyncio.to_thread(_output, spec, tuple(session.gate.tools), look)
             return int(await output.follow(events))

@@ -6,9 +6,10 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.errors import UsageError
 from runner.ui.diff import DiffPainter
 from runner.ui.safe import one_line

@@ -8,11 +8,11 @@ import getpass
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+from runner.dataclass import dataclass
 from runner.effects import Mode, Place, Source, Verdict
 from runner.errors import ManagedError, SettingsError, UsageError
 from runner.policy import claude, settings, signing

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
+
+from runner.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from runner.dataclass import dataclass
 from runner.effects import RuleSource, Source
 from runner.errors import ManagedError, SettingsError
 from runner.hooks.kinds import BOX, COMMAND, EVENTS, FUNCTION, HOST, HTTP, OWN, PROMPT, TOOL_EVENTS, Callback, Handler

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol, TypeAlias
 
+from runner.dataclass import dataclass
 from runner.effects import Effect, RuleSource, Source, Verdict
 from runner.hooks.matchers import Matcher
 from runner.journal import digest

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from re import _constants as op  # type: ignore[attr-defined]
 from re import _parser as grammar  # type: ignore[attr-defined]
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.policy.rules import EDITORS, NAMED, READERS, SHELLS
 
 LONGEST_PATTERN = 1000

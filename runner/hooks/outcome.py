@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.effects import Decision, Source, Verdict
 from runner.hooks.kinds import Handler
 from runner.hooks.output import Said

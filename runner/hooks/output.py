@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.effects import Decision
 from runner.hooks.kinds import EVENTS, Ran
 

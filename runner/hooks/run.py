@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from runner.dataclass import dataclass
 from runner.effects import ConnectHost, Decision, Effect, RunCommand, RunOnHost
 from runner.events import HookRan
 from runner.hooks import box, host, http

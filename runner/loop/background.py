@@ -7,9 +7,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from runner.dataclass import dataclass
 from runner.effects import Decision, RuleSource, RunCommand, Source, Verdict
 from runner.loop.calls import Call, with_arguments
 from runner.loop.history import reminder

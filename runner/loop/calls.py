@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import field, replace
+from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import ValidationError
+from runner.dataclass import dataclass
+from runner.tools.base import Tool
 
-from runner.tools.base import Arguments, Tool
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+    from runner.tools.arguments import Arguments
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,8 +38,8 @@ def with_arguments(call: Call, tool: Tool[Any] | None) -> Call:
         return replace(call, tool=None, error=f"No such tool available: {call.name}")
     try:
         args = tool.args.model_validate(call.input)
-    except ValidationError as error:
-        return replace(call, tool=tool, args=None, error=_explain(call.name, error))
+    except ValueError as error:  # pydantic's ValidationError, which comes with the tool
+        return replace(call, tool=tool, args=None, error=_explain(call.name, cast("ValidationError", error)))
     return replace(call, tool=tool, args=args, error="")
 
 

@@ -7,12 +7,12 @@ varies (place, date, instruction files, git state) goes into the first user mess
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from string import Template
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.loop.history import reminder
 from runner.loop.instructions import read_instructions, shown
 

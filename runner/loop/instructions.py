@@ -11,9 +11,9 @@ import os
 import posixpath
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from runner.dataclass import dataclass
 from sandbox.confined import read_beneath
 
 FILE_LIMIT = 256 << 10

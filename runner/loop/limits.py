@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from runner.dataclass import dataclass
 from runner.spec import TurnLimits
 
 

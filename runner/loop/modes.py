@@ -5,9 +5,9 @@ an "always" of the user's, all of it by settings that changed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
+from runner.dataclass import dataclass
 from runner.effects import Mode
 from runner.errors import FumehoodError
 from runner.events import ModeChanged, PolicyLoaded

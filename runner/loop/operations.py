@@ -7,9 +7,10 @@ They travel in this form over the owner's socket too; what comes from there is u
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, TypeAlias
 
+from runner.dataclass import dataclass
 from runner.effects import Mode
 from runner.events import ApprovalGiven
 

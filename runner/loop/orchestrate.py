@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.effects import Effect, is_write
 from runner.events import Failed, ToolChunk, ToolFinished, ToolRequested
 from runner.loop.boxes import LOST

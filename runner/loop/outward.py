@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Protocol
 
+from runner.dataclass import dataclass
 from runner.effects import ConnectHost, Decision, Source, Verdict, effect_to_json
 from runner.errors import UsageError
 from runner.events import ApprovalAsked, Egress, Failed, Judged

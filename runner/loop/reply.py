@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol, cast
 
+from runner.dataclass import dataclass
 from runner.errors import BrokenStreamError
 from runner.events import Event, Failed, Live, ModelAsked, ModelReplied, TextDelta, ThinkingDelta
 from runner.journal import digest

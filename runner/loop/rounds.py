@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.errors import JournalError
 from runner.events import PromptGiven, TurnStarted
 from runner.loop.context import Context

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.events import ToolChunk, ToolOutput
 
 SHOWN_LIMIT = 256 << 10

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from runner.dataclass import dataclass
 from runner.errors import UsageError
 from runner.events import Failed, ModelReplied, TurnEnded
 from runner.loop.limits import Progress, reached

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.errors import LockedError, UsageError
 from runner.policy.layers import Settings
 

@@ -16,12 +16,11 @@ import json
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pydantic import SecretStr
-
+from runner.dataclass import dataclass
 from runner.errors import (
     AuthenticationError,
     BrokenStreamError,
@@ -34,6 +33,7 @@ from runner.models.base import Delta, Request
 from runner.models.deadlines import Deadlines, Watch, boot_clock
 from runner.models.messages_reply import Reply, error_of, parse_json
 from runner.models.messages_request import Options, encode, request_body
+from runner.models.secret import SecretStr
 from runner.models.sse import ServerEvent, SseDecoder, SseError
 
 if TYPE_CHECKING:

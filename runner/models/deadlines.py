@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 
+from runner.dataclass import dataclass
 from runner.errors import BrokenStreamError
 
 

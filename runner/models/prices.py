@@ -9,9 +9,10 @@ import functools
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from runner.dataclass import dataclass
 
 _DATE = re.compile(r"-(20\d{6}|latest|0)$")  # claude-opus-4-20250514, claude-3-7-sonnet-latest, claude-opus-4-0
 _MILLION = 1_000_000

@@ -8,7 +8,8 @@ given out (the caller's JSON parser tells whether it is whole).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from runner.dataclass import dataclass
 
 EVENT_LIMIT = 32 << 20
 

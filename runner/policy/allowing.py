@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import PurePosixPath
 from typing import TypeVar
 
+from runner.dataclass import dataclass
 from runner.effects import ConnectHost, Decision, Effect, Mode, Place, ReadPath, RunCommand, Verdict, WritePath
 from runner.policy.commands import NOWHERE, Seen, seen
 from runner.policy.index import RuleIndex, covering

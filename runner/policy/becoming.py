@@ -9,9 +9,10 @@ import base64
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import islice, product
 
+from runner.dataclass import dataclass
 from runner.policy.copying import copied
 from runner.policy.shell import parse
 from runner.policy.words import Script, Simple, Word, ansi, names

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
+from runner.dataclass import dataclass
 from runner.effects import Decision, Mode, Source, Verdict
 from runner.errors import UsageError
 from runner.policy.calls import call_of, judge

@@ -5,12 +5,13 @@ into what means nothing here and what a managed file may not ask of us in vain.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from pydantic import Field, ValidationError
 
+from runner.dataclass import dataclass
 from runner.policy.documents import Document, Where
 from runner.policy.settings import Permissions, Shape, check_shape
 

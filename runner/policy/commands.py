@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+from runner.dataclass import dataclass
 from runner.policy.readonly import Spec, is_clear, operands_of, paths_of, prints, reads
 from runner.policy.runs import base, readings
 from runner.policy.shell import parse

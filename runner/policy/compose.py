@@ -5,10 +5,11 @@ hold; and what locks forbid of a session's spec.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import lru_cache
 from pathlib import PurePosixPath
 
+from runner.dataclass import dataclass
 from runner.effects import Decision, Mode, Place, RuleSource, Source
 from runner.errors import ManagedError, SettingsError, UsageError
 from runner.policy.hiding import LOCK, LOGINS, rule_text, variants

@@ -12,12 +12,13 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from runner.dataclass import dataclass
 from runner.errors import SettingsError
 
 MAX_SIZE = 4 << 20

@@ -5,9 +5,10 @@ And what another policy would have decided. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.effects import Decision, Effect, Match, Mode, Place, Source, Verdict
 from runner.policy.calls import effect_from_json, judge, resolved
 from runner.policy.grants import offer

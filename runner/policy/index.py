@@ -10,13 +10,13 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
+from importlib import import_module
 from pathlib import PurePosixPath
 from typing import Any
 
 from runner.effects import ConnectHost, Effect, Place, ReadPath, RunCommand, WritePath
 from runner.policy.network import PLAIN, PORTS, NetworkPattern
 from runner.policy.patterns import CommandPattern, HostPattern, PathPattern, by_key, folded, keys_of, normal
-from runner.policy.reach import reach_of
 from runner.policy.rules import EDITORS, NAMED, READERS, SHELLS, Kind, Rule
 
 
@@ -162,7 +162,7 @@ class RuleIndex:
             yield from (rule for rule in self._on_paths(Kind.READ, paths, keys) if rule.tool == "Read")
 
     def _on_command(self, effect: RunCommand, place: Place) -> Iterator[Rule]:
-        reach = reach_of(effect.command, str(effect.cwd), str(place.home))
+        reach = import_module("runner.policy.reach").reach_of(effect.command, str(effect.cwd), str(place.home))
         if self._commands:
             yield from self._on_texts(reach.by_key)
             for pattern, rest in reach.globs:

@@ -5,11 +5,12 @@ left out with the reason. Pure; reading files is `runner.sessions.chain`'s and `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property, lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.effects import Mode, RuleSource, Source
 from runner.journal import digest
 from runner.policy.documents import Document

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, date, datetime
 from importlib import import_module
 from pathlib import Path
 
+from runner.dataclass import dataclass
 from runner.effects import Source
 from runner.errors import ManagedError, SettingsError
 from runner.policy.documents import Document, check_owner, parse, read_file

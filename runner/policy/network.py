@@ -9,11 +9,12 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
 from urllib.parse import unquote
 
+from runner.dataclass import dataclass
 from runner.effects import ConnectHost
 from runner.errors import UsageError
 from runner.policy.patterns import HostPattern, host_pattern

@@ -9,10 +9,10 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 
+from runner.dataclass import dataclass
 from runner.effects import Place
 from runner.errors import UsageError
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import PurePosixPath
-from types import MappingProxyType
-from typing import Any
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, Any
 
+from runner.dataclass import dataclass
 from runner.effects import (
     AskUser,
     ConnectHost,
@@ -25,17 +27,14 @@ from runner.effects import (
 )
 from runner.errors import UsageError
 from runner.journal import digest
-from runner.policy.allowing import Allowing
-from runner.policy.commands import named
 from runner.policy.hiding import is_hidden
 from runner.policy.index import RuleIndex
-from runner.policy.modes import NOT_ASKED, by_mode, floor
 from runner.policy.network import NetworkPattern, Range, ranges_of
 from runner.policy.patterns import HostPattern, host_pattern
-from runner.policy.places import absolute, critical, protected
-from runner.policy.reach import reach_of
 from runner.policy.rules import NETWORK, Rule, parse_rule, split_rules
-from runner.policy.runs import readings
+
+if TYPE_CHECKING:
+    from runner.policy.allowing import Allowing
 
 NO_HOST_ASKED = Verdict(
     decision=Decision.DENY, source=Source.MODE, reason="no rule allows it, and settings have no host asked about"
@@ -123,15 +122,15 @@ class Policy:
         """
         for effect in effects if self.rules else ():
             if isinstance(effect, RunCommand):
-                reach_of(effect.command, str(effect.cwd), str(place.home))
+                _judging().reach_of(effect.command, str(effect.cwd), str(place.home))
         if self.mode is Mode.BYPASS and not self._indexes.strict.paths:
             return effects
         added: dict[Effect, None] = {}
         for effect in effects:
             if isinstance(effect, RunCommand):
-                for name in named(effect.command):
+                for name in _judging().named(effect.command):
                     kind = WritePath if name.writes else ReadPath
-                    for path in absolute(name.path, effect.cwd, place.home, name.moves):
+                    for path in _judging().absolute(name.path, effect.cwd, place.home, name.moves):
                         added[kind(path=path)] = None
         return (*effects, *added)
 
@@ -142,7 +141,9 @@ class Policy:
         the input of the call.
         """
         fired = self._indexes.strict.fires(tool, effects, place, sent)
-        allowing = Allowing(index=self._indexes.allow, mode=self.mode, tool=tool, place=place, effects=effects)
+        allowing = _judging().Allowing(
+            index=self._indexes.allow, mode=self.mode, tool=tool, place=place, effects=effects
+        )
         verdict = self._without_rules(effects, allowing, place)
         if fired and len(effects) == 1 and isinstance(effects[0], ConnectHost):
             over = self._indexes.allow.covering(effects[0]) if tool in OUTSIDE else []
@@ -155,7 +156,7 @@ class Policy:
         if strictest.decision is Decision.DENY:
             verdict = _by_rule(strictest)
         elif strictest.decision is Decision.ASK and verdict.decision is not Decision.DENY:
-            verdict = NOT_ASKED if self.mode is Mode.DONT_ASK else _by_rule(strictest)
+            verdict = _judging().NOT_ASKED if self.mode is Mode.DONT_ASK else _by_rule(strictest)
         return replace(verdict, matches=tuple(rule.match for rule in matches))
 
     def reach(self, effect: ConnectHost) -> tuple[tuple[Range, ...], tuple[Range, ...]]:
@@ -215,18 +216,25 @@ class Policy:
             elif isinstance(effect, ConnectHost) and not self.hosts_asked:
                 verdicts.append(NO_HOST_ASKED)
             else:
-                verdicts.append(by_mode(self.mode, effect, place))
+                verdicts.append(_judging().by_mode(self.mode, effect, place))
         return max(verdicts, key=lambda found: (found.decision, not found.classify))
 
     def _kept(self, effect: Effect, place: Place) -> Verdict | None:
         """The floor under a verdict: protected paths and critical removals."""
-        if isinstance(effect, WritePath) and protected(effect):
-            return floor(self.mode, effect, f"{effect.path} is what programs obey", bypassed=True)
-        if isinstance(effect, RunCommand) and "rm" in effect.command.replace("\\", ""):
-            word = critical(readings(effect.command).simples, effect.cwd, place)
+        judging, kept = _judging(), None
+        if isinstance(effect, WritePath) and judging.protected(effect):
+            kept = judging.floor(self.mode, effect, f"{effect.path} is what programs obey", bypassed=True)
+        elif isinstance(effect, RunCommand) and "rm" in effect.command.replace("\\", ""):
+            word = judging.critical(judging.readings(effect.command).simples, effect.cwd, place)
             if word:
-                return floor(self.mode, effect, f"it would remove {word}", bypassed=False)
-        return None
+                kept = judging.floor(self.mode, effect, f"it would remove {word}", bypassed=False)
+        found: Verdict | None = kept
+        return found
+
+
+def _judging() -> ModuleType:
+    """Imported when a call is judged: a tenth of a start's imports reads commands."""
+    return import_module("runner.policy.judging")
 
 
 def _named(rule: Rule) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
+from runner.dataclass import dataclass
 from runner.policy import loose
 from runner.policy.commands import only_reads
 from runner.policy.patterns import by_key, folded, keys_of

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from runner.dataclass import dataclass
 from runner.policy.tree import SAFE_VARIABLES
 from runner.policy.words import Simple, Word, names
 

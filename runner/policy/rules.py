@@ -8,11 +8,12 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import TypeAlias
 
+from runner.dataclass import dataclass
 from runner.effects import Decision, Match, Place, RuleSource, Source
 from runner.errors import UsageError
 from runner.policy.network import NetworkPattern, network_pattern

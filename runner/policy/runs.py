@@ -9,9 +9,10 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
+from runner.dataclass import dataclass
 from runner.policy.arguments import STDIN, behind_signs, code_in
 from runner.policy.becoming import Values
 from runner.policy.shell import parse

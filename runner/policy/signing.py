@@ -8,10 +8,10 @@ import base64
 import binascii
 import hashlib
 import secrets
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.errors import UsageError
 
 UNTRUSTED, TRUSTED = "untrusted comment: ", "trusted comment: "

@@ -8,11 +8,12 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.errors import SettingsError
 from runner.journal import digest
 from runner.policy.documents import parse, read_file

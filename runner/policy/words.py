@@ -5,8 +5,9 @@ told; simple commands, redirections, and all of them together.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
+
+from runner.dataclass import dataclass
 
 
 def names(text: str) -> frozenset[str]:

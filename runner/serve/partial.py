@@ -8,9 +8,10 @@ provider's own is not known when the first piece goes out.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.events import ModelReplied
 
 _DELTAS = {"text": ("text_delta", "text"), "thinking": ("thinking_delta", "thinking")}

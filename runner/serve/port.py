@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import h11
 
+from runner.dataclass import dataclass
 from runner.errors import UsageError
 from sandbox.errors import SandboxError
 from sandbox.spec import Exited, Process, Stdout

@@ -5,9 +5,10 @@ Source: reference/claude-code-interfaces.md, section 5.3, result.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.events import Failed, ModelReplied, TurnEnded
 
 EXIT_INTERRUPTED = 130

@@ -5,9 +5,10 @@ process (`client.Client`) or this one (`desk.Desk`).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Protocol
 
+from runner.dataclass import dataclass
 from sandbox.spec import Process, Pty
 
 

@@ -12,12 +12,13 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from runner.chain import Problem, Verification, hash_of, verify
+from runner.dataclass import dataclass
 from runner.errors import JournalError, UsageError
 from runner.journal import canonical
 from runner.policy.signing import PublicKey, SecretKey, SignatureError, UnknownKeyError

@@ -9,11 +9,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 
+from runner.dataclass import dataclass
 from runner.effects import Source
 from runner.errors import SettingsError, UsageError
 from runner.journal import canonical

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from runner.chain import Verification
+from runner.dataclass import dataclass
 from runner.errors import JournalError, SessionBusyError, SessionNotFoundError
 from runner.journal import Journal
 from runner.sessions.store import Store

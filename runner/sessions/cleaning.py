@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from runner.dataclass import dataclass
 from runner.errors import SessionBusyError
 from runner.sessions.store import Store, is_session_id
 from sandbox.containers import LABEL, LAYER_LABEL, OWNER_LABEL, SESSION_LABEL, owner_dead

@@ -11,9 +11,10 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
+from runner.dataclass import dataclass
 from runner.errors import FumehoodError, JournalError, SessionBusyError, SessionNotFoundError
 from runner.journal import Journal
 from runner.sessions.caches import old_caches

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.events import Event, Forked, PromptGiven, TurnEnded
 
 UNKNOWN = "?"

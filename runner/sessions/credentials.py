@@ -9,11 +9,12 @@ import subprocess
 from base64 import b64encode
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.effects import ConnectHost
 from runner.errors import UsageError
 from runner.policy.compose import settings_error

@@ -5,13 +5,14 @@ each request, strictest where settings cannot be relied on any more.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from importlib import import_module
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
+from runner.dataclass import dataclass
 from runner.effects import Decision, Mode, RuleSource, Source
 from runner.errors import FumehoodError, LockedError, ManagedError, PolicyChangedError
 from runner.events import PolicyLoaded

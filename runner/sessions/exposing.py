@@ -5,8 +5,9 @@ that nothing else gets. Read once, when a session starts; the journal hides thei
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from runner.dataclass import dataclass
 from runner.policy.compose import settings_error
 from runner.policy.layers import Settings
 

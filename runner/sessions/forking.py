@@ -8,10 +8,11 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.errors import UsageError
 from runner.events import Event, Forked, SessionStarted
 from runner.journal import Journal

@@ -8,9 +8,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
+from runner.dataclass import dataclass
 from runner.events import BoxEnded, BoxStarted, Recorded
 from runner.spec import SessionSpec
 from sandbox.box import ContainerBox, asking

@@ -13,11 +13,12 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
+from runner.dataclass import dataclass
 from runner.errors import JournalError, SessionBusyError, SessionNotFoundError, UsageError
 from runner.spec import SessionSpec
 

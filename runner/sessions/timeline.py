@@ -5,9 +5,10 @@ rewind would go. Pure: nothing is read or moved here.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.effects import CallServer, RunCommand, StopTask, WritePath
 from runner.errors import UsageError
 from runner.events import (

@@ -5,9 +5,10 @@ frozen layer is the session's that alone stands on it, and nobody's where severa
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from runner.dataclass import dataclass
 from runner.errors import JournalError, SessionNotFoundError
 from runner.sessions.store import State, Store
 from sandbox.errors import StoreError

@@ -7,39 +7,25 @@ gate (`runner.loop.gate`) calls `run`, after the verdict, with paths already res
 from __future__ import annotations
 
 import asyncio
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+from importlib import import_module
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
-
+from runner.dataclass import dataclass
 from runner.effects import Effect, Place
 from runner.events import TaskUpdated
 from sandbox.spec import Box, Stat
 
+if TYPE_CHECKING:
+    from runner.tools.arguments import Arguments
+
 OUTPUT_LIMIT = 30_000
 
 
-class Arguments(BaseModel):
-    """Base of tool arguments: unknown fields are refused, and text that no file or wire can hold."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_surrogates(cls, data: Any) -> Any:
-        try:
-            json.dumps(data, ensure_ascii=False, default=str).encode()
-        except UnicodeEncodeError as error:
-            msg = "text holds half of a surrogate pair, which is not a character"
-            raise ValueError(msg) from error
-        return data
-
-
-A = TypeVar("A", bound=Arguments)
+A = TypeVar("A", bound="Arguments")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,17 +151,26 @@ def described(module: str) -> str:
 class Tool(ABC, Generic[A]):
     """One tool. Stateless: two sessions may share an instance."""
 
-    name: ClassVar[str]
-    args: type[A]
-    asks: ClassVar[bool] = False
+    name: str
+    asks: bool = False
     """True: it needs somebody who answers; not offered where nobody can be asked."""
-    optional: ClassVar[bool] = False
+    optional: bool = False
     """True: offered only when named in `--tools` or `--allowedTools`."""
+
+    @property
+    @abstractmethod
+    def args(self) -> type[A]:
+        """What a call's input is parsed into."""
 
     @property
     @abstractmethod
     def description(self) -> str:
         """The text for the model (from the `.md` file)."""
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of the arguments, as the model sees it."""
+        made: dict[str, Any] = import_module("runner.tools.schema").schema_of(self.args)
+        return made
 
     @abstractmethod
     def effects(self, args: A, place: Place) -> tuple[Effect, ...]:

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import Field
 
 from runner.effects import Effect, Place, RunCommand
-from runner.tools.base import Arguments, Task, Tool, ToolContext, ToolResult, described, tool_error
+from runner.tools.arguments import Arguments
+from runner.tools.base import Task, Tool, ToolContext, ToolResult, described, tool_error
 from runner.tools.exitcodes import interpretation
 from runner.tools.output import Live, clean, human_size, is_binary, shortened
 from runner.tools.tasks import follow, started

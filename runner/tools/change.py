@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.tools.base import ToolContext
 from runner.tools.edits import EditError, replace
 from runner.tools.patch import patched

@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 from pydantic import Field
 
 from runner.effects import Effect, Place, ReadPath, WritePath
-from runner.tools.base import Arguments, Tool, ToolContext, ToolResult, described, tool_error
+from runner.tools.arguments import Arguments
+from runner.tools.base import Tool, ToolContext, ToolResult, described, tool_error
 from runner.tools.change import Change, edited
 from runner.tools.paths import RefusedError, judged, located
 from runner.tools.text import showable

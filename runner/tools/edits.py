@@ -11,7 +11,8 @@ import difflib
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from runner.dataclass import dataclass
 
 HINT_LINES = 20_000
 _NEWLINE = r"(?:\r\n|(?<!\r)\n)"

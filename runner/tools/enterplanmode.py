@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from runner.effects import Effect, Place
-from runner.tools.base import Arguments, Tool, ToolContext, ToolResult, described, tool_error
+from runner.tools.arguments import Arguments
+from runner.tools.base import Tool, ToolContext, ToolResult, described, tool_error
 
 DESCRIPTION = described(__file__)
 

@@ -8,7 +8,8 @@ from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
 from runner.effects import AskUser, Effect, Place
-from runner.tools.base import Arguments, Tool, ToolContext, ToolResult, described, tool_error
+from runner.tools.arguments import Arguments
+from runner.tools.base import Tool, ToolContext, ToolResult, described, tool_error
 
 DESCRIPTION = described(__file__)
 

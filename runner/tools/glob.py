@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from runner.effects import Effect, Place, ReadPath
-from runner.tools.base import Arguments, Tool, ToolContext, ToolResult, described, tool_error
+from runner.tools.arguments import Arguments
+from runner.tools.base import Tool, ToolContext, ToolResult, described, tool_error
 from runner.tools.helpers import TOOLBOX, Helpers, ask
 from runner.tools.paths import RefusedError, beside, judged, located
 from runner.tools.text import show_path

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from runner.effects import Effect, Place, ReadPath
-from runner.tools.base import OUTPUT_LIMIT, Arguments, Tool, ToolContext, ToolResult, described, tool_error
+from runner.tools.arguments import Arguments
+from runner.tools.base import OUTPUT_LIMIT, Tool, ToolContext, ToolResult, described, tool_error
 from runner.tools.helpers import TOOLBOX, Answer, Helpers, run_helper
 from runner.tools.matches import Entries, counted, listed, matched
 from runner.tools.paths import beside, judged, located

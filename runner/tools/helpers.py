@@ -4,12 +4,12 @@ bounded answers. They take apart what may not be decoded on the host, and search
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from runner.dataclass import dataclass
 from runner.tools.base import ToolContext
 from runner.tools.paths import RefusedError
 from runner.tools.text import show_path

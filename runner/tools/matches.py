@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from runner.dataclass import dataclass
 from runner.tools.output import clean
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
 from pydantic import Field
 
+from runner.dataclass import dataclass
 from runner.effects import Effect, Place, ReadPath, WritePath
 from runner.tools import notebook
-from runner.tools.base import Arguments, Tool, ToolContext, ToolResult, described, tool_error
+from runner.tools.arguments import Arguments
+from runner.tools.base import Tool, ToolContext, ToolResult, described, tool_error
 from runner.tools.notebook import NotebookError
 from runner.tools.paths import RefusedError, judged, located
 from runner.tools.textfile import BoxPathText, TextFile, changed_since_seen, echoed, open_text, store

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from pydantic import BaseModel
 
+from runner.dataclass import dataclass
 from runner.tools.base import ToolContext
 from runner.tools.helpers import Helpers, ask
 from runner.tools.text import TextForm, showable

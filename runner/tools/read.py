@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import Field
 
 from runner.effects import Effect, Place, ReadPath
-from runner.tools.base import Arguments, Tool, ToolContext, ToolResult, described, tool_error
+from runner.tools.arguments import Arguments
+from runner.tools.base import Tool, ToolContext, ToolResult, described, tool_error
 from runner.tools.helpers import TOOLBOX, Helpers
 from runner.tools.media import read_image, read_notebook, read_pdf
 from runner.tools.page import Page, cut_page, page_in_box

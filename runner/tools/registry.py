@@ -2,54 +2,102 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from functools import cache, cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from runner.errors import UsageError
 from runner.models.base import ToolSpec
-from runner.tools.askuserquestion import AskUserQuestion
-from runner.tools.base import Tool
-from runner.tools.bash import Bash
-from runner.tools.edit import Edit
-from runner.tools.enterplanmode import EnterPlanMode
-from runner.tools.exitplanmode import ExitPlanMode
-from runner.tools.glob import Glob
-from runner.tools.grep import Grep
-from runner.tools.helpers import TOOLBOX, Helpers
-from runner.tools.multiedit import MultiEdit
-from runner.tools.notebookedit import NotebookEdit
-from runner.tools.read import Read
-from runner.tools.taskstop import TaskStop
-from runner.tools.todowrite import TodoWrite
-from runner.tools.webfetch import WebFetch
-from runner.tools.websearch import Endpoint, WebSearch
-from runner.tools.write import Write
+from runner.tools.base import Tool, ToolContext, ToolResult, described
+
+if TYPE_CHECKING:
+    from runner.effects import Effect, Place
+    from runner.tools.helpers import Helpers
 
 DEFAULT = "default"
-_NOISE = ("title", "default")
+SCHEMAS = Path(__file__).with_name("schemas.json")
 
 
-def default_tools(helpers: Helpers = TOOLBOX, search: Mapping[str, Any] | None = None) -> tuple[Tool[Any], ...]:
-    """Every tool, the optional ones too, in the order in which the model sees them. `search`: the setting of that
-    name; without one there is no WebSearch.
+class Deferred(Tool[Any]):
+    """The tool of that name, imported when it is first called, or by `load`: the first request to the model needs its
+    description and schema, which are data. `given`: for its constructor.
     """
+
+    def __init__(self, name: str, *given: object, asks: bool = False, optional: bool = False) -> None:
+        self.name, self.asks, self.optional = name, asks, optional
+        self._given = given
+        self._module = name.lower()
+
+    @cached_property
+    def tool(self) -> Tool[Any]:
+        """The tool itself."""
+        made: Tool[Any] = getattr(import_module(f"runner.tools.{self._module}"), self.name)(*self._given)
+        return made
+
+    @property
+    def args(self) -> type[Any]:
+        """What a call's input is parsed into."""
+        return self.tool.args
+
+    @property
+    def description(self) -> str:
+        """The text for the model."""
+        return described(str(SCHEMAS.with_name(self._module)))
+
+    def schema(self) -> dict[str, Any]:
+        """As `runner.tools.schema` wrote it."""
+        return _schemas()[self.name]
+
+    def effects(self, args: Any, place: Place) -> tuple[Effect, ...]:
+        """The tool's."""
+        return self.tool.effects(args, place)
+
+    async def run(self, args: Any, ctx: ToolContext) -> ToolResult:
+        """The tool's."""
+        return await self.tool.run(args, ctx)
+
+
+def default_tools(helpers: Helpers | None = None, search: Mapping[str, Any] | None = None) -> tuple[Tool[Any], ...]:
+    """Every tool, the optional ones too, in the order in which the model sees them. `helpers`: others than the
+    toolbox's. `search`: the setting of that name; without one there is no WebSearch.
+    """
+    given = () if helpers is None else (helpers,)
     return (
-        AskUserQuestion(),
-        Bash(),
-        Edit(),
-        EnterPlanMode(),
-        ExitPlanMode(),
-        Glob(helpers),
-        Grep(helpers),
-        MultiEdit(),
-        NotebookEdit(),
-        Read(helpers),
-        TaskStop(),
-        TodoWrite(),
-        WebFetch(helpers),
-        *((WebSearch(Endpoint.of(search), helpers),) if search else ()),
-        Write(),
+        Deferred("AskUserQuestion", asks=True),
+        Deferred("Bash"),
+        Deferred("Edit"),
+        Deferred("EnterPlanMode", asks=True),
+        Deferred("ExitPlanMode", asks=True),
+        Deferred("Glob", *given),
+        Deferred("Grep", *given),
+        Deferred("MultiEdit", optional=True),
+        Deferred("NotebookEdit"),
+        Deferred("Read", *given),
+        Deferred("TaskStop"),
+        Deferred("TodoWrite"),
+        Deferred("WebFetch", *given),
+        *(
+            (Deferred("WebSearch", import_module("runner.tools.websearch").Endpoint.of(search), *given),)
+            if search
+            else ()
+        ),
+        Deferred("Write"),
     )
+
+
+def load(tool: Tool[Any]) -> None:
+    """Import a tool that was not called yet. Blocks."""
+    if isinstance(tool, Deferred):
+        tool.tool  # noqa: B018  # to have it
+
+
+@cache
+def _schemas() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = json.loads(SCHEMAS.read_text(encoding="utf-8"))
+    return found
 
 
 def select_tools(
@@ -82,32 +130,4 @@ def select_tools(
 
 def tool_spec(tool: Tool[Any]) -> ToolSpec:
     """The tool as the model sees it."""
-    return ToolSpec(name=tool.name, description=tool.description, schema=schema_of(tool))
-
-
-def schema_of(tool: Tool[Any]) -> dict[str, Any]:
-    """A plain JSON Schema of the arguments: no titles, no references, optional fields without null."""
-    schema = tool.args.model_json_schema(by_alias=True)
-    definitions = schema.pop("$defs", {})
-    schema.pop("description", None)
-    cleaned = _cleaned(schema, definitions)
-    return {"type": "object", "properties": {}, **cleaned, "additionalProperties": False}
-
-
-def _cleaned(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    if "$ref" in schema:
-        target = dict(definitions[schema["$ref"].rsplit("/", 1)[-1]])
-        target.pop("description", None)
-        return _cleaned(target, definitions)
-    if "anyOf" in schema:
-        (only,) = [option for option in schema["anyOf"] if option.get("type") != "null"]
-        schema = {**only, **{key: value for key, value in schema.items() if key != "anyOf"}}
-    clean: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key == "properties":
-            clean[key] = {name: _cleaned(field, definitions) for name, field in value.items()}
-        elif key == "items":
-            clean[key] = _cleaned(value, definitions)
-        elif key not in _NOISE:
-            clean[key] = value
-    return clean
+    return ToolSpec(name=tool.name, description=tool.description, schema=tool.schema())

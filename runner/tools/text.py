@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import codecs
 import re
-from dataclasses import dataclass
+
+from runner.dataclass import dataclass
 
 SAMPLE = 8192
 _MARKS = (

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated
 
 from pydantic import AfterValidator
 
+from runner.dataclass import dataclass
 from runner.tools.base import ToolContext, ToolState
 from runner.tools.paths import RefusedError, refuse_path
 from runner.tools.text import TextForm, detect

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from runner.effects import Effect, Place
 from runner.events import TaskUpdated
-from runner.tools.base import Arguments, Tool, ToolContext, ToolResult, described
+from runner.tools.arguments import Arguments
+from runner.tools.base import Tool, ToolContext, ToolResult, described
 
 DESCRIPTION = described(__file__)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+
+from runner.dataclass import dataclass
 
 _SYNTAX = re.compile(r"[|&;<>()$`\\*?\[\]{}!\n~#]")
 _RANGE = re.compile(r"\d+(,\d+)?p")

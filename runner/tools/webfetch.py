@@ -12,7 +12,8 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BaseModel, Field, field_validator
 
 from runner.effects import ConnectHost, Effect, Place, RunCommand
-from runner.tools.base import Arguments, FetchedPage, Tool, ToolContext, ToolResult, described, tool_error
+from runner.tools.arguments import Arguments
+from runner.tools.base import FetchedPage, Tool, ToolContext, ToolResult, described, tool_error
 from runner.tools.helpers import TOOLBOX, Helpers, ask
 from runner.tools.paths import RefusedError
 from runner.tools.text import showable

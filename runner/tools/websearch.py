@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Self
 from urllib.parse import quote, urlencode, urlsplit
 
 from pydantic import Field, model_validator
 
+from runner.dataclass import dataclass
 from runner.effects import ConnectHost, Effect, Place
-from runner.tools.base import Arguments, Tool, ToolContext, ToolResult, described, tool_error
+from runner.tools.arguments import Arguments
+from runner.tools.base import Tool, ToolContext, ToolResult, described, tool_error
 from runner.tools.helpers import TOOLBOX, Helpers, ask
 from runner.tools.paths import RefusedError
 from runner.tools.text import showable

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import Field
 
 from runner.effects import Effect, Place, ReadPath, WritePath
-from runner.tools.base import Arguments, Tool, ToolContext, ToolResult, described, tool_error
+from runner.tools.arguments import Arguments
+from runner.tools.base import Tool, ToolContext, ToolResult, described, tool_error
 from runner.tools.patch import patched
 from runner.tools.paths import RefusedError, judged, located
 from runner.tools.text import detect, line_end_of, showable

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from rich.text import Text
 
+from runner.dataclass import dataclass
 from runner.ui.glyphs import UNICODE, Glyphs
 from runner.ui.safe import one_line
 from runner.ui.view import ViewState

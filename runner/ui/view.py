@@ -7,10 +7,11 @@ Text in a ViewState is raw: whoever draws it passes it through `runner.ui.safe`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from runner.dataclass import dataclass
 from runner.events import (
     Applied,
     ApprovalAsked,

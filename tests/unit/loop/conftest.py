@@ -24,7 +24,8 @@ from runner.models.script import Script
 from runner.models.scripted import ScriptedModel
 from runner.policy.policy import Policy, build_policy
 from runner.spec import TurnLimits
-from runner.tools.base import Arguments, Tool, ToolContext, ToolResult
+from runner.tools.arguments import Arguments
+from runner.tools.base import Tool, ToolContext, ToolResult
 from runner.tools.todowrite import TodoWrite
 from sandbox.spec import Command, Exited, Output, Resolution, Stdout
 

@@ -56,6 +56,7 @@ def test_there_is_one_gate() -> None:
     assert Counter((what, where) for what, where in uses() if not where.startswith("demo/")) == {
         ("box.get", "loop/gate.py"): 1,  # a call of the model
         ("tool.run", "loop/gate.py"): 1,  # the same, after its Judged
+        ("tool.run", "tools/registry.py"): 1,  # the same call, handed to the tool that was imported for it
         ("ToolContext", "loop/gate.py"): 1,  # what a tool gets: the only box that it ever sees
         ("exec", "tools/bash.py"): 1,  # through that
         ("exec", "tools/helpers.py"): 1,  # through that

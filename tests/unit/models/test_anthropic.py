@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import SecretStr
 
 from runner.errors import AuthenticationError, InvalidRequestError
 from runner.models.anthropic import AnthropicModel, AnthropicSettings, retry_after, settings_from
 from runner.models.deadlines import Deadlines
 from runner.models.messages_request import Options
+from runner.models.secret import SecretStr
 
 NOW = 1_800_000_000.0
 

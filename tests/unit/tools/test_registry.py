@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runner.errors import UsageError
-from runner.tools.registry import default_tools, schema_of, select_tools, tool_spec
+from runner.tools.registry import Deferred, default_tools, select_tools, tool_spec
+from runner.tools.schema import schema_of
 
 SEARCH = {"kind": "searxng", "url": "https://search.example/"}
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -51,7 +54,32 @@ def test_schemas_are_plain(tool: Any) -> None:
         for inner in [*schema.get("properties", {}).values(), *([schema["items"]] if "items" in schema else [])]:
             check(inner)
 
-    check(schema_of(tool))
+    check(schema_of(tool.args))
+
+
+@pytest.mark.parametrize("tool", default_tools(search=SEARCH), ids=lambda tool: tool.name)
+def test_what_is_told_of_a_tool_before_it_is_imported_is_the_tools_own(tool: Deferred) -> None:
+    def told(one: Any) -> list[Any]:
+        return [one.name, one.asks, one.optional, one.description, one.args, schema_of(one.args)]
+
+    assert told(tool) == told(tool.tool)
+    assert tool.schema() == schema_of(tool.tool.args), "`python -m runner.tools.schema` writes the new ones"
+
+
+def test_what_only_a_call_needs_is_not_imported_before_the_first_request() -> None:
+    code = """
+import sys
+import runner.cli.drive, runner.loop.session, runner.models.anthropic
+from runner.tools.registry import load, select_tools, tool_spec
+tools = select_tools()
+specs = [tool_spec(tool) for tool in tools]
+late = {"pydantic", "pydantic_core", "runner.tools.bash", "runner.policy.words"}
+assert not late & sys.modules.keys(), sorted(sys.modules)
+for tool in tools:
+    load(tool)
+assert {"pydantic", "runner.tools.bash"} <= sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_optional_tools_are_offered_only_when_named() -> None:
