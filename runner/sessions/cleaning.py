@@ -39,12 +39,10 @@ def remove_dead(engine: Engine, store: Store) -> Removed:
             engine.containers.remove(container.id, force=True)
             containers += 1
     for volume in engine.volumes.list(LABEL):
-        if _is_nobodys(volume, store) if LAYER_LABEL in volume.labels else _is_dead(volume.labels, store):
-            try:
-                engine.volumes.remove(volume.name)
-            except EngineRefusedError:  # a container uses it
-                continue
-            volumes += 1
+        if LAYER_LABEL in volume.labels:
+            volumes += _remove_layer(engine, volume, store)
+        elif _is_dead(volume.labels, store):
+            volumes += _removed(engine, volume)
     return Removed(containers=containers, volumes=volumes, images=_remove_images(engine, store))
 
 
@@ -82,19 +80,29 @@ def _is_dead(labels: Mapping[str, str], store: Store) -> bool:
     return owner_dead(owner)
 
 
-def _is_nobodys(volume: VolumeInfo, store: Store) -> bool:
-    """Whether a volume that was to be a layer is named by no session: that of a session of this machine which is gone
-    or never came to be, or one that a session at rest left behind.
+def _remove_layer(engine: Engine, volume: VolumeInfo, store: Store) -> bool:
+    """Remove a volume that was to be a layer and that no session names: of one of this machine that is gone or never
+    came to be, or left behind by one at rest. Whether it went.
     """
     session = volume.labels.get(SESSION_LABEL, "")
     directory = store.directory(session)
     if not is_session_id(session) or not directory.exists():
-        return forgotten(volume.labels, store.sessions) and owner_dead(volume.labels.get(OWNER_LABEL, ""))
+        nobodys = forgotten(volume.labels, store.sessions) and owner_dead(volume.labels.get(OWNER_LABEL, ""))
+        return nobodys and _removed(engine, volume)
     with suppress(SessionBusyError, SandboxError, OSError):
         if volume.name not in volumes_named(directory / "layers", session):
             with store.lock(session):  # what was begun meanwhile is named
-                return volume.name not in volumes_named(directory / "layers", session)
+                return volume.name not in volumes_named(directory / "layers", session) and _removed(engine, volume)
     return False
+
+
+def _removed(engine: Engine, volume: VolumeInfo) -> bool:
+    """Whether a volume went; False where a container uses it."""
+    try:
+        engine.volumes.remove(volume.name)
+    except EngineRefusedError:
+        return False
+    return True
 
 
 def evict(engine: Engine, session: str, state: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from runner.sessions.cleaning import evict
+from runner.sessions.cleaning import evict, remove_dead
+from runner.sessions.store import Store
 from sandbox.engine import Engine, ImageInfo, connect
 from sandbox.errors import SandboxError, WorkspaceError
 from sandbox.masks import Masks
@@ -205,6 +206,29 @@ async def test_an_engine_that_has_lost_a_layer_gets_no_empty_one_in_its_place(
         finally:
             await inside.discard()
     assert held(far, inside.name) == set()
+
+
+async def test_a_clean_up_takes_volumes_that_nobody_names_and_no_other(far: Bench, repo: Path, tmp_path: Path) -> None:
+    store, name = Store(tmp_path / "home"), str(uuid.uuid4())
+    state = store.directory(name)
+    async with far.session(repo, state, name=name) as inside:
+        try:
+            await start(inside)
+            await keep(inside)
+            await inside.end()
+            await inside.workspace.release()
+            own, labels = held(far, name), {**inside.workspace._places.labels, "fumehood.layer": "1"}
+            far.engine.volumes.create(f"fumehood-test-{name}", options={}, labels=labels)
+            with store.lock(name):
+                await asyncio.to_thread(remove_dead, far.engine, store)
+            assert len(held(far, name)) == len(own) + 1
+            await asyncio.to_thread(remove_dead, far.engine, Store(tmp_path / "another"))
+            assert len(held(far, name)) == len(own) + 1
+            await asyncio.to_thread(remove_dead, far.engine, store)
+            assert held(far, name) == own
+            assert len(own) == 4
+        finally:
+            await inside.discard()
 
 
 @pytest.fixture
