@@ -32,14 +32,20 @@ _SETTERS = names("export declare typeset local readonly env")
 _READERS = names("read mapfile readarray")
 _FINDERS = names("which whence command type readlink realpath")
 _DECODERS = names("base64 base32 xxd rev")
+_PRINTERS = _DECODERS | names("echo printf")
 _LEARNT = _SETTERS | _READERS | names("alias hash printf set")
+
+
+def _of_the_shell() -> dict[str, dict[str, None]]:
+    """Variables that a shell sets itself."""
+    return {name: {"/bin/bash": None} for name in ("BASH", "SHELL")}
 
 
 @dataclass(slots=True)
 class Values:
     """What is known of the variables, aliases and functions of a text, and of all text within it that is run."""
 
-    _variables: dict[str, dict[str, None]] = field(default_factory=dict)
+    _variables: dict[str, dict[str, None]] = field(default_factory=_of_the_shell)
     _aliases: dict[str, dict[str, None]] = field(default_factory=dict)
     _functions: set[str] = field(default_factory=set)
     _copies: dict[str, dict[Word, None]] = field(default_factory=dict)
@@ -162,7 +168,11 @@ class Values:
     def _speaks(self, source: str) -> bool:
         """Whether anything is known of what stands in a word."""
         used = _NAME.findall(source)
-        return any(name in self._variables for name in used) or bool(_BRACES.search(source)) or "echo" in used
+        return (
+            any(name in self._variables for name in used)
+            or bool(_BRACES.search(source))
+            or not _PRINTERS.isdisjoint(used)
+        )
 
     def texts(self, source: str, depth: int = 0) -> tuple[str, ...]:
         """What a word, as written, may expand to. What nothing is known of is taken for empty."""
@@ -233,8 +243,12 @@ class Values:
         """What a substitution prints, where it is an `echo` or a `printf` of something known, or asks where a program
         or a file is.
         """
-        simples = parse(code).simples if len(code) < _LONGEST_SAID else ()
+        script = parse(code) if len(code) < _LONGEST_SAID else Script()
+        simples = script.simples
         found = [self._told(s, depth) for s in simples if s.words and s.words[0].value in {"echo", "printf"}]
+        decoders = [_base(s.words[0]) for s in simples if s.words and _base(s.words[0]) in _DECODERS]
+        strings = [text for string in script.strings for text in self.texts(string, depth + 1)] if decoders else []
+        found = [_decoded(one, text) for one in decoders for text in (*found, *strings)] + found
         found += [s.words[-1].value or "" for s in simples if s.words and s.words[0].value in _FINDERS]
         return found or [""]
 
@@ -242,7 +256,9 @@ class Values:
         """What an `echo` or a `printf` prints."""
         words = [word for word in simple.words[1:] if not re.fullmatch(r"-[neE]+", word.value or "")]
         told = [word.value if word.value is not None else self.texts(word.source, depth + 1)[0] for word in words]
-        return " ".join(told) if simple.words[0].value == "echo" else _printed(told)
+        if simple.words[0].value == "printf":
+            return _printed(told)
+        return _escaped(" ".join(told)) if len(words) < len(simple.words) - 1 else " ".join(told)
 
 
 def _base(word: Word) -> str:
@@ -273,10 +289,15 @@ def _printed(words: list[str]) -> str:
     """What printf makes of a format and its arguments: `%s` alone is understood."""
     if not words:
         return ""
-    text = words[0].replace("\\n", "\n")
+    text = _escaped(words[0])
     for word in words[1:]:
         text = text.replace("%s", word, 1)
     return text
+
+
+def _escaped(text: str) -> str:
+    """What backslashes in a text stand for, as `printf` and `echo -e` print it."""
+    return (ansi(text) or text.replace("\\n", "\n")) if "\\" in text else text
 
 
 def _changed(value: str, change: str) -> str:

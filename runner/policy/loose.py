@@ -28,7 +28,7 @@ _WRAPPERS = names(
     "eval coproc chrt taskset runuser pkexec systemd-run"
 )
 _INTERPRETERS = re.compile(
-    r"(?:^|[\s/;&|(])(?:ba|da|z|k|a|fi)?sh\b|\b(?:eval|ssh|su|python[\d.]*|perl|ruby|node|awk|xargs|parallel|watch)\b"
+    r"(?:^|[\s/;&|(])(?:ba|da|z|k|a|fi)?sh\b|\b(?:eval|ssh|su|python[\d.]*|perl|ruby|node|awk|xargs|parallel|watch|emacs\w*|julia|guile|tclsh|pwsh|php|lua|psql|mysql|sqlite3|fzf)\b"
 )
 
 

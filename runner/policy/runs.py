@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 
@@ -63,6 +63,12 @@ _TOOLS: dict[str, frozenset[str]] = {
     "ssh": frozenset(),
     "git": names("bisect"),
 }
+# Programs whose first word that is no option says what they do.
+_WITH_COMMANDS = names(
+    "git docker podman nerdctl kubectl helm npm pnpm yarn bun cargo go gh glab aws gcloud az terraform tofu systemctl "
+    "apt apt-get pip pip3 uv poetry hg svn flyctl heroku vercel netlify firebase"
+)
+_MOST_OPTIONS = 20
 # A word of theirs may be a script.
 _EVALUATORS = names(
     "eval trap alias source . ssh su watch script parallel flock runuser env xargs at batch screen tmux"
@@ -215,6 +221,9 @@ class _Found:
         self._texts(simple)
 
     def _texts(self, simple: Simple) -> None:
+        if base(simple.words[0]) in _WITH_COMMANDS:
+            for at in _behind_options(simple.words):
+                self._texts(replace(simple, words=(simple.words[0], *simple.words[at:])))
         written, spaced = [w.source for w in simple.words], [_spaced(w) for w in simple.words]
         for texts in (written,) if written == spaced else (written, spaced):
             text = " ".join(" ".join(texts).split())
@@ -222,6 +231,16 @@ class _Found:
             name, space, tail = text.partition(" ")
             if "/" in name and not name.endswith("/"):
                 self.texts[posixpath.basename(name) + space + tail] = None
+
+
+def _behind_options(words: tuple[Word, ...]) -> Iterator[int]:
+    """Where the command of a program may begin behind options of the program's own: `git -C x push`."""
+    for at in range(2, min(len(words), _MOST_OPTIONS)):
+        option, before = words[at - 1].source.startswith("-"), words[at - 2].source.startswith("-")
+        if words[at - 1].value == "--" or (not option and not (before and at > 2)):
+            return
+        if not words[at].source.startswith("-"):
+            yield at
 
 
 def _spaced(word: Word) -> str:

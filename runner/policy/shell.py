@@ -37,12 +37,17 @@ def parse(command: str) -> Script:
         return Script(opaque="it is not text")
     if (odd := _ODD.search(command)) is not None:
         return Script(opaque=f"it holds the character {odd[0]!a}")
+    if not command.isascii() and "{" in command and _WIDE.search(command, command.index("{")):
+        return Script(opaque="it holds a letter behind a brace that ends the grammar's scanner")
     reader = Reader(source)
     root = _parser().parse(source).root_node
     if root.has_error:
         reader.doubt("it is not understood")
-    reader.doubt(doubt_about(source, root))
-    reader.read(root)
+    try:
+        reader.doubt(doubt_about(source, root))
+        reader.read(root)
+    except (IndexError, AttributeError):  # of what the grammar repairs, parts may be missing: then nothing is sure
+        reader.doubt("it is not understood")
     return Script(
         simples=tuple(reader.simples),
         redirects=tuple(reader.redirects),
@@ -54,5 +59,7 @@ def parse(command: str) -> Script:
     )
 
 
+# tree-sitter-bash (0.25.1, its issue 337) looks such letters up in a table of 256 behind `{`: it reads beyond, or dies.
+_WIDE = re.compile(r"[^\x00-\xff]")
 # Control characters and white space of other kinds: bash and the grammar do not agree on them.
 _ODD = re.compile(r"[^\S \t\n]|[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")

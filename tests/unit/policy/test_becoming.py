@@ -83,6 +83,12 @@ def test_what_runs_unasked_in_mode_default_is_what_the_list_says() -> None:
         "bind -p rm",
         "mapfile -t lines < rm",
         "echo cm0geQ== | base64 -d",
+        "rg rm src",
+        "psql -h rm -c 'select 1'",
+        "git -C rm status",
+        "sort -k2 rm",
+        "printf '%s\\n' rm",
+        "echo -e 'rm\\ty'",
     ],
 )
 def test_a_command_that_only_names_another_is_not_taken_for_it(command: str) -> None:
@@ -164,3 +170,25 @@ def test_no_reading_raises_and_what_is_known_stays(command: str) -> None:
 )
 def test_the_worst_is_read_in_time(command: str) -> None:
     assert readings(command).texts
+
+
+@pytest.mark.parametrize(
+    ("command", "denied"),
+    [
+        ("git -C x push", True),
+        ("git --no-pager -c a=b push origin", True),
+        ("git --git-dir .git push", True),
+        ("sudo git -P push", True),
+        ('git -C "$x" push', True),
+        ("kubectl -n x delete pod y", True),
+        ("git -C x commit -m push", False),
+        ("git log push", False),
+        ("git --no-pager log -- push", False),
+        ("git stash push", False),
+        ("kubectl -n x get delete", False),
+        ("echo -n git push", False),
+    ],
+)
+def test_a_rule_on_a_programs_command_finds_it_behind_the_programs_own_options(command: str, *, denied: bool) -> None:
+    rules = ("Bash(git push *)", "Bash(kubectl delete *)")
+    assert (decide(command, mode=Mode.BYPASS, deny=rules).decision is Decision.DENY) == denied

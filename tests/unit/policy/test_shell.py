@@ -330,3 +330,25 @@ def test_a_command_of_any_length_is_read_in_time(command: str) -> None:
 def test_brackets_without_blanks_beside_them_are_another_command(command: str) -> None:
     assert parse(command).opaque
     assert not parse("[ -f x ] && [ ! -d y ]").opaque
+
+
+@pytest.mark.parametrize(
+    "command", ["{\U00031860", "a v{\U0009d4c7 b", "{1..\U0001f389}", 'echo \'{"a": "\U0001f389"}\'', "{12\u4e2d"]
+)
+def test_a_letter_that_ends_the_grammars_scanner_never_reaches_it(command: str) -> None:
+    script = parse(command)
+    assert "behind a brace" in script.opaque
+    assert " ".join(command.split()) in reach_of(command, "/a", "/h").texts
+
+
+def test_letters_of_every_script_are_read_where_no_brace_stands_before_them() -> None:
+    assert parse("git commit -m '\U0001f389 \u4e2d {x}'").opaque == ""
+    assert parse("echo {\u00e9,x}").opaque == ""
+
+
+@pytest.mark.parametrize(
+    "command", ["(:~)`$b(a;~=#${=})$!<", "x=<<E\n]?[[ ,=", "${=}", "a <<E\n${=}\nE\n", "rm y; ${=}"]
+)
+def test_a_tree_that_the_grammar_repaired_is_doubted_and_loses_nothing(command: str) -> None:
+    assert parse(command).opaque
+    assert " ".join(command.split()) in reach_of(command, "/a", "/h").texts
