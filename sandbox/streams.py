@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 
 from sandbox.dataclass import dataclass
 from sandbox.errors import SandboxError
-from sandbox.wire import FRAME, WINDOW, Buffer, WireError, encode, head_of_data
+from sandbox.wire import FRAME, INWARD, WINDOW, Buffer, WireError, encode, head_of_data
 
 JOINED = 4096
 OTHER_FRAMES = 64
@@ -58,7 +58,7 @@ class Stream:
         self._pipe = pipe
         self._frames: deque[Frame] = deque()
         self._reader: asyncio.Future[None] | None = None
-        self._credit = WINDOW
+        self._credit = INWARD
         self._writer: asyncio.Future[None] | None = None
         self._unread = 0
         self._eaten = 0

@@ -2,7 +2,7 @@
 
 A frame is one line of JSON with the fields of its type, a newline, then `n` raw bytes. Streams are
 numbered by who opens them (host odd, box even). Bytes of `data` need credit (`WINDOW` per stream
-and direction); everything else is small and goes first.
+towards the host, `INWARD` towards the box); everything else is small and goes first.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ Buffer = bytes | memoryview
 
 WIRE = 1
 PAYLOAD = 64 << 10
-FRAME = 128 << 10  # the largest payload
+FRAME = 256 << 10  # the largest payload
 HEAD = 64  # bytes of a head of data, so that it can be read without what follows
 HEADER = 16 << 10
-WINDOW = 256 << 10
+WINDOW = 256 << 10  # of credit, towards the host
+INWARD = 512 << 10  # of credit, towards the box: fewer and larger frames
 ARGUMENTS = 4 << 20
 STREAMS = 1024
 PARTS = 256  # buffers of one write, of which the kernel takes 1024

@@ -7,7 +7,7 @@ import os
 import time
 
 from sandbox.server.loop import EPOLLIN, EPOLLOUT, IDLE, Loop
-from sandbox.wire import CODES, HEAD, PAYLOAD, WINDOW, Buffer, Decoder, Outbox, encode, head_of_data, rest_of
+from sandbox.wire import CODES, HEAD, INWARD, PAYLOAD, WINDOW, Buffer, Decoder, Outbox, encode, head_of_data, rest_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ PIPE_SIZE = 1031  # fcntl F_SETPIPE_SZ
 def widen(pipe: int) -> None:
     """Have a pipe hold all that may be on its way in one stream, where the kernel lets it."""
     try:
-        fcntl.fcntl(pipe, PIPE_SIZE, WINDOW)
+        fcntl.fcntl(pipe, PIPE_SIZE, INWARD)
     except OSError:
         return
 
@@ -223,6 +223,6 @@ class Stream:
     def consumed(self, count: int) -> None:
         """The other end may send as much again."""
         self._eaten += count
-        if self._eaten >= WINDOW // 2:
+        if self._eaten >= INWARD // 2:
             self._channel.control(encode({"t": "credit", "s": self.id, "add": self._eaten}), self.id)
             self._eaten = 0

@@ -17,7 +17,7 @@ from sandbox.pipe import Pipe
 from sandbox.process import StreamProcess, exited_of, rows_of
 from sandbox.spec import Command, Exited, Stderr, Stdout
 from sandbox.streams import Grant, Stream
-from sandbox.wire import PAYLOAD, WINDOW, Decoder, encode
+from sandbox.wire import INWARD, PAYLOAD, WINDOW, Decoder, encode
 
 HELLO = encode({"t": "hello", "wire": 1, "features": ["exec"]})
 CWD = PurePosixPath("/")
@@ -272,12 +272,12 @@ async def test_sending_waits_for_credit() -> None:
     async with joined() as (pipe, server):
         stream = pipe.open("write", {})
         await server.hear()
-        sending = asyncio.create_task(stream.send(b"x" * (WINDOW + 10)))
+        sending = asyncio.create_task(stream.send(b"x" * (INWARD + 10)))
         size = 0
-        while size < WINDOW:
+        while size < INWARD:
             size += len((await server.hear())[1])
         await asyncio.sleep(0.05)
-        assert (size, sending.done()) == (WINDOW, False)
+        assert (size, sending.done()) == (INWARD, False)
         await server.send({"t": "credit", "s": stream.id, "add": 10})
         assert len((await server.hear())[1]) == 10
         await sending
