@@ -88,7 +88,7 @@ def bracket(pattern: str, at: int) -> tuple[str, int]:
     body = pattern[start:end]
     negated = body[0] in "!^"
     body = body[1:] if negated else body
-    safe = re.sub(r"([\\\[\]^&~|])", r"\\\1", body)
+    safe = re.sub(r"([\\\[\]^&~|]|-(?=-))", r"\\\1", body)
     try:
         re.compile(f"[{safe}]")
     except re.error:

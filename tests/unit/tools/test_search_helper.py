@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sandbox.server.regular import RefusedError, open_regular
@@ -43,6 +43,7 @@ def test_patterns_match_as_expected(pattern: str, matches: list[str], others: li
 
 
 @given(pattern=st.text(alphabet="ab*?[]{},!/\\-^.", min_size=1, max_size=15), name=st.text(alphabet="ab/.", max_size=8))
+@example(pattern="[?--]", name="-")
 def test_any_pattern_is_translated_or_refused(pattern: str, name: str) -> None:
     with contextlib.suppress(RefusedError):
         translate(pattern).match(name)
