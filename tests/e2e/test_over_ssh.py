@@ -107,7 +107,22 @@ def two_turns(bench: Bench) -> str:
     return str(session)
 
 
-def test_undo_redo_rewind_and_fork_over_ssh(repository: Bench, engine: Engine, relay: Relay) -> None:
+LONG = (pytest.mark.slow, pytest.mark.torture)  # each command over ssh takes seconds
+
+
+@pytest.fixture
+def near(repository: Bench, engine: Engine) -> Iterator[Bench]:
+    """By TCP, which is quicker."""
+    with TcpRelay(engine.endpoint) as relay:
+        repository.environ |= {"DOCKER_HOST": relay.host}
+        yield repository
+
+
+@pytest.mark.parametrize("way", ["near", pytest.param("relay", marks=LONG)])
+def test_undo_redo_rewind_and_fork_elsewhere(
+    repository: Bench, engine: Engine, way: str, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue(way)
     before = tree_digest(repository.place)
     session = two_turns(repository)
     assert "files and conversation taken back" in repository.run("undo").stdout
@@ -146,21 +161,15 @@ def test_undo_redo_rewind_and_fork_over_ssh(repository: Bench, engine: Engine, r
     assert held(engine, session) == []
 
 
-@pytest.fixture
-def near(repository: Bench, engine: Engine) -> Iterator[Bench]:
-    """By TCP, which is quicker."""
-    with TcpRelay(engine.endpoint) as relay:
-        repository.environ |= {"DOCKER_HOST": relay.host}
-        yield repository
-
-
+@pytest.mark.slow
+@pytest.mark.torture
 def test_an_undo_over_ssh_that_is_killed_is_done_or_not_done(repository: Bench, engine: Engine, relay: Relay) -> None:
     killed(repository, engine, (0.9,))
 
 
 @pytest.mark.parametrize(
     "parts",
-    [(0.3, 0.8, 0.95), pytest.param([n / 40 for n in range(1, 41)], marks=(pytest.mark.slow, pytest.mark.torture))],
+    [(0.5, 0.95), pytest.param([n / 40 for n in range(1, 41)], marks=LONG)],
 )
 def test_an_undo_elsewhere_that_is_killed_is_done_or_not_done(
     near: Bench, engine: Engine, parts: Sequence[float]
@@ -200,6 +209,7 @@ def killed(bench: Bench, engine: Engine, parts: Sequence[float]) -> None:
     assert held(engine, session) == []
 
 
+@pytest.mark.slow
 def test_a_fork_elsewhere_that_is_killed_is_there_whole_or_leaves_nothing(near: Bench, engine: Engine) -> None:
     session = two_turns(near)
     told = near.run("diff", session).stdout
