@@ -93,6 +93,23 @@ async def large(repository: Path, home: Path) -> dict[str, float | str]:
         return found
 
 
+async def back(repository: Path, home: Path, rounds: int = 7) -> float:
+    """p50 in ms of undoing 100 changed files under a running box, each time after they were brought forth again."""
+    async with housed(repository, home) as (housing, cwd):
+        box = await housing.box()
+        workspace = housing.workspace
+        assert workspace is not None
+        first = await _taken(workspace)
+        command = f"for i in $(seq {CHANGED}); do echo $i > f$i; done"
+        await collect(await box.exec(Command(argv=("/bin/sh", "-c", command), cwd=cwd)))
+        changed = await _taken(workspace)
+        took = []
+        for _ in range(rounds):
+            took.append((await _gone(workspace, housing, first.id))[0])
+            await _gone(workspace, housing, changed.id)
+        return median(took)
+
+
 async def installed(repository: Path, home: Path, rounds: int = 5) -> dict[str, float]:
     """p50 in ms, with a writable root file system: a checkpoint of 500 files and 20 MB that were installed there, one
     of none, and undo of it, until the files are back and until the next box answers.

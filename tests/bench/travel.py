@@ -108,6 +108,7 @@ def measure(work: Path, home: Path, small: Path, large: Path) -> list[Figure]:
     """All figures; `small` and `large`: repositories of 100 and of 100,000 files. Writes the curves too."""
     few, many = (asyncio.run(checkpoints.small(each, home)) for each in (small, large))
     whole = asyncio.run(checkpoints.large(small, home))
+    undone = asyncio.run(checkpoints.back(small, home))
     forks = asyncio.run(checkpoints.forks(small, home))
     own, kept = asyncio.run(by_keeper(small, home))
     packages = asyncio.run(checkpoints.installed(small, home))
@@ -148,7 +149,8 @@ def measure(work: Path, home: Path, small: Path, large: Path) -> list[Figure]:
         Figure(
             name="undo of packages in a writable root file system", value=packages["undone"], unit="ms", wanted=1500,
         ),
-        Figure(name="undo of 100 changed files", value=number("small back"), unit="ms", wanted=100),
+        Figure(name="undo of 100 changed files", value=undone, unit="ms", wanted=100),
+        Figure(name="the same, once, while 268 MB are still to be written", value=number("small back"), unit="ms", wanted=1000),
         Figure(
             name="fork of a box with 300 MB written, each", value=float(forks["each"]), unit="ms", wanted=600,
             others="E2B: source paused",
