@@ -150,7 +150,7 @@ def measure(work: Path, home: Path, small: Path, large: Path) -> list[Figure]:
             name="undo of packages in a writable root file system", value=packages["undone"], unit="ms", wanted=1500,
         ),
         Figure(name="undo of 100 changed files", value=undone, unit="ms", wanted=100),
-        Figure(name="the same, once, while 268 MB are still to be written", value=number("small back"), unit="ms", wanted=1000),
+        Figure(name="the same, once, 268 MB still to be written", value=number("small back"), unit="ms", wanted=1000),
         Figure(
             name="fork of a box with 300 MB written, each", value=float(forks["each"]), unit="ms", wanted=600,
             others="E2B: source paused",
