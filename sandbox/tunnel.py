@@ -22,6 +22,7 @@ from sandbox.upstream import Upstream
 SOCKS = 5
 CONNECT = 1
 DONE, FAILED, NOT_ALLOWED, UNREACHABLE, UNKNOWN_COMMAND, UNKNOWN_ADDRESS = 0, 1, 2, 4, 7, 8
+NOT_LOOKED_INTO = "what is inside of its TLS would have to be judged, and cannot be looked into"
 NOT_PLAIN = "neither TLS nor HTTP is spoken, which only a rule on tcp:// allows"
 
 
@@ -56,7 +57,7 @@ class Tunnel:
     @classmethod
     async def open(cls, way: Way, client: Client, plain: Converse, host: str, port: int) -> Tunnel:
         """Decide and connect. Raises RefusedError."""
-        scheme = way.judge.expected(host, port)
+        scheme = before = way.judge.expected(host, port)
         inspected = scheme == "inspected" and way.authority is not None
         scheme = "https" if scheme == "inspected" else scheme
         request = Request(host=host, port=port, scheme=scheme, method="CONNECT")
@@ -67,7 +68,13 @@ class Tunnel:
         except RefusedError:
             if way.authority is None or way.judge.expected(host, port) != "inspected":
                 raise
-            return cls(way, client, plain, request, None)  # the answer was that each request in it is judged
+            return cls(way, client, plain, request, None)
+        if before != way.judge.expected(host, port) == "inspected":  # the answer was that each request in it is judged
+            if way.authority is None:
+                asked.close(NOT_LOOKED_INTO)
+                raise RefusedError(NOT_LOOKED_INTO)
+            asked.close()
+            return cls(way, client, plain, request, None)
         try:
             upstream = await way.connect(asked)
         except BaseException:

@@ -83,6 +83,7 @@ class Outward:
         self._credentials = credentials
         self._turn = turn
         self._answers: dict[Key, tuple[int, asyncio.Task[Verdict]]] = {}
+        self._inside: set[Key] = set()  # answered with a rule on what is inside of the tunnel
 
     async def judge(self, request: Request) -> Ruling:
         """See Judge."""
@@ -97,6 +98,8 @@ class Outward:
             verdict = _listed(page)
         if verdict.decision is Decision.ASK:
             verdict = await self._answer(effect, verdict, cause)
+            if (effect.scheme, effect.host, effect.port) in self._inside and not self._looked_into(effect):
+                verdict = _denied(verdict, "it cannot be looked into any more, as the answer has it")
         sent = {"request": str(request)[:LONGEST_PATH]}
         body = Judged(
             call=gate.new_id(),
@@ -186,6 +189,7 @@ class Outward:
 
     async def _ask(self, effect: ConnectHost, verdict: Verdict, cause: str) -> Verdict:
         gate, policy = self._gate, self._gate.policy()
+        self._inside.discard((effect.scheme, effect.host, effect.port))
         always = "" if gate.remember is None else offer(policy, NETWORK, (effect,), gate.place, verdict)
         sent: dict[str, Any] = {"to": shown(effect), "request": f"{effect.method} {effect.path}"[:LONGEST_PATH].strip()}
         asked = ApprovalAsked(
@@ -210,6 +214,9 @@ class Outward:
             return self._grant(effect, text, reason)
         return Verdict(decision=Decision.ALLOW, source=Source.USER, reason=reason)
 
+    def _looked_into(self, effect: ConnectHost) -> bool:
+        return effect.method == "CONNECT" and self.expected(effect.host, effect.port) == "inspected"
+
     @property
     def _until(self) -> str:
         return "session" if self._lasting else "turn"
@@ -224,8 +231,12 @@ class Outward:
             return Verdict(decision=Decision.DENY, source=Source.USER, reason=f"{text!r} is no rule on {effect.host}")
         self._granted.append((self._turn(), f"{NETWORK}({text})"))
         verdict = self._policy().judge((effect,), tool=NETWORK, place=self._gate.place)
-        if verdict.decision is Decision.ASK:
-            return Verdict(decision=Decision.DENY, source=Source.USER, reason=f"{reason}: {text}")
+        if verdict.decision is Decision.ASK:  # the rule is not on the tunnel, but on what is inside
+            looked = self._looked_into(effect)
+            if looked:
+                self._inside.add((effect.scheme, effect.host, effect.port))
+            decision = Decision.ALLOW if looked else Decision.DENY
+            return Verdict(decision=decision, source=Source.USER, reason=f"{reason}: {text}")
         return replace(verdict, reason=f"{reason}: {text}")
 
 

@@ -127,8 +127,8 @@ async def test_an_answer_may_be_a_rule_on_what_is_inside_and_counts_for_new_conn
 
     async with outward(stage, mode=Mode.DEFAULT, approver=ClientApprover()) as (out, session, turn):
         assert out.expected("a.example", 443) == "https"
-        assert not (await answered(out, session, TLS, allowed=True, rule="GET https://a.example")).allowed
-        assert out.expected("a.example", 443) == "inspected"
+        assert (await answered(out, session, TLS, allowed=True, rule="GET https://a.example")).allowed
+        assert out.expected("a.example", 443) == "inspected"  # what the tunnel carries is judged by itself
         assert (await out.judge(inside("GET"))).allowed
         assert not (await out.judge(inside("POST"))).allowed
         turn[0] = 2
@@ -141,7 +141,7 @@ async def test_an_answer_may_be_a_rule_on_what_is_inside_and_counts_for_new_conn
 async def test_an_answer_on_all_paths_of_a_host_has_each_request_judged_and_recorded(stage: Stage) -> None:
     """As the terminal's `i` answers."""
     async with outward(stage, mode=Mode.DEFAULT, approver=ClientApprover()) as (out, session, _):
-        assert not (await answered(out, session, TLS, allowed=True, rule="https://a.example/*")).allowed
+        assert (await answered(out, session, TLS, allowed=True, rule="https://a.example/*")).allowed
         assert out.expected("a.example", 443) == "inspected"
         for method in ("GET", "DELETE"):
             inside = Request(host="a.example", port=443, scheme="https", method=method, path="/x?q")

@@ -46,12 +46,30 @@ async def test_requests_inside_are_judged_and_passed_on_by_tls() -> None:
     assert judge.over[0][1].refusal == judge.over[0][1].failure == ""
 
 
-async def test_an_answer_that_is_a_rule_opens_the_tunnel_for_what_is_judged_inside() -> None:
-    class Answered(TableJudge):
-        async def judge(self, request: Request) -> Ruling:
-            self.scheme = "inspected"
-            return await super().judge(request)
+class Answered(TableJudge):
+    """Whose first answer is that what is inside has to be judged."""
 
+    async def judge(self, request: Request) -> Ruling:
+        self.scheme = "inspected"
+        return await super().judge(request)
+
+
+async def test_a_tunnel_that_is_allowed_for_a_look_inside_is_never_passed_through() -> None:
+    heard, judge, blind = Heard(), Answered(allowed={"a.example"}), Answered(allowed={"a.example"})
+    async with serving(heard.answer, secure=WORLD.context("a.example")) as port:
+        async with outlet(blind, NAMES, trust=TRUST) as out:  # without an authority of its own
+            connection = await out.end.open()
+            await connection.send(f"CONNECT a.example:{port} HTTP/1.1\r\nHost: a.example:{port}\r\n\r\n".encode())
+            assert (await connection.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 403")
+        assert heard.requests == []
+        async with outlet(judge, NAMES, authority=SESSION, trust=TRUST) as out:
+            assert (await asked(out, port, get(port))).endswith(b"answer 1")
+    assert judge.asked == [f"CONNECT https://a.example:{port}", f"GET https://a.example:{port}/x?q"]
+    assert judge.over[0][1].refusal == ""
+    assert "cannot be looked into" in blind.over[0][1].refusal
+
+
+async def test_an_answer_that_is_a_rule_opens_the_tunnel_for_what_is_judged_inside() -> None:
     heard, judge = Heard(), Answered(allowed={"a.example:0 none"})
     async with serving(heard.answer, secure=WORLD.context("a.example")) as port:
         judge.allowed = set()
