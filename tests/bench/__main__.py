@@ -126,6 +126,10 @@ def measure(work: Path, home: Path, console: Console) -> list[Figure]:
             others="SWE-ReX 6.8 or 114 ms, inspect 161",
         ),
         Figure(
+            name="the same, beside a shell on the host", value=bash, unit="ms", floor=floors.host_bash(),
+            floor_name="subprocess", wanted=2,
+        ),
+        Figure(
             name="own time per turn, Bash", value=turn["Bash"], unit="ms", wanted=10, absolute=True,
             floor=turn["least Bash"], floor_name="least agent, no box",
             others="mini 30, claude 58/54, codex 73, mini in Docker 124",
