@@ -53,6 +53,15 @@ def network_figures(out: network.Network) -> list[Figure]:
             at_least=True,
         ),
         Figure(
+            name="the same, beside raw pipe and TLS, which need the same processors",
+            value=out.passed,
+            unit="MB/s",
+            floor=1 / (1 / out.raw + 1 / out.unboxed),
+            floor_name=f"one after the other; TLS without a box {out.unboxed:.0f}",
+            wanted=0.9,
+            at_least=True,
+        ),
+        Figure(
             name="the same, looked into",
             value=out.inspected,
             unit="MB/s",
