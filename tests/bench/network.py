@@ -98,7 +98,7 @@ async def _measure(engine: Engine, image: str, toolbox: Toolbox, scratch: Path) 
             _, port = map(int, server.stdout.readline().split())
 
             def here(order: str, count: int) -> float:
-                command = [sys.executable, PEER, order, "127.0.0.1", str(port), str(count), "0", trusted]
+                command = [sys.executable, str(PEER), order, "127.0.0.1", str(port), str(count), "0", str(trusted)]
                 return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
             direct = here("ask", TIMES)
