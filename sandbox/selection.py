@@ -80,6 +80,7 @@ class ApplyConflictError(SandboxError):
         conflicts: Sequence[Remark],
         *,
         merging: bool = False,
+        hint: str = "",
     ) -> None:
         by_reason: dict[str, list[str]] = {}
         for remark in conflicts[:NAMED]:
@@ -88,8 +89,8 @@ class ApplyConflictError(SandboxError):
         text = "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items())
         more = f" (and {len(conflicts) - NAMED} more)" if len(conflicts) > NAMED else ""
         merge = "mark where lines collide with --markers" if merging else "merge with --3way"
-        hint = f"{merge}, take the box's with --theirs, keep the host's with --ours, or name other paths"
-        super().__init__(text + more, hint=hint)
+        ways = f"{merge}, take the box's with --theirs, keep the host's with --ours, or name other paths"
+        super().__init__(text + more, hint=hint or ways)
         self.conflicts = tuple(conflicts)
 
 
