@@ -13,7 +13,7 @@ import pytest
 import runner
 from runner.approval import ClientApprover
 from runner.effects import Decision, Effect, Mode, Place, RunCommand
-from runner.events import ApprovalAsked, Judged, ToolFinished, TurnEnded
+from runner.events import ApprovalAsked, ApprovalGiven, Judged, ToolFinished, TurnEnded
 from runner.hooks.config import Configured, function
 from runner.hooks.run import Hooks
 from runner.loop.operations import Answer, Prompt
@@ -153,3 +153,25 @@ async def test_what_a_client_puts_in_its_place_is_judged_anew(stage: Stage, put:
     assert first.digest != second.digest
     (finished,) = stage.bodies(ToolFinished)
     assert finished.is_error is (decision is Decision.DENY)
+
+
+class Slow(ClientApprover):
+    """Says yes after an hour of the clock that it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 5.0
+
+    async def ask(self, asked: ApprovalAsked) -> ApprovalGiven:
+        self.now += 3600
+        return ApprovalGiven(call=asked.call, allowed=True, by="client")
+
+
+async def test_the_time_of_a_call_is_without_the_wait_for_an_answer(stage: Stage) -> None:
+    stage.script({"tools": [{"name": "Change", "id": "t1", "input": {}}]}, {"text": "ok"})
+    slow = Slow()
+    async with stage.open(mode=Mode.DEFAULT, approver=slow) as session:
+        session.gate.monotonic = lambda: slow.now
+        await stage.play(session)
+    (finished,) = stage.bodies(ToolFinished)
+    assert (finished.is_error, finished.seconds, slow.now) == (False, 0.0, 3605.0)
