@@ -98,13 +98,14 @@ def strength(rule: Rule) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """A call that was judged in a session: what was decided then. `place`: where."""
+    """A call that was judged in a session: what was decided then, by which source. `place`: where."""
 
     session: str
     call: str
     tool: str
     effects: tuple[Effect, ...]
     decided: str
+    source: str
     rule: str
     place: Place
     mode: Mode
@@ -142,6 +143,7 @@ def past_calls(records: Iterable[Mapping[str, Any]], *, session: str, place: Pla
             tool=str(record["tool"]),
             effects=effects,
             decided=str(record["verdict"]["decision"]),
+            source=str(record["verdict"]["source"]),
             rule=str(record["verdict"].get("rule") or record["verdict"].get("reason", "")),
             place=place,
             mode=mode,

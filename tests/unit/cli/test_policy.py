@@ -114,6 +114,7 @@ def test_explain_says_which_rule_decides_and_what_would_change_it(terminal: Term
     ]
     assert said[4].startswith(f"change    without Bash(git push *) in {file}:3: ask")
     said = terminal.run("policy", "explain", "--mode", "default", "Edit(x)").splitlines()
+    assert terminal.run("policy", "explain", "--permission-mode", "default", "Edit(x)").splitlines() == said
     assert said[0] == "decision  ask (mode default)"
     assert any(line.startswith("change    in mode bypassPermissions: allow") for line in said)
     assert any(line.startswith("change    an allow rule such as Edit(/") for line in said)
@@ -128,7 +129,7 @@ def test_explain_takes_a_call_out_of_a_journal(terminal: Terminal) -> None:
     said = terminal.run("policy", "explain", "--session", session, "--call", "2")
     assert said.splitlines()[:3] == [
         "call      Bash(git push)",
-        "then      allow: mode",
+        "then      allow: mode (mode)",
         "decision  deny (mode bypassPermissions)",
     ]
     assert "Edit(" in terminal.run("policy", "explain", "-s", session[:8], "--call", "c3")
