@@ -150,9 +150,8 @@ def translate(document: Document) -> Translated:
 
 def meant(where: Where) -> str:
     """The known key that an unknown one was probably meant to be, "" when there is none."""
-    known = {("permissions",): _PERMISSIONS, ("sandbox",): _SANDBOX}.get(where[:-1])
-    if known is None:
-        known = _OURS if len(where) == 1 else frozenset()
+    sections: dict[Where, frozenset[str]] = {(): _OURS, ("permissions",): _PERMISSIONS, ("sandbox",): _SANDBOX}
+    known = sections.get(where[:-1], frozenset())
     return suggestion(str(where[-1]), tuple(sorted(known)))
 
 
