@@ -195,6 +195,11 @@ def tell(found: Explanation) -> None:
         out(f"change    {change}")
 
 
+def _in_mode(mode: str, reason: str, decision: str = "") -> str:
+    """A reason, and the mode that it was found in, where the reason does not begin with it."""
+    return f"mode {mode}: " + ", ".join(filter(None, (decision, reason.removeprefix(f"mode {mode}: "))))
+
+
 def read_mode(name: str) -> Mode:
     """Raises UsageError."""
     try:
@@ -238,7 +243,7 @@ def test(file: FileArgument, as_json: AsJson = False) -> None:  # noqa: PT028 (a
             mark = "ok  " if one.holds else "FAIL"
             out(
                 f"{mark}  {one.expect:9} {one.call}  "
-                f"(mode {one.mode.value}: {one.verdict.decision.name.lower()}, {one.verdict.reason})"
+                f"({_in_mode(one.mode.value, one.verdict.reason, one.verdict.decision.name.lower())})"
             )
         for failure in wrong:
             out(f"FAIL  {failure.entry.where}: {failure.problem}")
@@ -307,7 +312,7 @@ def diff(a: FileArgument, b: FileArgument, session: Sessions = [], as_json: AsJs
         for row in unique:
             out(
                 f"{row.a.decision.name.lower():>5} -> {row.b.decision.name.lower():<5} "
-                f"{one_line(row.call, WIDE)}  (mode {row.mode}; {row.b.reason})"
+                f"{one_line(row.call, WIDE)}  ({_in_mode(row.mode, row.b.reason)})"
             )
         out(f"{plural(len(unique), 'decision')} {'differs' if len(unique) == 1 else 'differ'}")
     if unique:

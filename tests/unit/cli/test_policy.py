@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from runner.cli.entry import run_command_line
-from runner.effects import Decision, RunCommand, Source, Verdict, WritePath, effect_to_json
+from runner.effects import ConnectHost, Decision, Mode, Place, RunCommand, Source, Verdict, WritePath, effect_to_json
 from runner.events import Judged, ModeChanged, SessionStarted
 from runner.journal import Journal
+from runner.policy.explain import past_calls
 from runner.policy.signing import new_key
 from runner.policy.trust import Grants
 from runner.sessions.specs import new_spec
@@ -61,6 +62,8 @@ class Terminal:
             )
         helper = Verdict(decision=Decision.ALLOW, source=Source.FUMEHOOD, reason="helper")
         self._judged(journal, "fumehood-1", "git-state", RunCommand(command="git status", cwd=cwd), helper)
+        locked = Verdict(decision=Decision.DENY, source=Source.MANAGED, reason="disableShell")
+        self._judged(journal, "user-1", "shell", RunCommand(command="/bin/sh", cwd=cwd), locked)
         journal.append(ModeChanged(mode="default", source="client"))
         path = cwd / "x"
         asked = Verdict(decision=Decision.ASK, source=Source.MODE, reason="mode default: no rule allows it")
@@ -255,3 +258,12 @@ def test_flags_of_a_run_that_cannot_be_are_refused(terminal: Terminal) -> None:
     terminal.run("--setting-sources", "everything", "hello", code=2)
     terminal.run("--settings", "none.json", "hello", code=2)
     terminal.run("--settings", '{"permissions": {"deny": "x"}}', "hello", code=6)
+
+
+def test_a_request_of_a_past_session_is_named_with_its_host() -> None:
+    verdict = {"decision": "allow", "source": "user", "rule": "Network(a.example)"}
+    to = ConnectHost(host="a.example", port=8443, scheme="https", method="GET", path="/x")
+    record = {"type": "Judged", "call": "n", "tool": "Network", "effects": [effect_to_json(to)], "verdict": verdict}
+    place = Place(cwd=PurePosixPath("/w"), home=PurePosixPath("/home/box"), roots=(PurePosixPath("/w"),))
+    (past,) = past_calls([record], session="s", place=place, mode=Mode.DEFAULT)
+    assert past.text == "Network(GET https://a.example:8443/x)"
