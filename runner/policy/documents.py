@@ -140,8 +140,8 @@ def _stamp(found: os.stat_result) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=32)
 def parse(data: bytes, name: str) -> Document:
-    """The document in YAML or JSON (a name that ends in .json, or text that begins with `{` and is JSON); its top
-    is an object. The same bytes give the same document, which nobody changes. Raises SettingsError with line and column.
+    """The document in YAML or JSON (a name that ends in .json, or text that begins with `{` and is JSON); its top is an
+    object. The same bytes give the same document, which nobody changes. Raises SettingsError with line and column.
     """
     if len(data) > MAX_SIZE:
         raise SettingsError(f"is longer than {MAX_SIZE >> 20} MiB", file=name)
