@@ -364,6 +364,7 @@ class Gate(OwnCommands):
         )
         work = call.tool.run(call.args, context)
         self._running[call.id] = effects
+        shown.ran = True
         try:
             result: ToolResult = await (work if box is None else self._guard(box, work))
         finally:

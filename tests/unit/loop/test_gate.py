@@ -16,7 +16,7 @@ from runner.effects import Decision, Effect, Mode, Place, RunCommand
 from runner.events import ApprovalAsked, ApprovalGiven, Judged, ToolFinished, TurnEnded
 from runner.hooks.config import Configured, function
 from runner.hooks.run import Hooks
-from runner.loop.operations import Answer, Prompt
+from runner.loop.operations import Answer, Interrupt, Prompt
 from runner.tools.base import ToolContext, ToolResult
 from runner.tools.registry import default_tools
 from sandbox.spec import Command
@@ -175,3 +175,17 @@ async def test_the_time_of_a_call_is_without_the_wait_for_an_answer(stage: Stage
         await stage.play(session)
     (finished,) = stage.bodies(ToolFinished)
     assert (finished.is_error, finished.seconds, slow.now) == (False, 0.0, 3605.0)
+
+
+async def test_a_call_that_still_waits_for_its_answer_is_told_as_not_run(stage: Stage) -> None:
+    calls = [{"name": "Change", "id": f"t{number}", "input": {"name": str(number)}} for number in (1, 2)]
+    stage.script({"tools": calls}, {"text": "ok"})
+    async with stage.open(mode=Mode.DEFAULT, approver=ClientApprover()) as session:
+        await session.submit(Prompt.text("go"))
+        await until(session, ApprovalAsked)
+        await session.submit(Interrupt())
+        await until(session, TurnEnded)
+    assert stage.change.diary == []
+    first, second = stage.bodies(ToolFinished)
+    assert first.content == second.content
+    assert "Not run: the user or a limit ended the turn" in first.content
