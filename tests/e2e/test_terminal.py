@@ -364,6 +364,7 @@ def test_a_question_for_a_host_is_answered_with_yes_no_or_a_look_inside(
     said = {"i": "yes, and look into each request", "y": "yes", "n": "no"}[key]
     assert [line for line in lines if "you said" in line] == [f"  you said {said}"]
     assert ("  │ yesyes" in lines) is (key != "n")
+    assert any("1 call · 2 requests refused ·" in line for line in lines) is (key == "n")
     command = [sys.executable, "-m", "runner", "net", "log"]
     log = subprocess.run(command, cwd=desk.repository, env=desk.environ, check=True, capture_output=True, text=True)
     seen = [" ".join(line.split()[1:4]) for line in log.stdout.splitlines() if site in line and "--allow" not in line]
