@@ -92,12 +92,14 @@ def terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
 def test_show_names_the_source_of_every_value_and_what_does_not_count(terminal: Terminal) -> None:
     terminal.user("image: debian\npermissions:\n  deny:\n    - Bash(git push *)\n    - WebSearch\n")
     put(terminal.place / ".claude/settings.json", {"permissions": {"allow": ["WebFetch"]}, "theme": "dark"})
+    put(terminal.place / "fumehood.yaml", {"disableShell": True})
     said = terminal.run("policy", "show")
     assert "image          debian  (user, ~/.config/fumehood/settings.yaml:1)" in said
     deny = "deny           Bash(git push *)  (user, ~/.config/fumehood/settings.yaml:4, advisory for the shell)"
     assert deny in said
     assert "deny           WebSearch  (user, ~/.config/fumehood/settings.yaml:5, boundary)" in said
     assert "not counted    .claude/settings.json:1: permissions.allow 'WebFetch'" in said
+    assert "not counted    fumehood.yaml:1: disableShell true does not count" in said
     shown = json.loads(terminal.run("policy", "show", "--json"))
     assert shown["settings"]["image"]["from"] == [
         {"value": "debian", "source": "user", "file": "~/.config/fumehood/settings.yaml", "line": 1}
