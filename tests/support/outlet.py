@@ -14,9 +14,10 @@ from ipaddress import ip_address
 from typing import Any
 
 from sandbox.egress import Egress
-from sandbox.leaving import Outcome, Request, Ruling, Way
+from sandbox.leaving import Way
 from sandbox.pipe import Pipe
 from sandbox.reachable import Address, Network, network_of
+from sandbox.rulings import Outcome, Request, Ruling
 from sandbox.streams import Grant
 from sandbox.wire import WINDOW, Decoder, encode
 
