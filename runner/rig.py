@@ -12,8 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import FumehoodError
+from runner.sessions.lock import Lock
 from runner.sessions.specs import BOX_HOME, Notify, box_cwd, home_of
-from runner.sessions.store import Lock, Store
+from runner.sessions.store import Store
 from runner.sessions.timeline import END
 from runner.spec import SessionSpec
 from runner.variables import says
