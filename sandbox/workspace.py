@@ -17,7 +17,7 @@ from sandbox.addresses import find_layer, find_root
 from sandbox.apply import Applied, AppliedReport, Recovered
 from sandbox.bases import filled
 from sandbox.changes import Change
-from sandbox.checkpoints import Checkpoint, Checkpoints
+from sandbox.checkpoints import Checkpoints
 from sandbox.compaction import Background, Stop
 from sandbox.compare import NOW, Past, name_of, named
 from sandbox.copies import remove_tree
@@ -29,12 +29,11 @@ from sandbox.footing import Footing, Restored
 from sandbox.freezer import Freezer
 from sandbox.gitrefs import RefMove
 from sandbox.held import HeldBack
-from sandbox.intents import RESTORE, finish_restore
 from sandbox.keeper import Keeper, KeeperImage
 from sandbox.layers import Layer
 from sandbox.masks import Masks
 from sandbox.places import Places
-from sandbox.points import images_named_by_others
+from sandbox.points import Checkpoint, images_named_by_others
 from sandbox.pool import Pool
 from sandbox.removal import remove_frozen, remove_layers
 from sandbox.rootless import is_local
@@ -150,8 +149,7 @@ class Workspace:
 
     def finish_restore(self) -> None:
         """After a crash: a restore that was decided is carried out. Before anything reads or mounts the layers."""
-        finish_restore(self._places.directory, self._state / "store" / RESTORE)
-        self._places.reload()
+        self.checkpoints.finish()
 
     async def checkpoint(self, label: str) -> Checkpoint | None:
         """Keep the present state of all writable places; None where nothing changed since the last one. While
