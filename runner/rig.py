@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import FumehoodError
+from runner.sessions.lock import Lock
 from runner.sessions.specs import BOX_HOME, Notify, box_cwd, home_of
-from runner.sessions.store import Lock, Store
+from runner.sessions.store import Store
 from runner.sessions.timeline import END
 from runner.spec import SessionSpec
 from runner.variables import says
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from runner.sessions.ahead import Ahead
     from runner.sessions.cleaning import Removed
     from runner.sessions.desk import Desk
+    from runner.sessions.drifting import Drifting
     from runner.sessions.enforced import Enforced
     from runner.sessions.forking import Forker
     from runner.sessions.housing import Ground, Housing
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
     from runner.sessions.wayout import WayOut
     from sandbox.engine import Engine
 
-DRIFT_SHOWN = 100
 ASKED = 0.1  # seconds: by then the request is sent, and a model on this machine has answered
 
 
@@ -84,12 +85,14 @@ class Rig:
             grants=self._way_out.grants,
             welcome=self._way_out.welcome,
         )
+        self._drifting: Drifting = import_module("runner.sessions.drifting").Drifting(
+            self.housing, self.journal, masks=lambda: enforced.masks, progress=progress
+        )
         self._models: list[ModelClient] = []
         self._tasks: list[asyncio.Task[Any]] = []
         self._keeping: asyncio.Task[None] | None = None
         self._stack = AsyncExitStack()
         self._progress = progress
-        self._drifted: list[dict[str, str]] = []
         self._going: Travel | None = None
         self._ahead: Ahead | None = None
         self._small: ModelClient | None = None
@@ -118,7 +121,7 @@ class Rig:
         ground = await self.housing.ready()
         pinned = replace(self.spec, image_digest=ground.image.id, toolbox_digest=ground.toolbox.digest)
         self.store.save(pinned)  # a session goes on in the image that it began in
-        self._keeping = asyncio.create_task(self._keep_bases(session))
+        self._keeping = asyncio.create_task(self._drifting.keep(session))
         self._tasks.append(asyncio.create_task(self._remove_dead()))
         return session
 
@@ -284,35 +287,7 @@ class Rig:
     async def _before_turn(self, session: Session, *, first: bool) -> None:
         if self._auditing is not None and (not first or self._auditing.unheard):
             await self._auditing.acknowledge(session)
-        await self._look_for_drift(session, first=first)
-
-    async def _look_for_drift(self, session: Session, *, first: bool) -> None:
-        """Before each turn: what the host changed meanwhile, told once. Before the first only where a box waits that
-        is to be masked. What is to be masked and is not ends the box: the next one is started over it.
-        """
-        if first and not (self.enforced.masks and self.housing.laid):
-            return
-        workspace = await self.housing.layers()
-        drift = await workspace.drift()
-        if drift.unmasked or self.enforced.masks != self.housing.masked:
-            await self.housing.end("masked")
-            session.gate.box.ended()
-        paths = [asdict(path) for path in drift.paths]
-        paths += [{"root": root, "path": "HEAD", "kind": "changed"} for root in drift.heads]
-        if paths and paths != self._drifted:
-            events = import_module("runner.events")
-            self.journal.append(events.Drifted(paths=paths[:DRIFT_SHOWN], count=len(paths)))
-        self._drifted = paths
-
-    async def _keep_bases(self, session: Session) -> None:
-        """Turn by turn, keep the base contents of what changed: a later edit on the host can then be told."""
-        async for event in session.events(after=self.journal.last_seq):
-            workspace = self.housing.workspace
-            if event.type == "TurnEnded" and workspace is not None and workspace.layers:
-                try:
-                    await workspace.capture()
-                except SandboxError as error:
-                    self._progress(f"the base of what changed could not be kept: {error}")
+        await self._drifting.look(session, first=first)
 
     async def _load_tools(self, session: Session, client: ModelClient) -> None:
         """The tools, and what judges their calls, are imported while the model thinks about its first reply."""

@@ -1,10 +1,8 @@
 """Checkpoints: states of a box's writable places, taken and gone back to.
 
 What changed goes into a log (`sandbox.points`); where much did, the layer is frozen instead, if it can be
-(`sandbox.freezing`). Going back builds new directories beside the old ones (`sandbox.rebuild`; on another machine
-new volumes: `sandbox.refill`), then an intent record, then
-renames (`sandbox.intents`): before the record nothing happened, after it whoever comes next finishes.
-Everything blocks; one caller at a time.
+(`sandbox.freezing`). `sandbox.taking` finds what changed, `sandbox.restoring` goes back. Everything blocks; one caller
+at a time.
 """
 
 from __future__ import annotations
@@ -13,33 +11,26 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from sandbox.capture import Capture, UnsteadyError
+from sandbox.capture import UnsteadyError
 from sandbox.compaction import Stop, abandon, beside, by_path, follow, rewrite, take_place, wants_packing
-from sandbox.copies import remove_tree
 from sandbox.errors import DiskFullError, WorkspaceError
 from sandbox.forks import Forks
-from sandbox.freezing import AtRest, Freezing, Stack, Swap, SwapError
-from sandbox.intents import RESTORE, TRASH, Intent, discard, finish, finish_restore
+from sandbox.freezing import AtRest, Freezing, Swap
 from sandbox.keeper import Keeper
-from sandbox.layers import Layer
 from sandbox.places import Places
 from sandbox.points import Checkpoint, Log
 from sandbox.pool import Pool
-from sandbox.rebuild import Rebuild
 from sandbox.refill import Refill
-from sandbox.remade import note
-from sandbox.spec import Rung
-from sandbox.states import Payload, State, same_state, stamped, update, whole
+from sandbox.restoring import Restoring
+from sandbox.states import Payload, State, update, whole
 from sandbox.store import Store
 from sandbox.system import NAME, System
 from sandbox.taking import Freeze, Present, Taken, Taking, summary
-
-__all__ = ["Checkpoint", "Checkpoints", "Freeze", "finish_restore"]
 
 
 class Checkpoints:
@@ -66,6 +57,15 @@ class Checkpoints:
         self._clock = clock
         self._log: Log | None = None
         self._taking = Taking(places, keeper, self._freezing)
+        self._restoring = Restoring(
+            self._taking,
+            self._freezing,
+            self._refill,
+            places=places,
+            pool=self.pool,
+            keeper=keeper,
+            directory=directory,
+        )
         self._lock = threading.RLock()
 
     def close(self) -> None:
@@ -161,50 +161,32 @@ class Checkpoints:
         against a loss of power. `swap`: how layers in which much changed can be frozen; None: they cannot.
         Raises WorkspaceError, DiskFullError, StoreError.
         """
-        with self._lock:
-            try:
-                log = self._open()
-                self._taking.load(log)
-                before, taken = log.store.size, Taken()
-                self._taking.find(log, taken, busy=busy, freeze=freeze, swap=swap)
-                if not (taken.deltas or taken.frozen) and taken.image == log.image(log.present):
-                    return None
-                way = swap.way if swap is not None and taken.frozen else "log"
-                return self._keep(log, label, taken, before=before, durable=durable, way=way)
-            except BaseException as error:
-                self._taking.present.loaded = False
-                if isinstance(error, OSError):
-                    raise _translated(error) from error
-                raise
+        with self._at_work() as log, self._taking.sure():
+            self._taking.load(log)
+            before, taken = log.store.size, Taken()
+            self._taking.find(log, taken, busy=busy, freeze=freeze, swap=swap)
+            if not (taken.deltas or taken.frozen) and taken.image == log.image(log.present):
+                return None
+            way = swap.way if swap is not None and taken.frozen else "log"
+            return self._keep(log, label, taken, before=before, durable=durable, way=way)
 
     def rest(self) -> bool:
         """Nothing stands on the layers any more: freeze what has grown large, if all of it is in the last checkpoint.
         Raises as `take`.
         """
-        with self._lock:
-            try:
-                log = self._open()
-                self._taking.load(log)
-                if not log.present or not any(
-                    self._taking.is_large(state) for state in self._taking.present.states.values()
-                ):
-                    return False
-                taken = Taken()
-                self._taking.capture(log, taken, settle=False, bounded=False, rotate=True)
-                if taken.deltas or not taken.much:
-                    return False
-                self._taking.freeze(log, taken, AtRest())
-                if taken.frozen and not taken.deltas:
-                    log.restack(self._taking.present.states)
-                return bool(taken.frozen)
-            except UnsteadyError:
-                self._taking.present.loaded = False
+        with suppress(UnsteadyError), self._at_work() as log, self._taking.sure():
+            self._taking.load(log)
+            if not log.present or not any(map(self._taking.is_large, self._taking.present.states.values())):
                 return False
-            except BaseException as error:
-                self._taking.present.loaded = False
-                if isinstance(error, OSError):
-                    raise _translated(error) from error
-                raise
+            taken = Taken()
+            self._taking.capture(log, taken, settle=False, bounded=False, rotate=True)
+            if taken.deltas or not taken.much:
+                return False
+            self._taking.freeze(log, taken, AtRest())
+            if taken.frozen and not taken.deltas:
+                log.restack(self._taking.present.states)
+            return bool(taken.frozen)
+        return False
 
     def restore(
         self, checkpoint: str, *, note: Mapping[str, Any] | None = None, swap: Swap | None = None
@@ -214,62 +196,17 @@ class Checkpoints:
         into the intent: see `pending`. Raises SwapError, WorkspaceError, DiskFullError, StoreError; nothing
         happened then (a SwapError that says `dead` comes after all of it is done).
         """
-        with self._lock:
-            try:
-                log = self._open()
-                wanted = {name: self._unmasked(name, state) for name, state in log.state(checkpoint).items()}
-                self._taking.load(log)
-                layers = [la for la in self._taking.layers if not same_state(self._taking.state(la), wanted[la.name])]
-                if swap is not None and any(layer.rung is not Rung.OVERLAY for layer in layers):
-                    raise SwapError("a whole copy cannot be replaced under a box")
-                image = log.image(checkpoint)
-                again = ("system",) if image != self._taking.image(log) else ()
-                if again and swap is not None:
-                    raise SwapError("a root file system cannot be replaced under a box")
-                if self.system is not None:
-                    self.system.require(image)
-                    self.system.forget()
-                with ExitStack() as after:
-                    afar = self._refill.beside((la for la in layers if la.remote), wanted, log)
-                    stacks = {la.at: self._build(la, wanted[la.name], log) for la in layers if not la.remote}
-                    staged = (swap or AtRest()).stage(stacks)
-                    after.callback(staged.close)
-                    intent = Intent(
-                        layers={layer.name: self._places.switch(layer) for layer in layers},
-                        lowers={layer.name: wanted[layer.name].lowers for layer in layers},
-                        checkpoint=checkpoint,
-                        note=dict(note or {}),
-                    )
-                    intent.write(self._intent)
-                    dead: SwapError | None = None
-                    try:
-                        staged.swap()
-                    except SwapError as error:
-                        if not error.dead:
-                            self._intent.unlink()
-                            raise
-                        dead = error
-                    finish(self._places.directory, intent)
-                self._places.reload()
-                self._arrive(checkpoint, layers, wanted | afar, log)
-                if dead is not None:
-                    raise dead
-                return (*(layer.name for layer in layers), *again)
-            except OSError as error:
-                raise _translated(error) from error
+        with self._at_work() as log:
+            return self._restoring.restore(log, checkpoint, note=note or {}, swap=swap)
 
     def fork(self, checkpoint: str, targets: Iterable[tuple[str, Path]]) -> tuple[str, ...]:
         """Fill the empty state directories of new sessions (id, directory) with what this one was at a checkpoint: see
         `sandbox.forks`. Raises WorkspaceError, DiskFullError, StoreError.
         """
-        with self._lock:
-            try:
-                log = self._open()
-                tools = (self._places, self.pool, self._keeper, self._freezing, self._refill)
-                forks = Forks(*tools, directory=self._directory)
-                return forks.make(log, checkpoint, targets, most=self._taking.most)
-            except OSError as error:
-                raise _translated(error) from error
+        with self._at_work() as log:
+            tools = (self._places, self.pool, self._keeper, self._freezing, self._refill)
+            forks = Forks(*tools, directory=self._directory)
+            return forks.make(log, checkpoint, targets, most=self._taking.most)
 
     @property
     def image(self) -> str:
@@ -286,31 +223,19 @@ class Checkpoints:
     @property
     def pending(self) -> dict[str, Any] | None:
         """The note of a restore that is done in the layers and was not yet `settle`d."""
-        intent = Intent.read(self._intent)
-        return None if intent is None else dict(intent.note)
+        return self._restoring.pending
 
     def settle(self) -> None:
         """What went with the restore is done too."""
-        self._intent.unlink(missing_ok=True)
+        self._restoring.settle()
 
     def finish(self) -> None:
         """Finish what an intent on record decided; remove what one without left behind."""
-        finish_restore(self._places.directory, self._intent)
-        self._places.reload()
+        self._restoring.finish()
 
     def empty_trash(self) -> None:
         """Remove the directories and volumes that were replaced. Slow where they are large: in the background."""
-        self._empty("*")
-
-    def _empty(self, layer: str) -> None:
-        for place in self._places.directory.glob(f"{layer}/{TRASH}*"):
-            if place.is_file():
-                self._refill.remove(place)
-                continue
-            for path in remove_tree(place):
-                with suppress(OSError, WorkspaceError):
-                    self._keeper.remove(path)
-            remove_tree(place)
+        self._restoring.empty_trash()
 
     @property
     def most(self) -> tuple[int, int]:
@@ -321,9 +246,14 @@ class Checkpoints:
     def most(self, most: tuple[int, int]) -> None:
         self._taking.most = most
 
-    @property
-    def _intent(self) -> Path:
-        return self._directory / RESTORE
+    @contextmanager
+    def _at_work(self) -> Iterator[Log]:
+        """The log, and nobody else at it. An OSError becomes ours."""
+        with self._lock:
+            try:
+                yield self._open()
+            except OSError as error:
+                raise _translated(error) from error
 
     def _open(self) -> Log:
         if self._log is None:
@@ -356,52 +286,6 @@ class Checkpoints:
             system.kept()
         present.owed = {}
         return made
-
-    def _unmasked(self, name: str, state: State) -> State:
-        """A state without what is masked by now: a rule may be newer than a checkpoint."""
-        layer = next((each for each in self._taking.layers if each.name == name), None)
-        skip = self._places.covers.skipping(layer) if layer is not None else None
-        if skip is None:
-            return state
-        return State(((path, row) for path, row in state.items() if not skip(path)), state.lowers)
-
-    def _arrive(self, checkpoint: str, layers: Sequence[Layer], states: dict[str, State], log: Log) -> None:
-        """These layers were made anew: know what they hold. `states`: of all."""
-        afar = any(layer.remote for layer in layers)
-        if afar:
-            self._keeper.close()  # it stands on what was replaced
-        for layer in layers:
-            if layer.rung is not Rung.OVERLAY:
-                states[layer.name] = self._as_made(layer, states[layer.name], log)
-        made = {layer.name for layer in layers}
-        kept = {la.name: self._taking.state(la) for la in self._taking.layers if la.name not in made}
-        self._taking.present = Present(states=states | kept, loaded=True)
-        log.go(checkpoint)
-        if afar:  # else whoever comes next would have all of it read again
-            log.restack(self._taking.present.states)
-
-    def _as_made(self, layer: Layer, state: State, log: Log) -> State:
-        """The state of a whole copy that was made again, with the stamps that it has now, which are noted. What was
-        replaced goes first: it has links to the same files, and their ctime moves with each.
-        """
-        self._empty(layer.name)
-        if not layer.remote:
-            top, skip = self._places.top(layer), self._places.covers.skipping(layer)
-            state = stamped(state, Capture(top, None, self._keeper, skip=skip).run(State()).rows)
-        note(self._places.path(layer), state, log.first().get(layer.name, State()))
-        return state
-
-    def _build(self, layer: Layer, state: State, log: Log) -> Stack:
-        place = self._places.path(layer)
-        target, work = place / "new", place / "new.work"
-        discard(target)
-        discard(work)
-        target.mkdir(mode=0o700)
-        work.mkdir()
-        now = self._taking.present.states.get(layer.name, State())
-        Rebuild(target, log, self._keeper, old=self._places.top(layer), now=now).run(state)
-        self._places.covers.shade(layer, target, (self.pool.tree(each) for each in state.lowers))
-        return self._freezing.stack(layer, state.lowers, target, work)
 
 
 def _translated(error: OSError) -> WorkspaceError | DiskFullError:

@@ -8,8 +8,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from sandbox.client import Client
 from sandbox.exchange import converse
-from sandbox.leaving import Client, Way
+from sandbox.leaving import Way
 from sandbox.refusals import GoneError
 from sandbox.streams import Stream
 from sandbox.tunnel import socks

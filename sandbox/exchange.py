@@ -11,13 +11,15 @@ from typing import Any
 
 import h11
 
+from sandbox.client import Client
 from sandbox.errors import SandboxError
 from sandbox.heads import checked, cleaned, header, length, target_in
 from sandbox.hosts import HostError, Target, authority_of
 from sandbox.injection import Mask
-from sandbox.leaving import Asked, Client, Request, Way
+from sandbox.leaving import Asked, Way
 from sandbox.reading import Reading
 from sandbox.refusals import GIVEN_UP, GoneError, LimitError, RefusedError, why_not
+from sandbox.rulings import Request
 from sandbox.tape import Answers, Headers, Take
 from sandbox.tunnel import Tunnel
 from sandbox.upstream import Upstream

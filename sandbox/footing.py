@@ -8,12 +8,13 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sandbox.checkpoints import Checkpoint, Checkpoints
+from sandbox.checkpoints import Checkpoints
 from sandbox.dataclass import dataclass
 from sandbox.errors import WorkspaceError
 from sandbox.freezer import Freezer
 from sandbox.freezing import AtRest, Swap, SwapError
 from sandbox.places import Places
+from sandbox.points import Checkpoint
 from sandbox.remount import Remount
 
 

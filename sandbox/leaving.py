@@ -1,5 +1,5 @@
 """What leaves the box, and the way it takes: each request is decided before its name is resolved, the addresses are
-judged too, and one that was judged is the one connected to. What may leave is decided by a Judge that is injected;
+judged too, and one that was judged is the one connected to. What may leave is decided by a Judge (`sandbox.rulings`);
 nothing here knows of policies. What is said on a connection is read in `sandbox.egress` and its siblings.
 """
 
@@ -8,103 +8,19 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Protocol
+from typing import Protocol
 
+from sandbox.client import Client
 from sandbox.dataclass import dataclass
-from sandbox.errors import SandboxError
-from sandbox.injection import NO_MASK, Injection, Mask
+from sandbox.injection import NO_MASK, Mask
 from sandbox.metering import Meter, Tally
-from sandbox.reachable import Address, Network, Resolve, literal, resolve, special
-from sandbox.reading import Reader
-from sandbox.refusals import GoneError, LimitError, RefusedError, why_not
-from sandbox.streams import Stream
+from sandbox.reachable import Address, Resolve, literal, resolve
+from sandbox.refusals import LimitError, RefusedError, why_not
+from sandbox.rulings import Judge, Outcome, Request, Ruling
 from sandbox.tape import Answers, Tape
 from sandbox.upstream import ProxyServer, Route, Upstream, by_proxy, directly, straight, trusted_here
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What wants to leave. `scheme`: http, https (a tunnel that has to be TLS for this host), ws, or tcp (a tunnel
-    that is not looked into). `method` and `path` (with its query) are empty where they cannot be seen.
-    """
-
-    host: str
-    port: int
-    scheme: str
-    method: str = ""
-    path: str = ""
-
-    def __str__(self) -> str:
-        shown = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.method} {self.scheme}://{shown}:{self.port}{self.path}".strip()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ruling:
-    """A Judge's word. `reason` for the client where it is a no, with the rule that would allow it. `named`: ranges
-    of special addresses that the deciding rule names; `barred`: ranges that a rule denies. `injection`: the key
-    that goes into the request, by TLS that ends here only. `reader` is told of the whole answer, where each request is
-    seen. `about` is the Judge's own.
-    """
-
-    allowed: bool
-    reason: str = ""
-    named: tuple[Network, ...] = ()
-    barred: tuple[Network, ...] = ()
-    injection: Injection | None = None
-    reader: Reader | None = None
-    about: Any = None
-
-    def objection(self, address: Address) -> str:
-        """Why an address is not connected to, "" where it may be."""
-        if any(address in network for network in self.barred if network.version == address.version):
-            return f"{address} is in a range that a rule denies"
-        what = special(address)
-        if not what:
-            return ""
-        if any(address in network for network in self.named if network.version == address.version):
-            return ""
-        return f"it is {address} ({what}), which no rule that allows it names"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How a request ended. `refusal`: why it did not leave although it was allowed to; `failure`: why nothing came of
-    it (nobody answers there, the client went away). Bytes as they went over the connection; seconds without those
-    that the Judge took. `via`: the company's proxy that it took.
-    """
-
-    refusal: str = ""
-    failure: str = ""
-    via: str = ""
-    sent: int = 0
-    received: int = 0
-    seconds: float = 0.0
-
-
-class Judge(Protocol):
-    """Decides and is told what came of it. `judge` may take as long as a user takes, and never raises."""
-
-    async def judge(self, request: Request) -> Ruling:
-        """The one decision on a request."""
-        ...
-
-    def expected(self, host: str, port: int) -> str:
-        """What a tunnel to there is to carry: tcp where a rule lets bytes pass that are neither TLS nor HTTP, http
-        where rules allow nothing else, `inspected` where rules speak of the requests inside of TLS, else https.
-        """
-        ...
-
-    def broken(self, request: Request, reason: str) -> None:
-        """Told of a tunnel that ended before there was a request in it."""
-        ...
-
-    def ended(self, request: Request, ruling: Ruling, outcome: Outcome) -> None:
-        """Called exactly once for each `judge`: at once for a no, else when it is over."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,88 +34,6 @@ class Bounds:
     first: float = 15.0
     idle: float = 600.0
     head_size: int = 64 << 10
-
-
-class Client:
-    """A connection's end in the box, as bytes. `tally`: counts them, once the request that they are of was allowed."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-        self.tally: Tally | None = None
-        self._back: deque[bytes] = deque()
-        self._ended = False
-        self.sent = 0
-        self.received = 0
-        self._marked = (0, 0)
-
-    def mark(self) -> None:
-        """A request begins here."""
-        self.tally = None
-        self._marked = (self.sent, self.received)
-
-    @property
-    def since(self) -> tuple[int, int]:
-        """Bytes sent and received since then."""
-        return self.sent - self._marked[0], self.received - self._marked[1]
-
-    def _up(self, count: int) -> None:
-        self.sent += count
-        if self.tally is not None:
-            self.tally.up(count)
-
-    def _down(self, count: int) -> None:
-        if self.tally is not None:
-            self.tally.down(count)
-        self.received += count
-
-    async def read(self) -> bytes:
-        """The next bytes, b"" at their end. Raises GoneError, LimitError."""
-        if self._back:
-            data = self._back.popleft()
-            self._up(len(data))
-            return data
-        while not self._ended:
-            try:
-                header, payload = await self.stream.receive()
-            except SandboxError as error:
-                raise GoneError from error
-            match header["t"]:
-                case "data":
-                    if payload:
-                        self._up(len(payload))
-                        return payload
-                case "end":
-                    self._ended = True
-                case _:
-                    raise GoneError
-        return b""
-
-    def unread(self, data: bytes) -> None:
-        """Have these bytes come (again) next."""
-        if data:
-            self._back.appendleft(data)
-            self._up(-len(data))
-
-    async def write(self, data: bytes) -> None:
-        """Send, waiting for credit. Raises GoneError, LimitError."""
-        if not data:
-            return
-        self._down(len(data))
-        try:
-            await self.stream.send(data)
-        except SandboxError as error:
-            raise GoneError from error
-        if self.stream.closed:
-            raise GoneError
-
-    def end(self) -> None:
-        """Nothing more is sent."""
-        self.stream.tell("end")
-
-    def close(self) -> None:
-        """The connection is over."""
-        self.stream.ignore()
-        self.stream.tell("done", r={})
 
 
 @dataclass(slots=True, kw_only=True)

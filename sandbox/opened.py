@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from contextlib import suppress
 
-from sandbox.leaving import Client
+from sandbox.client import Client
 from sandbox.refusals import GoneError
 from sandbox.wire import PAYLOAD
 

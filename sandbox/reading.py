@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
-
 from sandbox.heads import header
 from sandbox.reachable import Address
+from sandbox.rulings import Reader
 from sandbox.tape import Headers, Take
 
 LARGEST = 8 << 20
 # The answer is to have a body that can be read.
 _GONE = frozenset({b"accept-encoding", b"if-none-match", b"if-modified-since", b"range", b"if-range"})
-# Told of the type and the body of a whole answer, before its client has all of it.
-Reader: TypeAlias = Callable[[str, bytes], object]
 
 
 class Reading(Take):

@@ -25,9 +25,9 @@ from urllib.parse import quote
 from sandbox.dataclass import dataclass
 from sandbox.errors import StoreError
 from sandbox.injection import CARRIERS, Mask
-from sandbox.leaving import Request
 from sandbox.reachable import Address
 from sandbox.refusals import GIVEN_UP
+from sandbox.rulings import Request
 from sandbox.store import Store
 from sandbox.tape import Headers, Take, Tape
 

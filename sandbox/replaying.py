@@ -12,9 +12,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from sandbox.injection import Mask
-from sandbox.leaving import Request
 from sandbox.recording import Digest, Exchange, Recording, scrubbing
 from sandbox.refusals import RefusedError
+from sandbox.rulings import Request
 from sandbox.tape import Body
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})

@@ -4,8 +4,8 @@ the layer is frozen where much is new.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import field
 
 from sandbox.capture import Capture, MuchError, UnsteadyError
@@ -69,6 +69,15 @@ class Taking:
         """Know the present states. Raises StoreError."""
         if not self.present.loaded:
             self.present = Present(states=log.state(log.present) if log.present else {}, loaded=True)
+
+    @contextmanager
+    def sure(self) -> Iterator[None]:
+        """What is known of the present is forgotten where what is done with it fails."""
+        try:
+            yield
+        except BaseException:
+            self.present.loaded = False
+            raise
 
     def state(self, layer: Layer) -> State:
         """What is known of a layer; nothing where it stands on others by now (a crash came after it was frozen)."""

@@ -5,11 +5,10 @@ beside its Judge. These keep nothing; `sandbox.recording` does, and `sandbox.rep
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from sandbox.leaving import Request
-    from sandbox.reachable import Address
+from sandbox.reachable import Address
+from sandbox.rulings import Request
 
 Headers = list[tuple[bytes, bytes]]
 

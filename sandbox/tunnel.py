@@ -11,12 +11,14 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
+from sandbox.client import Client
 from sandbox.hello import HelloError, HelloReader, SecondHelloReader, asks_again
 from sandbox.hosts import HostError, host_of
-from sandbox.leaving import Asked, Client, Request, Way
+from sandbox.leaving import Asked, Way
 from sandbox.opened import OpenedClient
 from sandbox.reachable import literal
 from sandbox.refusals import GIVEN_UP, GoneError, RefusedError
+from sandbox.rulings import Request
 from sandbox.upstream import Upstream
 
 SOCKS = 5

@@ -15,7 +15,6 @@ from pathlib import Path
 from sandbox.apply import Applied, AppliedReport, Applies, Part, Recovered, applied
 from sandbox.bases import Bases
 from sandbox.changes import Change, Pair, classify, listed_pairs, other_attributes, overlay_pairs, user_attributes
-from sandbox.compare import Began
 from sandbox.dataclass import dataclass
 from sandbox.diff import PATCH_BYTES, FileDiff, Sides, with_renames
 from sandbox.errors import DiskFullError, StoreError, WorkspaceError
@@ -26,6 +25,7 @@ from sandbox.keeper import Keeper
 from sandbox.kepttree import KeptTree
 from sandbox.layers import REMADE, Layer
 from sandbox.manifest import Drifted, Manifest
+from sandbox.pasttree import Began
 from sandbox.places import Places
 from sandbox.plan import Plan, leaves, make_plan
 from sandbox.remade import Remade

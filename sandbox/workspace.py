@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from pathlib import Path
 from typing import Any
 
-from sandbox.addresses import find_layer, find_root
+from sandbox.addresses import find_root
 from sandbox.apply import Applied, AppliedReport, Recovered
-from sandbox.bases import filled
 from sandbox.changes import Change
-from sandbox.checkpoints import Checkpoint, Checkpoints
+from sandbox.checkpoints import Checkpoints
 from sandbox.compaction import Background, Stop
-from sandbox.compare import NOW, Past, name_of, named
+from sandbox.compare import Past
 from sandbox.copies import remove_tree
 from sandbox.diff import FileDiff
 from sandbox.disk import usage_of
@@ -29,12 +28,11 @@ from sandbox.footing import Footing, Restored
 from sandbox.freezer import Freezer
 from sandbox.gitrefs import RefMove
 from sandbox.held import HeldBack
-from sandbox.intents import RESTORE, finish_restore
 from sandbox.keeper import Keeper, KeeperImage
 from sandbox.layers import Layer
 from sandbox.masks import Masks
 from sandbox.places import Places
-from sandbox.points import images_named_by_others
+from sandbox.points import Checkpoint, images_named_by_others
 from sandbox.pool import Pool
 from sandbox.removal import remove_frozen, remove_layers
 from sandbox.rootless import is_local
@@ -108,7 +106,7 @@ class Workspace:
         self._views = Views(self._places, self._keeper, store=state / "store" / "log", held=held or HeldBack.load())
         self._surveys = Surveys(self._places, self._views, state=state)
         self._packing = Background(self._tend)
-        self._past = Past(self.checkpoints, written=self._views.written, beneath=self._views.beneath)
+        self.past = Past(self._places, self.checkpoints, self._views)
 
     async def prepare(self) -> tuple[Mount, ...]:
         """Make the layers where there are none yet, define the engine's volumes, and return what
@@ -150,8 +148,7 @@ class Workspace:
 
     def finish_restore(self) -> None:
         """After a crash: a restore that was decided is carried out. Before anything reads or mounts the layers."""
-        finish_restore(self._places.directory, self._state / "store" / RESTORE)
-        self._places.reload()
+        self.checkpoints.finish()
 
     async def checkpoint(self, label: str) -> Checkpoint | None:
         """Keep the present state of all writable places; None where nothing changed since the last one. While
@@ -224,47 +221,6 @@ class Workspace:
     async def ended(self) -> None:
         """Told by who runs the box, when it has gone: from now on nothing stands on the layers."""
         await self.footing.ended()
-
-    def content_at(self, checkpoint: str, path: str) -> Iterator[bytes]:
-        """A file of the box as it was at a checkpoint. `path`: as the box sees it, or the host's of a root. What the
-        session had not touched then is as it was when the session began, where that was kept, else as the
-        host has it now. Raises WorkspaceError. Blocks.
-        """
-        name = self.checkpoints.find(checkpoint).id
-        found = self._past.file(*find_layer(self.layers, path), name)
-        if found is None:
-            raise WorkspaceError(f"{path} was no file at {checkpoint}")
-        return filled(found)
-
-    async def compare(
-        self, old: str, new: str = NOW, paths: Iterable[str] = (), *, git: bool = False
-    ) -> AsyncIterator[FileDiff]:
-        """What changed in all writable places from one checkpoint to another, or to now; as `diffs` gives it, but
-        paths of places that are no root begin with where the box has them. `paths`: absolute, in the box or on
-        the host. Raises WorkspaceError, StoreError.
-        """
-        points = [await asyncio.to_thread(self._point, name) for name in (old, new)]
-        pairs = tuple((layer.name, path) for layer, path in (find_layer(self.layers, each) for each in paths))
-        chosen = Selection(paths=pairs or None)
-
-        def takes(change: Change) -> bool:
-            masked = self._places.covers.names(self._layer(change.root), change.path)
-            return (git or not change.in_git) and not masked and chosen.takes(change)
-
-        for layer in self.layers:
-            async with aclosing(from_thread(self._past.diffs(layer, *points, takes=takes))) as found:
-                async for item in found:
-                    yield item
-
-    def named(self, item: FileDiff) -> FileDiff:
-        """One of `compare` with its paths as the texts have them."""
-        return named(item, next(name_of(layer) for layer in self.layers if layer.name == item.change.root))
-
-    def _point(self, name: str) -> str:
-        return self.checkpoints.find(name).id if name else NOW
-
-    def _layer(self, name: str) -> Layer:
-        return next(layer for layer in self.layers if layer.name == name)
 
     @property
     def layers(self) -> tuple[Layer, ...]:

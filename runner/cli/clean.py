@@ -15,7 +15,9 @@ from runner.cli.entry import report
 from runner.cli.selecting import confirm, open_store
 from runner.cli.sessions import show_size
 from runner.errors import FumehoodError
-from runner.sessions.store import State, beginning, disk_size
+from runner.sessions.glance import beginning
+from runner.sessions.store import State
+from runner.sessions.usage import size_of
 from runner.ui.safe import one_line
 from sandbox.errors import SandboxError
 
@@ -46,8 +48,8 @@ async def _clean(*, everything: bool, yes: bool) -> None:
         return
     for stored in resting:
         sys.stdout.write(
-            f"{stored.session[:8]}{show_size(disk_size(stored.directory)):>10}  "
-            f"{one_line(stored.spec.cwd, 40)}  {one_line(beginning(stored).title, 60)}\n"
+            f"{stored.session[:8]}{show_size(size_of(stored.directory, set()).disk):>10}  "
+            f"{one_line(stored.spec.cwd, 40)}  {one_line(beginning(stored.journal).title, 60)}\n"
         )
     sys.stdout.flush()
     if not confirm(f"Discard these {len(resting)} sessions with all that they changed?", yes=yes):

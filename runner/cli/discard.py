@@ -13,7 +13,7 @@ from typer import Argument, Option
 
 from runner import app as runner_app
 from runner.cli.selecting import confirm, open_store
-from runner.sessions.store import beginning
+from runner.sessions.glance import beginning
 from runner.ui.safe import one_line
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -26,7 +26,7 @@ def discard(
 ) -> None:
     """Drop a session: its changes, its conversation, its box. This cannot be undone."""
     stored = open_store().choose(session, Path.cwd())
-    name = f"{stored.session[:8]} ({one_line(beginning(stored).title, 60)})"
+    name = f"{stored.session[:8]} ({one_line(beginning(stored.journal).title, 60)})"
     if not confirm(f"Discard session {name} and all that it changed?", yes=yes):
         raise typer.Exit(1)
     asyncio.run(runner_app.discard(stored, environ=os.environ))

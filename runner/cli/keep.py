@@ -13,7 +13,8 @@ from typer import Argument, Option
 from runner import app as runner_app
 from runner.cli.selecting import confirm, open_store
 from runner.errors import UsageError
-from runner.sessions.store import State, Store, Stored, beginning
+from runner.sessions.glance import beginning
+from runner.sessions.store import State, Store, Stored
 from runner.ui.safe import one_line
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -38,7 +39,7 @@ def keep(
         state = store.state(each)
         if state is State.RUNNING:
             raise UsageError(f"{each.session[:8]} is at work: stop it first")
-        sys.stderr.write(f"{each.session[:8]}  {state.value:<8}{one_line(beginning(each).title, 60)}\n")
+        sys.stderr.write(f"{each.session[:8]}  {state.value:<8}{one_line(beginning(each.journal).title, 60)}\n")
     if not confirm(f"Discard these {len(others)} sessions and all that they changed?", yes=yes):
         raise typer.Exit(1)
     for each in others:

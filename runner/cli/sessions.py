@@ -12,8 +12,9 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from runner.sessions.store import Store, beginning, disk_size, state_home
-from runner.sessions.usage import frozen_layers
+from runner.sessions.glance import beginning
+from runner.sessions.store import Store, state_home
+from runner.sessions.usage import frozen_layers, size_of
 from runner.ui.safe import one_line
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -32,7 +33,7 @@ def sessions(
     for stored in store:
         if here and stored.spec.cwd != cwd:
             continue
-        began = beginning(stored)
+        began, seen = beginning(stored.journal), set[tuple[int, int]]()
         rows.append(
             {
                 "session": stored.session,
@@ -42,7 +43,9 @@ def sessions(
                 "model": stored.spec.model,
                 "started": began.at,
                 "updated": stored.updated,
-                "size": sum(map(disk_size, (stored.directory, *frozen.own.get(stored.session, ())))),
+                "size": sum(
+                    size_of(place, seen).disk for place in (stored.directory, *frozen.own.get(stored.session, ()))
+                ),
             }
         )
         if len(rows) == limit:

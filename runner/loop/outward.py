@@ -22,7 +22,7 @@ from runner.policy.network import network_pattern, opening, shown
 from runner.policy.policy import Policy
 from runner.policy.rules import NETWORK
 from sandbox.injection import Injection
-from sandbox.leaving import Outcome, Request, Ruling
+from sandbox.rulings import Outcome, Request, Ruling
 
 if TYPE_CHECKING:
     from runner.loop.gate import Gate
@@ -58,7 +58,7 @@ class Bound(Protocol):
 
 
 class Outward:
-    """A `sandbox.leaving.Judge` over the gate. `turn`: the number of the one that runs. `credentials`: keys that go
+    """A `sandbox.rulings.Judge` over the gate. `turn`: the number of the one that runs. `credentials`: keys that go
     into requests that are allowed; they allow nothing. `lasting`: a yes counts until the session ends. `looks`: all
     requests inside of TLS are looked into; `replays`: a recording answers, and nothing leaves. `registries`: those that
     are open, the files of which may be fetched where their indexes name them.

@@ -23,7 +23,7 @@ from runner.sessions.channel import (
     peer_uid,
     short_path,
 )
-from runner.sessions.store import Lock
+from runner.sessions.lock import Lock
 from sandbox.gitpack import PackError
 from sandbox.hostgit import BranchError
 from sandbox.reversal import UndoRefusedError

@@ -77,13 +77,13 @@ class Desk:
         """See Access."""
         workspace = await self._workspace()
         items = [item async for item in self._diffs(paths, points)]
-        yield os.fsencode(format_stat([workspace.named(item) for item in items] if points else items))
+        yield os.fsencode(format_stat([workspace.past.named(item) for item in items] if points else items))
 
     async def _diffs(self, paths: tuple[str, ...], points: tuple[str, ...] = ()) -> AsyncIterator[FileDiff]:
         workspace = await self._workspace()
         if points:
             old, new = (*points, NOW)[:2]
-            found = workspace.compare(old, new, paths)
+            found = workspace.past.compare(old, new, paths)
         else:
             found = workspace.diffs(_pairs(workspace, paths) if paths else None)
         async for item in found:
@@ -172,7 +172,7 @@ class Desk:
     async def show(self, checkpoint: str, path: str) -> AsyncIterator[bytes]:
         """See Access."""
         workspace = await self._workspace()
-        pieces = await asyncio.to_thread(workspace.content_at, checkpoint, path)
+        pieces = await asyncio.to_thread(workspace.past.content_at, checkpoint, path)
         while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
             yield piece
 

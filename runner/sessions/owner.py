@@ -27,7 +27,7 @@ from runner.sessions.channel import (
     short_path,
     socket_path,
 )
-from runner.sessions.store import Lock
+from runner.sessions.lock import Lock
 from sandbox.spec import Exited, Process, Pty, Stderr, Stdout
 
 

@@ -1,32 +1,27 @@
-"""Where sessions lie on disk: `$FUMEHOOD_HOME/sessions/<uuid>/`, how they are found, and the lock
-that makes one process the owner. What is in the files belongs to the journal and the workspace.
+"""Where sessions lie on disk, `$FUMEHOOD_HOME/sessions/<uuid>/`, and how they are found. What is in the files belongs
+to the journal and the workspace.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import shutil
 import stat
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from runner.dataclass import dataclass
-from runner.errors import JournalError, SessionBusyError, SessionNotFoundError, UsageError
+from runner.errors import JournalError, SessionNotFoundError, UsageError
+from runner.sessions.glance import answered, unfinished
+from runner.sessions.lock import Lock
 from runner.spec import SessionSpec
 
-TITLE_LENGTH = 200
 ORIGIN_VERSION = 1
-_HEAD_BYTES = 256 << 10
-_LOCK_TRIES = 6
-_LOCK_PAUSE = 0.03
 
 
 class State(StrEnum):
@@ -77,77 +72,6 @@ def state_home(environ: Mapping[str, str]) -> Path:
     if state and Path(state).is_absolute():
         return Path(state) / "fumehood"
     return Path(environ.get("HOME") or Path.home()) / ".local" / "state" / "fumehood"
-
-
-class Lock:
-    """The right to own a session: an flock, which the kernel drops when the process dies.
-
-    The file's text tells clients where the owner listens. Raises SessionBusyError on `take`.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._fd = -1
-
-    def take(self) -> Self:
-        """Become the owner; a probe of another process is waited out."""
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        for attempt in range(_LOCK_TRIES):
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    os.close(fd)
-                    raise
-                if attempt + 1 < _LOCK_TRIES:
-                    time.sleep(_LOCK_PAUSE)
-            else:
-                self._fd = fd
-                self.announce({"pid": os.getpid()})
-                return self
-        os.close(fd)
-        raise SessionBusyError(f"another fumehood (process {self.owner().get('pid', '?')}) is working in this session")
-
-    def announce(self, facts: Mapping[str, Any]) -> None:
-        """Tell clients about the owner (pid, socket). Only the owner may."""
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, json.dumps(facts).encode(), 0)
-
-    def held(self) -> bool:
-        """Whether some process owns the session now."""
-        try:
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            return True
-        finally:
-            os.close(fd)
-        return False
-
-    def owner(self) -> dict[str, Any]:
-        """What the last owner announced; empty when there is nothing to read."""
-        try:
-            facts = json.loads(self._path.read_bytes()[:4096])
-        except (OSError, ValueError):
-            return {}
-        return facts if isinstance(facts, dict) else {}
-
-    def release(self) -> None:
-        """Give the session up. Harmless when it was never taken."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self.take()
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
 
 class Store:
@@ -264,7 +188,7 @@ class Store:
         above: Stored | None = None
         for stored in self:
             if stored.spec.cwd == here:
-                if _answered(stored.journal) or self.lock(stored.session).held():
+                if answered(stored.journal) or self.lock(stored.session).held():
                     return stored
                 empty = empty or stored
             elif above is None and any(_holds(root.host, here) for root in stored.spec.roots):
@@ -289,7 +213,7 @@ class Store:
         """Running, idle, or stale (its last turn never ended and nobody owns it). `owned` False: the caller does."""
         if owned and self.lock(stored.session).held():
             return State.RUNNING
-        return State.STALE if _unfinished(stored.journal) else State.IDLE
+        return State.STALE if unfinished(stored.journal) else State.IDLE
 
     def forget(self, stored: Stored) -> None:
         """Remove the session's directory. The layers must be gone already (they may need the keeper)."""
@@ -314,89 +238,5 @@ def is_session_id(text: str) -> bool:
         return False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Beginning:
-    """How a session began: the first prompt's text on one line ("" before there is one), and when
-    (seconds since the epoch, 0 when unknown).
-    """
-
-    title: str = ""
-    at: float = 0.0
-
-
-def beginning(stored: Stored) -> Beginning:
-    """Read from the journal's head only, so that listing does not depend on the length of sessions."""
-    try:
-        with stored.journal.open("rb") as journal:
-            lines = journal.read(_HEAD_BYTES).splitlines()
-    except OSError:
-        return Beginning()
-    at = 0.0
-    for line in lines:
-        if at and b'"PromptGiven"' not in line:
-            continue
-        try:
-            record = json.loads(line)
-            at = at or float(record["at"])
-            if record["type"] == "PromptGiven":
-                return Beginning(title=_text(record["body"]["content"], stored.directory), at=at)
-        except (ValueError, KeyError, TypeError):
-            break
-    return Beginning(at=at)
-
-
-def _text(blocks: Any, directory: Path) -> str:
-    if isinstance(blocks, dict) and isinstance(name := blocks.get("$blob"), str):
-        try:
-            blocks = json.loads((directory / "blobs" / Path(name).name).read_bytes())
-        except (OSError, ValueError):
-            return ""
-    texts = [str(block.get("text", ""))[:_HEAD_BYTES] for block in blocks if isinstance(block, dict)]
-    return " ".join(" ".join(texts).split())[:TITLE_LENGTH].rstrip()
-
-
-def disk_size(directory: Path) -> int:
-    """Bytes on disk below a directory, as far as this user may look."""
-    total = 0
-    pending = [directory]
-    while pending:
-        try:
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(Path(entry.path))
-        except OSError:
-            continue
-    return total
-
-
 def _holds(root: str, path: str) -> bool:
     return path == root or path.startswith(root.rstrip("/") + "/")
-
-
-def _answered(journal: Path) -> bool:
-    """Whether a model ever answered; told from the journal's head, which a long one has no need of."""
-    try:
-        with journal.open("rb") as file:
-            head = file.read(4 * _HEAD_BYTES + 1)
-    except OSError:
-        return False
-    return len(head) > 4 * _HEAD_BYTES or b'"type":"ModelReplied"' in head
-
-
-def _unfinished(journal: Path) -> bool:
-    """Whether the last turn of a journal began and never ended; reads the file's end only."""
-    try:
-        with journal.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _HEAD_BYTES))
-            tail = file.read().splitlines()
-    except OSError:
-        return False
-    for line in reversed(tail):
-        if b'"TurnEnded"' in line:
-            return False
-        if b'"TurnStarted"' in line or b'"ModelReplied"' in line or b'"ToolRequested"' in line:
-            return True
-    return False

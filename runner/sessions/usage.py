@@ -72,16 +72,16 @@ def measure(store: Store, session: str = "") -> Usage:
     for name in [session] if session else store.names():
         made = _of_session(store, name, seen)
         for layer in frozen.own.get(name, ()):
-            size = _size(layer, seen)
+            size = size_of(layer, seen)
             made.parts["layers"].add(size)
             made.total.add(size)
         for layer in frozen.shared.get(name, ()):
-            made.with_others.add(_size(layer, set()))
+            made.with_others.add(size_of(layer, set()))
         usage.sessions.append(made)
         usage.total.add(made.total)
     if not session:
         for place in _common(store):
-            size = _size(place, seen, frozen.owned)
+            size = size_of(place, seen, frozen.owned)
             usage.common[str(place.relative_to(store.home))] = size
             usage.total.add(size)
     return usage
@@ -114,6 +114,35 @@ def frozen_layers(store: Store) -> FrozenLayers:
     return found
 
 
+def size_of(top: Path, seen: set[tuple[int, int]], but: frozenset[bytes] = frozenset()) -> Size:
+    """Of a file or a directory with all beneath it, without what lies at `but`; no link is followed.
+    `seen`: devices and inodes that were counted before; those found are added.
+    """
+    size, left = Size(), [os.fsencode(top)]
+    while left:
+        path = left.pop()
+        if path in but:
+            continue
+        try:
+            found = os.lstat(path)
+        except OSError:
+            continue
+        directory = (found.st_mode & 0o170000) == 0o040000
+        size.apparent += 0 if directory else found.st_size
+        if (found.st_dev, found.st_ino) in seen:
+            size.shared += found.st_blocks * 512
+        else:
+            size.disk += found.st_blocks * 512
+            if found.st_nlink > 1 or directory:
+                seen.add((found.st_dev, found.st_ino))
+        if directory:
+            try:
+                left += [path + b"/" + name for name in os.listdir(path)]  # noqa: PTH208  # bytes
+            except OSError:
+                size.closed += 1
+    return size
+
+
 def _common(store: Store) -> list[Path]:
     """The directories of the state home that are no session's: each cache by itself."""
     found: list[Path] = []
@@ -142,34 +171,7 @@ def _of_session(store: Store, name: str, seen: set[tuple[int, int]]) -> SessionU
         total=Size(),
     )
     for entry in sorted(store.directory(name).iterdir()):
-        made.parts[PARTS.get(entry.name, OTHER)].add(_size(entry, seen))
+        made.parts[PARTS.get(entry.name, OTHER)].add(size_of(entry, seen))
     for size in made.parts.values():
         made.total.add(size)
     return made
-
-
-def _size(top: Path, seen: set[tuple[int, int]], but: frozenset[bytes] = frozenset()) -> Size:
-    """Of a file or a directory with all beneath it, without what lies at `but`; no link is followed."""
-    size, left = Size(), [os.fsencode(top)]
-    while left:
-        path = left.pop()
-        if path in but:
-            continue
-        try:
-            found = os.lstat(path)
-        except OSError:
-            continue
-        directory = (found.st_mode & 0o170000) == 0o040000
-        size.apparent += 0 if directory else found.st_size
-        if (found.st_dev, found.st_ino) in seen:
-            size.shared += found.st_blocks * 512
-        else:
-            size.disk += found.st_blocks * 512
-            if found.st_nlink > 1 or directory:
-                seen.add((found.st_dev, found.st_ino))
-        if directory:
-            try:
-                left += [path + b"/" + name for name in os.listdir(path)]  # noqa: PTH208  # bytes
-            except OSError:
-                size.closed += 1
-    return size

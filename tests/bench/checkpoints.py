@@ -15,10 +15,10 @@ from pathlib import Path
 
 from runner.sessions.housing import Housing
 from runner.sessions.store import Store
-from sandbox.checkpoints import Checkpoint
 from sandbox.conformance import collect
 from sandbox.copies import remove_tree
 from sandbox.disk import usage_of
+from sandbox.points import Checkpoint
 from sandbox.spec import Command
 from sandbox.workspace import Workspace
 from tests.bench.boxes import bash, housed

@@ -57,7 +57,7 @@ async def test_a_box_that_works_in_the_background_is_held_still(bench: Bench, re
                 if made is None:  # it has not come to move since
                     continue
                 taken += 1
-                a, b = (b"".join(inside.workspace.content_at(made.id, f"{inside.cwd}/{name}")) for name in "ab")
+                a, b = (b"".join(inside.workspace.past.content_at(made.id, f"{inside.cwd}/{name}")) for name in "ab")
                 assert a in {b, b""} or b == b"" or int(a) == int(b) + 1
         finally:
             await inside.discard()

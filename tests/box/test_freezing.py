@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from sandbox.changes import Kind
-from sandbox.checkpoints import Checkpoint
 from sandbox.freezer import Freezer
+from sandbox.points import Checkpoint
 from sandbox.pool import Pool
 from sandbox.spec import Rung
 from tests.support.box_changes import CHANGES, LOOK, MORE

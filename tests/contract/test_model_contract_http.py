@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import json
 import socket
-import ssl
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -29,73 +22,13 @@ from runner.errors import (
     OverloadedError,
     PromptTooLongError,
 )
-from runner.models.anthropic import AnthropicModel, settings_from
-from runner.models.base import BlockDone, Delta, Finished, Request, Started, TextPart, ToolSpec
-from runner.models.deadlines import boot_clock
-from runner.models.script import ScriptedReply
+from runner.models.base import BlockDone, Delta, Request, TextPart, ToolSpec
 from tests.support import model_server
-from tests.support.model_server import JSON, SSE, ModelServer, WireReply, error, wire_reply
+from tests.support.claude import KEY, REPLY, claude, drain, failure, play, said
+from tests.support.model_server import JSON, SSE, ModelServer, WireReply, error
 
-KEY = "sk-ant-secret-0123456789"
-REQUEST = Request(
-    model="",
-    system=("be kind",),
-    messages=({"role": "user", "content": "hello"},),
-    tools=(),
-    max_output_tokens=1000,
-)
 HTML = {"content-type": "text/html"}
 OVERLOADED = b'{"type":"error","error":{"type":"overloaded_error","message":"no"}}'
-REPLY = wire_reply(
-    ScriptedReply(thinking="hm ä€😀", text="hello there", tools=[], usage={"input_tokens": 3, "output_tokens": 4})
-)
-
-
-def said(**changes: Any) -> WireReply:
-    """The usual reply, sent in another way."""
-    return WireReply(**({"body": REPLY.body} | changes))
-
-
-@asynccontextmanager
-async def claude(server: ModelServer | str, **environ: str) -> AsyncGenerator[AnthropicModel]:
-    async with claude_at(server, boot_clock, environ=environ) as model:
-        yield model
-
-
-@asynccontextmanager
-async def claude_at(
-    server: ModelServer | str,
-    clock: Callable[[], float],
-    *,
-    tick: float = 5.0,
-    environ: Mapping[str, str] | None = None,
-) -> AsyncGenerator[AnthropicModel]:
-    url = server if isinstance(server, str) else server.url
-    values = {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": url, **(environ or {})}
-    model = AnthropicModel("claude-sonnet-5", settings_from(values), environ=values, clock=clock, tick=tick)
-    try:
-        yield model
-    finally:
-        await model.close()
-
-
-async def drain(model: AnthropicModel, into: list[Delta]) -> None:
-    """Keeps what came before an error."""
-    async for delta in model.stream(REQUEST):
-        into.append(delta)  # noqa: PERF401 - a comprehension would lose it
-
-
-async def play(model: AnthropicModel, request: Request = REQUEST) -> list[Delta]:
-    return [delta async for delta in model.stream(request)]
-
-
-async def failure(reply: WireReply, **environ: str) -> ModelError:
-    """The error that a reply gives rise to; the key is in none."""
-    async with ModelServer([reply]) as server, claude(server, **environ) as model:
-        with pytest.raises(ModelError) as caught:
-            await play(model)
-    assert KEY not in f"{caught.value!r} {caught.value} {caught.value.__cause__!r}"
-    return caught.value
 
 
 async def test_the_request_is_as_the_provider_wants_it() -> None:
@@ -137,12 +70,6 @@ async def test_the_request_is_as_the_provider_wants_it() -> None:
         "messages": [{"role": "user", "content": [{"type": "text", "text": "grüße"} | mark]}],
     }
     assert "grüße".encode() in received.body
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Waits for what another task does."""
-    while not condition():  # noqa: ASYNC110 - there is no event to wait for
-        await asyncio.sleep(0.005)
 
 
 def server_host(headers: dict[str, str]) -> str:
@@ -347,94 +274,6 @@ async def test_a_host_without_a_name_is_an_overload_that_may_pass() -> None:
             await play(model)
 
 
-async def test_a_provider_that_hangs_before_it_answers_is_given_up() -> None:
-    caught = await failure(said(delay=30), API_TIMEOUT_MS="50")
-    assert isinstance(caught, BrokenStreamError)
-    assert "the provider's answer" in str(caught)
-
-
-async def test_a_provider_that_hangs_in_mid_stream_is_given_up_with_what_came() -> None:
-    at = REPLY.body.index(b"event: content_block_start", 600)
-    caught = await failure(said(stop_at=at, then="hang"), CLAUDE_STREAM_IDLE_TIMEOUT_MS="300")
-    assert isinstance(caught, BrokenStreamError)
-    assert "while waiting for the reply" in str(caught)
-    assert [block["type"] for block in caught.partial] == ["thinking"]
-
-
-async def test_a_reply_that_trickles_on_for_ever_is_given_up_at_the_total() -> None:
-    caught = await failure(said(chunk=1, pace=0.01), API_TIMEOUT_MS="100")
-    assert isinstance(caught, BrokenStreamError)
-
-
-async def test_a_machine_that_slept_for_an_hour_gives_the_stream_up_at_its_next_tick() -> None:
-    asleep = 0.0
-    server = ModelServer([said(stop_at=700, then="hang"), REPLY])
-    async with server, claude_at(server, lambda: boot_clock() + asleep, tick=0.02) as model:
-        deltas: list[Delta] = []
-        task = asyncio.ensure_future(drain(model, deltas))
-        await until(lambda: len(deltas) > 1 or task.done())
-        assert isinstance(deltas[0], Started)
-        asleep = 1800.0
-        with pytest.raises(BrokenStreamError, match=r"nothing came for 18\d\d s while waiting for the reply"):
-            await task
-        asleep = 1801.0
-        assert isinstance((await play(model))[-1], Finished)
-
-
-async def test_a_machine_that_slept_before_the_next_event_was_asked_for_gives_up_too() -> None:
-    asleep = 0.0
-    server = ModelServer([said(stop_at=700, then="hang")])
-    async with server, claude_at(server, lambda: boot_clock() + asleep, tick=0.02) as model:
-        stream = model.stream(REQUEST)
-        await anext(stream)
-        asleep = 7200.0
-        with pytest.raises(BrokenStreamError, match="took longer than it may"):
-            _ = [delta async for delta in stream]
-
-
-async def test_a_connection_that_was_kept_over_a_long_sleep_is_not_used_again() -> None:
-    asleep = 0.0
-    server = ModelServer([REPLY, REPLY])
-    async with server, claude_at(server, lambda: boot_clock() + asleep) as model:
-        await play(model)
-        asleep = 3600.0
-        await play(model)
-        assert server.connections == 2
-
-
-async def test_a_slow_reader_is_not_taken_for_a_slow_provider() -> None:
-    body = wire_reply(ScriptedReply(text="x" * 200_000)).body
-    async with (
-        ModelServer([WireReply(body=body)]) as server,
-        claude(server, CLAUDE_STREAM_IDLE_TIMEOUT_MS="60") as model,
-    ):
-        size = 0
-        async for delta in model.stream(REQUEST):
-            if isinstance(delta, Started):
-                await asyncio.sleep(0.15)
-            size += len(delta.text) if isinstance(delta, TextPart) else 0
-    assert size == 200_000
-
-
-async def test_a_stream_that_is_left_closes_its_connection() -> None:
-    async with ModelServer([said(stop_at=500, then="hang"), REPLY]) as server, claude(server) as model:
-        stream = model.stream(REQUEST)
-        await anext(stream)
-        await stream.aclose()
-        await play(model)
-        assert server.connections == 2
-
-
-async def test_a_cancelled_request_closes_its_connection() -> None:
-    async with ModelServer([said(delay=30), REPLY]) as server, claude(server) as model:
-        task = asyncio.ensure_future(play(model))
-        await until(lambda: server.requests)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert isinstance((await play(model))[-1], Finished)
-
-
 async def test_a_compressed_bomb_is_stopped_at_the_limit_of_an_event() -> None:
     caught = await failure(WireReply(body=b"data: " + b"x" * (40 << 20), compressed=True))
     assert isinstance(caught, BrokenStreamError)
@@ -462,145 +301,6 @@ async def test_an_address_that_cannot_be_used_is_refused(url: str) -> None:
     async with claude(url) as model:
         with pytest.raises(InvalidRequestError, match="of the model provider"):
             await play(model)
-
-
-async def test_plain_http_goes_through_a_proxy_that_is_told_the_password() -> None:
-    async with ModelServer([REPLY]) as proxy:
-        through = proxy.url.replace("http://", "http://me:pass@")
-        async with claude("http://api.example.com", HTTP_PROXY=through) as model:
-            await play(model)
-        (received,) = proxy.requests
-    assert received.target == "http://api.example.com/v1/messages"
-    assert received.headers["host"] == "api.example.com"
-    assert received.headers["proxy-authorization"] == "Basic bWU6cGFzcw=="
-
-
-class Tunnel:
-    """A proxy that knows CONNECT only; what it was asked is kept."""
-
-    def __init__(self, *, refuse: bool = False) -> None:
-        self.asked: list[str] = []
-        self.writers: list[asyncio.StreamWriter] = []
-        self.port = 0
-        self.spoils: Callable[[], object] = bool
-        self._refuse = refuse
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.writers.append(writer)
-        self.asked.append((await reader.readuntil(b"\r\n\r\n")).decode())
-        if self._refuse:
-            writer.write(b"HTTP/1.1 407 Who are you\r\ncontent-length: 0\r\n\r\n")
-            return
-        port = int(self.asked[-1].split()[1].rpartition(":")[2])
-        up, down = await asyncio.open_connection("127.0.0.1", port)
-        self.writers.append(down)
-        writer.write(b"HTTP/1.1 200 Go\r\n\r\n")
-        await asyncio.gather(self.carry(reader, down), self.carry(up, writer), return_exceptions=True)
-
-    async def carry(self, source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
-        while data := await source.read(4096):
-            to.write(b"\x17\x03\x03\x00\x20" + b"?" * 32 if self.spoils() else data)
-        to.close()
-
-
-@asynccontextmanager
-async def tunnel(*, refuse: bool = False) -> AsyncGenerator[Tunnel]:
-    made = Tunnel(refuse=refuse)
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
-    made.port = server.sockets[0].getsockname()[1]
-    async with server:
-        yield made
-        for writer in made.writers:
-            writer.close()
-        await asyncio.gather(*(writer.wait_closed() for writer in made.writers), return_exceptions=True)
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
-    """A server's TLS context for localhost, and the certificate that vouches for it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    directory = tmp_path_factory.mktemp("tls")
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    (directory / "cert.pem").write_bytes(pem)
-    (directory / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
-    return context, directory / "cert.pem"
-
-
-@pytest.mark.parametrize("name", ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"])
-async def test_tls_trusts_the_authorities_that_the_environment_names(
-    authority: tuple[ssl.SSLContext, Path], name: str
-) -> None:
-    async with ModelServer([REPLY, REPLY], tls=authority[0]) as server:
-        async with claude(server, **{name: str(authority[1])}) as model:
-            await model.warm()
-            assert isinstance((await play(model))[-1], Finished)
-            await play(model)
-        assert server.connections == 1
-
-
-async def test_a_certificate_that_nobody_vouches_for_is_no_overload(authority: tuple[ssl.SSLContext, Path]) -> None:
-    async with ModelServer([REPLY], tls=authority[0]) as server, claude(server) as model:
-        await model.warm()
-        with pytest.raises(ModelError, match=r"certificate of localhost: .*NODE_EXTRA_CA_CERTS") as caught:
-            await play(model)
-        assert type(caught.value) is ModelError
-        assert server.requests == []
-
-
-async def test_https_goes_through_a_proxys_tunnel_end_to_end(authority: tuple[ssl.SSLContext, Path]) -> None:
-    async with ModelServer([REPLY, REPLY], tls=authority[0]) as server, tunnel() as proxy:
-        through = {"HTTPS_PROXY": f"http://me:pass@127.0.0.1:{proxy.port}", "NODE_EXTRA_CA_CERTS": str(authority[1])}
-        async with claude(server, **through) as model:
-            await play(model)
-            assert isinstance((await play(model))[-1], Finished)
-        assert server.connections == 1
-        assert "proxy-authorization" not in server.requests[0].headers
-    (asked,) = proxy.asked
-    assert asked.startswith(f"CONNECT localhost:{server_port(server)} HTTP/1.1\r\n")
-    assert "proxy-authorization: basic bwu6cgfzcw==\r\n" in asked.lower()
-    assert KEY not in asked
-
-
-async def test_a_tls_record_that_was_damaged_on_its_way_is_a_broken_stream(
-    authority: tuple[ssl.SSLContext, Path],
-) -> None:
-    async with ModelServer([REPLY, REPLY], tls=authority[0]) as server, tunnel() as proxy:
-        proxy.spoils = lambda: server.requests
-        through = {"HTTPS_PROXY": f"http://127.0.0.1:{proxy.port}", "NODE_EXTRA_CA_CERTS": str(authority[1])}
-        async with claude(server, **through) as model:
-            with pytest.raises(BrokenStreamError, match="the connection broke"):
-                await play(model)
-
-
-def server_port(server: ModelServer) -> int:
-    return int(server.requests[0].headers["host"].rpartition(":")[2])
-
-
-async def test_a_proxy_that_refuses_is_named_without_its_password() -> None:
-    async with tunnel(refuse=True) as proxy:
-        environ = {"HTTPS_PROXY": f"http://me:secret@127.0.0.1:{proxy.port}"}
-        async with claude("https://localhost:1", **environ) as model:
-            with pytest.raises(OverloadedError, match="407 Who are you") as caught:
-                await play(model)
-    assert "secret" not in str(caught.value)
 
 
 async def test_the_key_is_in_nothing_that_a_session_keeps() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,12 +15,14 @@ from ipaddress import ip_address
 from typing import Any
 
 from sandbox.egress import Egress
-from sandbox.leaving import Outcome, Request, Ruling, Way
+from sandbox.leaving import Way
 from sandbox.pipe import Pipe
 from sandbox.reachable import Address, Network, network_of
+from sandbox.rulings import Outcome, Request, Ruling
 from sandbox.streams import Grant
 from sandbox.wire import WINDOW, Decoder, encode
 
+NO_RULE = b"no rule allows evil.example:80"
 LOOPBACK = (network_of("127.0.0.0/8"),)
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -289,3 +292,23 @@ def client_hello(name: str, *, more: bytes = b"", records: int = 1) -> bytes:
 def extension(kind: int, content: bytes) -> bytes:
     """A TLS extension."""
     return kind.to_bytes(2, "big") + len(content).to_bytes(2, "big") + content
+
+
+def get(host: str, path: str = "/", *, header: str = "", method: str = "GET") -> bytes:
+    return f"{method} http://{host}{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{header}\r\n".encode()
+
+
+def connect(where: str, *, header: str = "") -> bytes:
+    return f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n{header}\r\n".encode()
+
+
+def socks(host: bytes, port: int, *, command: int = 1, kind: int = 3) -> bytes:
+    address = bytes([len(host)]) + host if kind == 3 else host
+    return b"\x05\x01\x00" + b"\x05" + bytes([command]) + b"\x00" + bytes([kind]) + address + struct.pack(">H", port)
+
+
+async def refused_unresolved(out: Outlet, data: bytes) -> bytes:
+    """The answer to what must not get out, and must not have been resolved either."""
+    answer = await out.say(data, end=True)
+    assert out.resolved == []
+    return answer

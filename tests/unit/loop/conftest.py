@@ -19,7 +19,7 @@ from runner.events import Event
 from runner.journal import Journal, MemoryJournal
 from runner.loop.context import Context
 from runner.loop.session import Session
-from runner.models.base import Delta, Request
+from runner.models.base import BlockDone, Delta, Finished, Request, Started
 from runner.models.script import Script
 from runner.models.scripted import ScriptedModel
 from runner.policy.policy import Policy, build_policy
@@ -30,6 +30,19 @@ from runner.tools.todowrite import TodoWrite
 from sandbox.spec import Command, Exited, Output, Resolution, Stdout
 
 REPO = PurePosixPath("/repo")
+
+
+def call(tool: str, number: int = 1, /, **sent: Any) -> dict[str, Any]:
+    return {"name": tool, "id": f"toolu_{number}", "input": sent}
+
+
+def tool_use(tool: str, number: int = 1, /, **sent: Any) -> BlockDone:
+    return BlockDone(index=number, block={"type": "tool_use", **call(tool, number, **sent)})
+
+
+BEGUN = Started(message="msg_1", model="parts", usage={"input_tokens": 5})
+DONE = Finished(stop_reason="end_turn", usage={"output_tokens": 2})
+CALLS = Finished(stop_reason="tool_use", usage={"output_tokens": 2})
 
 
 class StubProcess:

@@ -22,7 +22,7 @@ from runner.policy.grants import with_grant
 from runner.policy.network import shown
 from runner.policy.policy import Policy, build_policy
 from runner.tools.base import ToolContext, ToolResult
-from sandbox.leaving import Outcome, Request, Ruling
+from sandbox.rulings import Outcome, Request, Ruling
 from tests.unit.loop.conftest import Probe, ProbeArguments, Stage, until
 
 TLS = Request(host="a.example", port=443, scheme="https", method="CONNECT")

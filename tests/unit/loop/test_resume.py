@@ -10,8 +10,7 @@ from runner.events import ModelReplied, TaskUpdated, ToolFinished, ToolRequested
 from runner.journal import Journal
 from runner.loop.operations import Prompt
 
-from .conftest import Stage, settle
-from .test_session import call
+from .conftest import Stage, call, settle
 
 
 async def test_a_session_goes_on_with_its_conversation(stage: Stage) -> None:

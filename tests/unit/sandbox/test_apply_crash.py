@@ -8,101 +8,23 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
-from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from sandbox.apply import Applied, Applies, Part, Recovered
-from sandbox.bases import Bases
 from sandbox.beneath import Beneath
-from sandbox.errors import SandboxError, WorkspaceError
-from sandbox.held import HeldBack
-from sandbox.manifest import Manifest
-from sandbox.plan import make_plan
+from sandbox.errors import SandboxError
 from sandbox.reversal import UndoRefusedError
 from sandbox.selection import ApplyConflictError, Selection
-from sandbox.store import Store
-from sandbox.transaction import nothing
-from sandbox.trees import LocalTree
-from sandbox.walk import encode, walk
-from tests.support.layers_by_hand import Node, Shape, Stage, build, read
-
-HELD = HeldBack.load()
-BEFORE: Shape = {
-    "kept": (0o644, b"same"),
-    "file": (0o640, b"old content"),
-    "gone": (0o600, b"deleted"),
-    "dir": {"x": (0o644, b"x"), "sub": {"y": (0o755, b"y")}},
-    "swap": (0o644, b"a file"),
-    "mode": (0o644, b"mode only"),
-    "link": "kept",
-}
-AFTER: Shape = {
-    "kept": (0o644, b"same"),
-    "file": (0o640, b"new content, longer"),
-    "dir": (0o644, b"a file now"),
-    "swap": {"inside": (0o644, b"a directory now"), "deep": {"z": (0o600, b"z")}},
-    "mode": (0o755, b"mode only"),
-    "link": "file",
-    "new": {"n": (0o644, b"n")},
-}
-
+from tests.support.applying import AFTER, BEFORE, Work, file_times, fresh, times
+from tests.support.layers_by_hand import Stage, read
 
 # Every step is a case; one in four of them without --slow.
 STEPS = pytest.mark.parametrize(
     "first", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2, 3))], ids=str
 )
 STRIDE = 4
-
-
-class Work:
-    """The applies of a stage, opened as a session does."""
-
-    def __init__(self, stage: Stage, reached: Callable[[str], None] = nothing) -> None:
-        self.stage = stage
-        self.applies = Applies(stage.base / "applies", {"root": stage.root}, session="0123456789", reached=reached)
-
-    def apply(self, selection: Selection | None = None) -> tuple[Applied, ...]:
-        with ExitStack() as stack:
-            bases, upper, lower = self._open(stack)
-            changes = [c for c in self.stage.changes(store=self._store) if not bases.is_taken(c, upper)]
-            plan = make_plan(changes, selection or Selection(), upper=upper, host=lower, bases=bases, held=HELD)
-            if plan.conflicts:
-                raise ApplyConflictError(plan.conflicts)
-            with self.applies.begin([Part(top=self.stage.root, plan=plan, upper=upper, bases=bases)]) as work:
-                work.stage()
-                work.check()
-                return work.commit()
-
-    def undo(self) -> tuple[Applied, ...]:
-        with ExitStack() as stack:
-            return self.applies.undo({"root": self._open(stack)[0]})
-
-    def recover(self) -> list[Recovered]:
-        with ExitStack() as stack:
-            return self.applies.recover({"root": self._open(stack)[0]})
-
-    def _open(self, stack: ExitStack) -> tuple[Bases, LocalTree, LocalTree]:
-        manifest = stack.enter_context(closing(Manifest(self.stage.base / "manifest")))
-        self._store = stack.enter_context(Store(self.stage.store, writable=True))
-        return (
-            Bases("root", manifest, self._store, began_ns=0),
-            stack.enter_context(LocalTree(self.stage.upper)),
-            stack.enter_context(LocalTree(self.stage.root)),
-        )
-
-
-def times(root: Path) -> dict[str, int]:
-    return {str(path.relative_to(root)): path.lstat().st_mtime_ns for path in [root, *root.rglob("*")]}
-
-
-def file_times(root: Path, found: dict[str, int]) -> dict[str, int]:
-    """Without the directories': a name of ours that came and went moves these."""
-    return {name: found[name] for name in found if not (root / name).is_dir()}
 
 
 def killed_at(number: int, stage: Stage, work: Callable[[Work], object]) -> bool:
@@ -123,19 +45,6 @@ def killed_at(number: int, stage: Stage, work: Callable[[Work], object]) -> bool
             os._exit(0)
     _, status = os.waitpid(child, 0)
     return os.WIFSIGNALED(status)
-
-
-def fresh(tmp: Path, number: int) -> Stage:
-    base = tmp / str(number)
-    base.mkdir()
-    stage = Stage(base, BEFORE)
-    for index, path in enumerate(sorted(stage.root.rglob("*"), reverse=True)):
-        if not path.is_symlink():
-            os.utime(path, (1_000_000 + index, 1_000_000 + index))
-    os.utime(stage.root, (999, 999))
-    (base / "manifest").write_bytes(encode(walk(os.fsencode(stage.root)), 0))
-    stage.change(AFTER)
-    return stage
 
 
 @STEPS
@@ -364,103 +273,3 @@ def test_edit_between_a_crash_and_its_recovery_is_never_lost(tmp_path: Path, ste
     with pytest.raises(UndoRefusedError, match="file"):
         Work(stage).undo()
     assert read(stage.root)["file"] == (0o640, b"an edit of mine")
-
-
-def test_undo_refuses_and_names_what_the_host_changed_since(tmp_path: Path) -> None:
-    stage = fresh(tmp_path, 0)
-    Work(stage).apply()
-    (stage.root / "file").write_bytes(b"edited on the host")
-    (stage.root / "new" / "mine").write_bytes(b"made on the host")
-    with pytest.raises(UndoRefusedError) as raised:
-        Work(stage).undo()
-    assert [remark.path for remark in raised.value.conflicts] == ["file", "new"]
-    assert (stage.root / "new" / "mine").read_bytes() == b"made on the host"
-
-
-def test_applies_are_undone_one_by_one_latest_first(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, {"a": (0o644, b"0")})
-    for content in (b"1", b"2"):
-        stage.change({"a": (0o644, content)})
-        Work(stage).apply()
-    for expected in (b"1", b"0"):
-        Work(stage).undo()
-        assert read(stage.root) == {"a": (0o644, expected)}
-    assert Work(stage).undo() == ()
-    Work(stage).apply()
-    assert read(stage.root) == {"a": (0o644, b"2")}
-
-
-def test_undo_of_a_forced_apply_leaves_the_conflict_as_it_was(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, {"a": (0o644, b"base")})
-    stage.change({"a": (0o644, b"box"), "new": (0o644, b"box")})
-    (stage.root / "a").write_bytes(b"host")
-    (stage.root / "new").write_bytes(b"host")
-    Work(stage).apply(Selection(force=True))
-    assert read(stage.root) == {"a": (0o644, b"box"), "new": (0o644, b"box")}
-    Work(stage).undo()
-    assert read(stage.root) == {"a": (0o644, b"host"), "new": (0o644, b"host")}
-    with pytest.raises(ApplyConflictError) as raised:
-        Work(stage).apply()
-    assert [remark.path for remark in raised.value.conflicts] == ["a", "new"]
-
-
-def test_sparse_file_that_gives_way_is_kept_sparse_and_comes_back(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, {})
-    with (stage.root / "big").open("wb") as file:
-        file.truncate(20 << 30)
-        file.seek(10 << 30)
-        file.write(b"middle")
-    (stage.base / "manifest").write_bytes(encode(walk(os.fsencode(stage.root)), 0))
-    os.mknod(stage.upper / "big", 0o020000, 0)
-    Work(stage).apply()
-    assert read(stage.root) == {}
-    assert sum(path.stat().st_blocks for path in (stage.base / "applies").iterdir()) * 512 < 1 << 20
-    Work(stage).undo()
-    found = (stage.root / "big").stat()
-    assert (found.st_size, found.st_blocks * 512 < 1 << 20) == (20 << 30, True)
-
-
-names = st.sampled_from(["a", "b c", "new\nline", "b\udcffyte", "x" * 255])
-files: st.SearchStrategy[Node] = st.tuples(st.sampled_from([0o644, 0o755, 0o600]), st.binary(max_size=20))
-links: st.SearchStrategy[Node] = st.sampled_from(["a", "nowhere", "b c/a"])
-nodes = st.recursive(st.one_of(files, files, links), lambda inner: st.dictionaries(names, inner, max_size=3))
-shapes: st.SearchStrategy[Shape] = st.dictionaries(names, nodes, max_size=4)
-
-
-@settings(max_examples=40, deadline=None)
-@given(before=shapes, after=shapes, opaque=st.booleans())
-def test_apply_then_undo_is_identity(
-    before: Shape, after: Shape, opaque: bool, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    stage = Stage(tmp_path_factory.mktemp("undo"), before)
-    was = times(stage.root)
-    stage.change(after, opaque=opaque)
-    Work(stage).apply()
-    assert read(stage.root) == after
-    Work(stage).undo()
-    assert (read(stage.root), times(stage.root)) == (before, was)
-
-
-@settings(max_examples=40, deadline=None)
-@given(data=st.data(), before=shapes, after=shapes)
-def test_nothing_outside_the_root_is_ever_written_whatever_links_lie_in_the_way(
-    data: st.DataObject, before: Shape, after: Shape, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    tmp = tmp_path_factory.mktemp("links")
-    outside = tmp / "outside"
-    outside.mkdir()
-    build(outside, {"a": (0o644, b"precious"), "b c": {"a": (0o644, b"precious")}})
-    was, then = read(outside), times(outside)
-    stage = Stage(tmp, before)
-    stage.change(after)
-    for path in [p for p in stage.root.rglob("*") if data.draw(st.booleans(), label=str(p))]:
-        if os.path.lexists(path) and not any(above.is_symlink() for above in path.parents):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-            path.symlink_to(outside)
-    for selection in (Selection(), Selection(merge=True, held=True), Selection(force=True, held=True)):
-        try:
-            Work(stage).apply(selection)
-            Work(stage).undo()
-        except (ApplyConflictError, WorkspaceError):
-            continue
-    assert (read(outside), times(outside)) == (was, then)

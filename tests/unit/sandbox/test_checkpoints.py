@@ -3,85 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
-import stat
 import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandbox.checkpoints import Checkpoints
 from sandbox.copies import remove_tree
 from sandbox.errors import StoreError, WorkspaceError
-from sandbox.keeper import Keeper, KeeperImage
-from sandbox.layers import Layer
-from sandbox.places import Places
-from sandbox.pool import Pool
-from sandbox.spec import Owner, Rung
-from tests.support.whole_tree import tree
-
-SESSION = "4f2a91c0-1111-4222-8333-444455556666"
-
-
-class Stand:
-    """Two layers (a root's and HOME) in a directory, and the session's checkpoints."""
-
-    def __init__(self, base: Path) -> None:
-        self.base = base
-        self.layers = base / "layers"
-        self.keeper = Keeper(None, None, session=SESSION, layers=self.layers, roots={})
-        places = self.places()
-        self.layers.mkdir(parents=True)
-        rows = [
-            Layer(name="root", at=PurePosixPath("/r"), host=base, rung=Rung.OVERLAY),
-            Layer(name="home", at=PurePosixPath("/home/box"), host=None, rung=Rung.OVERLAY),
-        ]
-        for layer in rows:
-            (self.layers / layer.name / "upper").mkdir(parents=True)
-            (self.layers / layer.name / "work").mkdir()
-        places._record(rows, 0)
-        self.root, self.home = self.layers / "root" / "upper", self.layers / "home" / "upper"
-        self.checkpoints = self.open()
-
-    def places(self, pool: Pool | None = None, layers: Path | None = None) -> Places:
-        def image() -> KeeperImage:
-            raise AssertionError
-
-        return Places(
-            layers or self.layers,
-            session=SESSION,
-            owner=Owner(uid=os.getuid(), gid=os.getgid()),
-            roots=(),
-            own=(),
-            chown=self.keeper.chown,
-            image=image,
-            frozen=(pool or Pool(self.base / "store" / "frozen")).tree,
-        )
-
-    def open(self) -> Checkpoints:
-        """As a new process has them."""
-        return Checkpoints(self.places(), self.keeper, directory=self.base / "store")
-
-    def take(self) -> str:
-        made = self.checkpoints.take("x")
-        assert made is not None
-        return made.id
-
-    def seen(self) -> dict[str, Any]:
-        return {name: tree(self.layers / name / "upper") for name in ("root", "home")}
-
-
-@pytest.fixture
-def stand(tmp_path: Path) -> Iterator[Stand]:
-    made = Stand(tmp_path / "s")
-    yield made
-    made.checkpoints.close()
+from tests.support.stand import CHANGES, Stand, change, killed_after
 
 
 def test_nothing_is_stored_where_nothing_changed(stand: Stand) -> None:
@@ -215,10 +148,6 @@ def test_unknown_and_ambiguous_ids_are_refused(stand: Stand) -> None:
             stand.checkpoints.find(wanted)
 
 
-class KilledError(Exception):
-    """Stands for kill -9: nothing after it runs."""
-
-
 @pytest.mark.parametrize("after", range(12))
 def test_a_restore_that_is_killed_at_any_step_is_done_or_not_done(
     stand: Stand, after: int, monkeypatch: pytest.MonkeyPatch
@@ -230,24 +159,8 @@ def test_a_restore_that_is_killed_at_any_step_is_done_or_not_done(
     (stand.home / "h").write_text("two")
     second, later = stand.take(), stand.seen()
 
-    steps = iter(range(100))
-
-    def counted(name: str) -> None:
-        real = getattr(Path, name)
-
-        def wrapped(*arguments: Any, **options: Any) -> Any:
-            if next(steps) >= after:
-                raise KilledError
-            return real(*arguments, **options)
-
-        monkeypatch.setattr(Path, name, wrapped)
-
-    with monkeypatch.context() as patched:
-        monkeypatch = patched
-        for name in ("rename", "replace", "mkdir"):
-            counted(name)
-        with suppress(KilledError):
-            stand.checkpoints.restore(first, note={"what": "undo"})
+    with killed_after(after, ("rename", "replace", "mkdir"), monkeypatch):
+        stand.checkpoints.restore(first, note={"what": "undo"})
 
     stand.checkpoints.close()
     stand.checkpoints = stand.open()
@@ -260,79 +173,6 @@ def test_a_restore_that_is_killed_at_any_step_is_done_or_not_done(
     stand.checkpoints.settle()
     stand.checkpoints.empty_trash()
     assert sorted(each.name for each in (stand.layers / "root").iterdir()) == ["upper", "work"]
-
-
-NAMES = st.sampled_from(["a", "b", "c", "d\udcff\n", "é", " "])
-CONTENTS = st.binary(max_size=40)
-CHANGES = st.lists(
-    st.tuples(
-        st.sampled_from(
-            ["write", "append", "unlink", "mkdir", "rmtree", "link", "hard", "whiteout", "opaque", "mode", "attribute",
-             "no attribute", "mtime", "fifo", "rename", "sparse", "chown"]
-        ),
-        st.sampled_from(["root", "home"]),
-        st.lists(NAMES, min_size=1, max_size=3),
-        NAMES,
-        CONTENTS,
-    ),
-    max_size=12,
-)  # fmt: skip
-
-
-def change(  # noqa: C901, PLR0912, PLR0917 (one row per kind)
-    stand: Stand, kind: str, layer: str, parts: list[str], other: str, data: bytes
-) -> None:
-    """One change as an overlay would leave it, if it can be made here."""
-    top = getattr(stand, layer)
-    path = top.joinpath(*parts)
-    beside = path.with_name(other)
-    if kind == "rmtree" and not path.is_dir():
-        return  # shutil would open a fifo, and wait
-    if kind in ("write", "append", "sparse") and os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
-        return
-    try:
-        match kind:
-            case "write":
-                path.write_bytes(data)
-            case "append":
-                with path.open("ab") as file:
-                    file.write(data)
-            case "unlink":
-                path.unlink()
-            case "mkdir":
-                path.mkdir()
-            case "rmtree":
-                shutil.rmtree(path)
-            case "link":
-                path.symlink_to(other)
-            case "hard":
-                os.link(beside, path, follow_symlinks=False)
-            case "whiteout":
-                os.mknod(path, stat.S_IFCHR, 0)
-            case "opaque":
-                path.mkdir()
-                os.setxattr(path, "user.overlay.opaque", b"y")
-            case "mode":
-                path.chmod(0o4755 if len(data) % 2 else 0o640, follow_symlinks=path.is_symlink() is False)
-            case "attribute":
-                os.setxattr(path, "user.own", data)
-            case "no attribute":
-                os.removexattr(path, "user.own")
-            case "mtime":
-                os.utime(path, ns=(len(data), 10**18 + len(data)), follow_symlinks=False)
-            case "fifo":
-                os.mkfifo(path)
-            case "rename":
-                path.rename(beside)
-            case "sparse":
-                with path.open("wb") as file:
-                    file.truncate(9 << 20)
-                    file.seek(5 << 20)
-                    file.write(data)
-            case "chown" if os.getuid() == 0:
-                os.chown(path, 1234, 5678, follow_symlinks=False)
-    except (OSError, NotImplementedError):
-        pass
 
 
 ROUNDS = st.lists(CHANGES, min_size=1, max_size=4)

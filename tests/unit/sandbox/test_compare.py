@@ -28,11 +28,11 @@ SHAPES = st.recursive(
 
 
 async def patch(stage: PastStage, old: str, new: str = "", paths: tuple[str, ...] = ()) -> bytes:
-    return b"".join([item.patch.text async for item in stage.workspace.compare(old, new, paths)])
+    return b"".join([item.patch.text async for item in stage.workspace.past.compare(old, new, paths)])
 
 
 async def told(stage: PastStage, old: str, new: str = "", paths: tuple[str, ...] = ()) -> list[tuple[str, str, str]]:
-    found = [item.change async for item in stage.workspace.compare(old, new, paths)]
+    found = [item.change async for item in stage.workspace.past.compare(old, new, paths)]
     return [(change.root, change.kind.value, change.path) for change in found]
 
 
@@ -90,7 +90,7 @@ async def test_home_is_compared_too_and_named_as_the_box_has_it(tmp_path: Path) 
     assert b"--- a/home/box/.bashrc\n+++ b/home/box/.bashrc\n@@ -1 +1 @@\n-skeleton\n+mine\n" in found
     assert await told(stage, first, second, ("/home/box/new",)) == [("home", "added", "new")]
     assert await told(stage, first, second, (str(stage.host),)) == [("root", "modified", "f")]
-    items = [stage.workspace.named(item) async for item in stage.workspace.compare(first[:4], second[:6])]
+    items = [stage.workspace.past.named(item) async for item in stage.workspace.past.compare(first[:4], second[:6])]
     assert [line.split("|")[0].strip() for line in format_stat(items).splitlines()[:-1]] == [
         "f", "home/box/.bashrc", "home/box/new",
     ]  # fmt: skip
@@ -111,7 +111,7 @@ async def test_what_the_host_changed_since_is_shown_as_it_was_when_it_was_kept(t
     assert b"old mode" not in await patch(stage, first, second)
 
     def show(point: str, path: str) -> bytes:
-        return b"".join(stage.workspace.content_at(point, path))
+        return b"".join(stage.workspace.past.content_at(point, path))
 
     assert show(first, f"{stage.host}/f") == b"begun\n"
     assert show(first, "/workspace/root/f") == b"begun\n"
@@ -135,7 +135,7 @@ async def test_after_an_apply_a_checkpoint_before_it_still_shows_what_was(tmp_pa
     assert (stage.host / "f").read_bytes() == b"box\n"
     assert b"-begun\n+box\n" in await patch(stage, first)
     assert ("root", "added", "new") in await told(stage, first)
-    assert b"".join(stage.workspace.content_at(first, f"{stage.host}/f")) == b"begun\n"
+    assert b"".join(stage.workspace.past.content_at(first, f"{stage.host}/f")) == b"begun\n"
     await stage.workspace.release()
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sandbox.authority import Authority
 from sandbox.injection import PLACEHOLDER, Injection, Mask
-from sandbox.leaving import Request, Ruling
+from sandbox.rulings import Request, Ruling
 from tests.support.outlet import Heard, TableJudge, outlet, over_tls, serving
 
 KEY = b"s3cret-key-of-ours"

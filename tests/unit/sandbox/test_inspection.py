@@ -12,8 +12,8 @@ import pytest
 from cryptography import x509
 
 from sandbox.authority import Authority
-from sandbox.leaving import Outcome, Request, Ruling
 from sandbox.reading import LARGEST
+from sandbox.rulings import Outcome, Request, Ruling
 from tests.support.outlet import Heard, Outlet, TableJudge, client_hello, outlet, over_tls, serving
 
 NOW = datetime.now(UTC)

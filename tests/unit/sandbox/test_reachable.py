@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.leaving import Ruling
 from sandbox.reachable import network_of, resolve, special
+from sandbox.rulings import Ruling
 
 
 @pytest.mark.parametrize(

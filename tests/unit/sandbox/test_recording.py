@@ -20,10 +20,10 @@ import pytest
 from sandbox.authority import Authority
 from sandbox.errors import StoreError
 from sandbox.fsck import check_stores
-from sandbox.leaving import Request
 from sandbox.pool import Pool
 from sandbox.recording import FILE, PIECE, Recorder, Recording
 from sandbox.replaying import Replay
+from sandbox.rulings import Request
 from sandbox.store import Store
 from tests.support.outlet import Heard, Outlet, TableJudge, outlet, over_tls, serving
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import shutil
-import stat
 import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sandbox.bases import filled
-from sandbox.changes import overlay_pairs
 from sandbox.checkpoints import Checkpoints
 from sandbox.copies import remove_tree
 from sandbox.errors import StoreError
@@ -29,147 +25,14 @@ from sandbox.stacks import StackTree
 from sandbox.states import Frozen, Row, State
 from sandbox.trees import LocalTree, Tree, content
 from tests.support.layers_by_hand import whiteout
+from tests.support.stand import CHANGES, FREEZE_ALL, Stand, change, killed_after, lowers, take
 from tests.support.whole_tree import tree
-from tests.unit.sandbox.test_checkpoints import CHANGES, KilledError, Stand, change
-
-FREEZE_ALL = (0, 0)
-NEVER = (10**6, 1 << 40)
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts an overlay without a box")
-
-
-@pytest.fixture
-def stand(tmp_path: Path) -> Iterator[Stand]:
-    made = Stand(tmp_path / "s")
-    yield made
-    made.checkpoints.close()
-
-
-def take(stand: Stand, *, freeze: bool) -> str:
-    """A checkpoint of layers that nothing stands on."""
-    stand.checkpoints.most = FREEZE_ALL if freeze else NEVER
-    made = stand.checkpoints.take("x", swap=AtRest())
-    return made.id if made else stand.checkpoints.present
-
-
-def lowers(stand: Stand, name: str) -> tuple[str, ...]:
-    table = LayerTable.read(stand.layers / "layers.json")
-    assert table is not None
-    return next(layer.lowers for layer in table.layers if layer.name == name)
 
 
 def stacked(stand: Stand, name: str, stack: ExitStack) -> StackTree:
     pool = stand.checkpoints.pool
     tops = [stand.layers / name / "upper", *map(pool.tree, lowers(stand, name))]
     return StackTree([stack.enter_context(closing(LocalTree(top))) for top in tops])
-
-
-def shown(root: Path, upper: Tree) -> dict[bytes, tuple[Any, ...]]:
-    """What the box sees: the root with what a (merged) upper directory says."""
-    found: dict[bytes, tuple[Any, ...]] = {}
-    with LocalTree(root) as lower:
-        left = [b""]
-        while left:
-            directory = left.pop()
-            for entry in lower.scan(directory):
-                found[entry.path] = _meaning(lower, entry.path)
-                left += [entry.path] if entry.is_directory else []
-        for path, _, above in overlay_pairs(upper, lower):
-            if above is None:
-                found.pop(path, None)
-            else:
-                found[path] = _meaning(upper, path)
-    return found
-
-
-def _meaning(found: Tree, path: bytes) -> tuple[Any, ...]:
-    entry = found.stat(path)
-    assert entry is not None
-    kind = stat.S_IFMT(entry.mode)
-    own: Any = b""
-    if entry.is_file:
-        own = content(found, path, 1 << 30)
-    elif entry.is_link:
-        own = found.readlink(path)
-    attributes = {} if entry.is_link else found.attributes(path)
-    kept = {name: value for name, value in attributes.items() if not name.startswith("user.overlay.")}
-    return kind, entry.mode, entry.uid, entry.gid, own, kept if kind in (stat.S_IFREG, stat.S_IFDIR) else {}
-
-
-class Mounted:
-    """A root with an overlay over it, as an engine mounts it, that is frozen now and then."""
-
-    def __init__(self, base: Path) -> None:
-        self.base, self.root, self.at = base, base / "root", base / "merged"
-        self.frozen: list[Path] = []
-        for directory in (self.root, self.at):
-            directory.mkdir(parents=True)
-        self.layer = self.root  # of `change`
-        self._mount()
-
-    def _mount(self) -> None:
-        number = len(self.frozen)
-        self.upper, work = self.base / f"u{number}", self.base / f"w{number}"
-        self.upper.mkdir()
-        work.mkdir()
-        under = ":".join(map(str, [*self.frozen, self.root]))
-        options = f"lowerdir={under},upperdir={self.upper},workdir={work},userxattr,index=off,metacopy=off"
-        done = ctypes.CDLL(None).mount(b"overlay", os.fsencode(self.at), b"overlay", 0, options.encode())
-        assert done == 0
-
-    def freeze(self) -> None:
-        self.close()
-        self.frozen.insert(0, self.upper)
-        self._mount()
-
-    def close(self) -> None:
-        ctypes.CDLL(None).umount2(os.fsencode(self.at), 2)
-
-
-def by_kernel(at: Path) -> dict[bytes, tuple[Any, ...]]:
-    with LocalTree(at) as merged:
-        left, found = [b""], {}
-        while left:
-            for entry in merged.scan(left.pop()):
-                found[entry.path] = _meaning(merged, entry.path)
-                left += [entry.path] if entry.is_directory else []
-    return found
-
-
-@needs_root
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(CHANGES, st.lists(CHANGES, min_size=1, max_size=4))
-def test_a_stack_reads_as_the_kernel_shows_it(beneath: list[Any], rounds: list[Any]) -> None:
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as base:
-
-        class At:
-            pass
-
-        at: Any = At()
-        (Path(base) / "m").mkdir()
-        made = Mounted(Path(base) / "m")
-        try:
-            at.root = at.home = made.root
-            made.close()
-            for each in beneath:
-                if each[0] not in ("whiteout", "opaque"):
-                    change(at, *each)
-            shutil.rmtree(made.upper)
-            shutil.rmtree(made.base / "w0")
-            made._mount()
-            at.root = at.home = made.at
-            for number, changes in enumerate(rounds):
-                for each in changes:
-                    if each[0] not in ("whiteout", "opaque"):
-                        change(at, *each)
-                with ExitStack() as stack:
-                    tops = [made.upper, *made.frozen]
-                    trees = [stack.enter_context(closing(LocalTree(top))) for top in tops]
-                    assert shown(made.root, StackTree(trees)) == by_kernel(made.at)
-                if number + 1 < len(rounds):
-                    made.freeze()
-        finally:
-            made.close()
-            remove_tree(Path(base) / "m")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -269,24 +132,8 @@ def test_a_freeze_that_is_killed_at_any_step_loses_nothing(
     (stand.root / "a").write_text("two")
     (stand.root / "b").write_text("b")
     (stand.home / "h").write_text("h")
-    steps = iter(range(1000))
-
-    def counted(name: str) -> None:
-        real = getattr(Path, name)
-
-        def wrapped(*arguments: Any, **options: Any) -> Any:
-            if next(steps) >= after:
-                raise KilledError
-            return real(*arguments, **options)
-
-        monkeypatch.setattr(Path, name, wrapped)
-
-    with monkeypatch.context() as patched:
-        monkeypatch = patched
-        for name in ("rename", "replace", "mkdir", "unlink"):
-            counted(name)
-        with suppress(KilledError):
-            take(stand, freeze=True)
+    with killed_after(after, ("rename", "replace", "mkdir", "unlink"), monkeypatch):
+        take(stand, freeze=True)
     stand.checkpoints.close()
     stand.checkpoints = stand.open()
     stand.checkpoints.finish()
@@ -411,67 +258,6 @@ def test_what_no_table_names_is_swept_and_nothing_while_somebody_freezes(tmp_pat
         pool.sweep()
     for stand in stands:
         stand.checkpoints.close()
-
-
-def test_a_fork_shares_what_is_frozen_and_goes_its_own_way(stand: Stand, tmp_path: Path) -> None:
-    (stand.root / "large").write_bytes(os.urandom(1 << 20))
-    first = take(stand, freeze=True)
-    (stand.root / "small").write_text("origin")
-    second = take(stand, freeze=False)
-    (stand.root / "later").write_text("later")
-    take(stand, freeze=False)
-    for name in ("root", "home"):
-        (stand.layers / name / "lower").mkdir()
-
-    fork = tmp_path / "fork"
-    fork.mkdir()
-    assert stand.checkpoints.fork(second, [("5f2a91c0-1111-4222-8333-444455556666", fork)]) == ()
-    table = LayerTable.read(fork / "layers" / "layers.json")
-    assert table is not None
-    assert table.layers[0].lowers == lowers(stand, "root")
-    assert set(table.layers[0].lowers) <= set(table.frozen)
-    assert (fork / "layers/root/upper/small").read_text() == "origin"
-    assert not (fork / "layers/root/upper/later").exists()
-
-    pool = stand.checkpoints.pool
-    places = stand.places(pool, fork / "layers")
-    other = Checkpoints(places, stand.keeper, directory=fork / "store", pool=pool)
-    assert [each.id for each in other.list()] == [first, second]
-    size = (fork / "store" / "checkpoints").stat().st_size
-    assert other.take("nothing changed") is None
-    assert (fork / "store" / "checkpoints").stat().st_size == size
-    (fork / "layers/root/upper/small").write_text("fork")
-    third = other.take("x")
-    assert third is not None
-    stand.checkpoints.close()
-    shutil.rmtree(stand.base / "store" / "checkpoints", ignore_errors=True)
-    (stand.base / "store" / "checkpoints").unlink()
-    for wanted, text in ((first, None), (second, "origin"), (third.id, "fork")):
-        other.restore(wanted)
-        other.settle()
-        small = fork / "layers/root/upper/small"
-        assert (small.read_text() if small.exists() else None) == text
-    other.close()
-
-
-def test_what_could_not_be_frozen_is_copied_once_for_all_forks(stand: Stand, tmp_path: Path) -> None:
-    (stand.root / "large").write_bytes(os.urandom(1 << 20))
-    only = take(stand, freeze=False)
-    for name in ("root", "home"):
-        (stand.layers / name / "lower").mkdir()
-    stand.checkpoints.most = (500, 1000)
-    places = [(f"{number}f2a91c0-1111-4222-8333-444455556666", tmp_path / f"fork{number}") for number in range(3)]
-    for _, place in places:
-        place.mkdir()
-    assert stand.checkpoints.fork(only, places) == ("root",)
-    tables = [LayerTable.read(place / "layers" / "layers.json") for _, place in places]
-    stacks = {table.layers[0].lowers for table in tables if table is not None}
-    assert len(stacks) == 1
-    (frozen,) = stacks.pop()
-    assert (stand.checkpoints.pool.tree(frozen) / "large").stat().st_size == 1 << 20
-    own = LayerTable.read(stand.layers / "layers.json")
-    assert own is not None
-    assert own.frozen == ()
 
 
 def test_a_pool_on_another_mount_means_the_log(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,8 @@ from runner.loop.operations import Interrupt, Operation, Prompt
 from runner.sessions.access import Selection
 from runner.sessions.channel import short_path, socket_path
 from runner.sessions.client import REMADE, Client, event_from_json
+from runner.sessions.lock import Lock
 from runner.sessions.owner import Owner, event_to_json
-from runner.sessions.store import Lock
 from sandbox.errors import DiskFullError, SandboxError
 from sandbox.local import LocalBox
 from sandbox.selection import ApplyConflictError, Remark

@@ -16,7 +16,10 @@ import pytest
 from runner.errors import SessionBusyError, SessionNotFoundError, UsageError
 from runner.events import ModelReplied, PromptGiven, SessionStarted, TurnEnded, TurnStarted
 from runner.journal import Journal
-from runner.sessions.store import Lock, State, Store, Stored, beginning, disk_size, state_home
+from runner.sessions.glance import beginning
+from runner.sessions.lock import Lock
+from runner.sessions.store import State, Store, Stored, state_home
+from runner.sessions.usage import size_of
 from runner.spec import RootRef, SessionSpec
 
 
@@ -128,7 +131,7 @@ def test_only_one_owner_at_a_time_and_a_dead_one_does_not_count(store: Store) ->
                 """
                 import sys, time
                 from pathlib import Path
-                from runner.sessions.store import Lock
+                from runner.sessions.lock import Lock
                 Lock(Path(sys.argv[1])).take()
                 print("mine", flush=True)
                 time.sleep(60)
@@ -167,13 +170,13 @@ def test_a_probe_never_keeps_an_owner_out(tmp_path: Path) -> None:
 
 def test_title_start_and_state_come_from_the_journal(store: Store) -> None:
     stored = store.save(make_spec())
-    assert beginning(stored).title == ""
+    assert beginning(stored.journal).title == ""
     journal = Journal.create(stored.directory, stored.session, clock=lambda: 1700000000.0)
     journal.append(SessionStarted(spec=stored.spec.to_json(), version="0"))
     journal.append(PromptGiven(content=[{"type": "text", "text": "mend\n the  \x1b[31mroof"}]))
     journal.append(TurnStarted(number=1))
-    assert beginning(stored).title == "mend the \x1b[31mroof"
-    assert beginning(stored).at == 1700000000.0
+    assert beginning(stored.journal).title == "mend the \x1b[31mroof"
+    assert beginning(stored.journal).at == 1700000000.0
     assert store.state(stored) is State.STALE
     journal.append(
         TurnEnded(number=1, reason="completed", result="", rounds=1, seconds=1, api_seconds=1, usage={}, cost=None)
@@ -187,15 +190,15 @@ def test_a_title_too_long_for_a_record_is_read_from_its_blob(store: Store) -> No
     journal = Journal.create(stored.directory, stored.session)
     journal.append(PromptGiven(content=[{"type": "text", "text": "word " * 4000}]))
     journal.close()
-    assert beginning(stored).title.startswith("word word")
-    assert len(beginning(stored).title) == 199
+    assert beginning(stored.journal).title.startswith("word word")
+    assert len(beginning(stored.journal).title) == 199
 
 
 def test_size_counts_what_lies_below_and_survives_what_it_may_not_read(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "file").write_bytes(os.urandom(100_000))
-    assert disk_size(tmp_path) >= 100_000
-    assert disk_size(tmp_path / "absent") == 0
+    assert size_of(tmp_path, set()).disk >= 100_000
+    assert size_of(tmp_path / "absent", set()).disk == 0
 
 
 def test_a_spec_of_a_later_version_is_an_error_with_the_sessions_name(store: Store) -> None:

@@ -16,8 +16,8 @@ from runner.sessions.store import Store
 from runner.sessions.taping import FILE, Taping, recording_file
 from runner.sessions.wayout import taping_of
 from runner.spec import RootRef, SessionSpec
-from sandbox.leaving import Request
 from sandbox.refusals import RefusedError
+from sandbox.rulings import Request
 
 SESSION = "4f2a91c0-1111-4222-8333-444455556666"
 ASKED = Request(host="a.example", port=443, scheme="https", method="POST", path="/?key=a-known-secret")

@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from sandbox.local import LocalBox, LocalProcess
+from sandbox.local import LocalBox
+from sandbox.local_process import LocalProcess
 from sandbox.spec import Command, Content, Stat
 from tests.support.toolbench import ToolBench
 
