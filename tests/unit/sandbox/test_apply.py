@@ -23,6 +23,8 @@ from sandbox.trees import LocalTree
 from sandbox.walk import encode, walk
 from tests.support.layers_by_hand import Node, Shape, Stage, read
 
+pytestmark = pytest.mark.user
+
 HELD = HeldBack.load()
 
 

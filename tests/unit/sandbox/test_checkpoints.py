@@ -26,6 +26,8 @@ from sandbox.pool import Pool
 from sandbox.spec import Owner, Rung
 from tests.support.whole_tree import tree
 
+pytestmark = pytest.mark.user
+
 SESSION = "4f2a91c0-1111-4222-8333-444455556666"
 
 
