@@ -90,6 +90,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--runtime", default="", help="the OCI runtime of the contract's boxes (runsc ...)")
 
 
+def _length(item: pytest.Item) -> tuple[bool, float]:
+    """How long a test may take, as it says itself: by its marker, and by the limit that it sets (seconds)."""
+    limit = item.get_closest_marker("timeout")
+    return item.get_closest_marker("slow") is not None, float(limit.args[0]) if limit else 0.0
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A third of the slow tests is the sample, always the same, told by their names; none of `torture`. What only root
     may do is of the first of the two runs; what needs a program that is not installed (CI installs them) is left out.
@@ -110,6 +116,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
+    items.sort(key=_length, reverse=True)  # at the end a long one would leave the other processors idle
 
 
 @pytest.hookimpl(wrapper=True)

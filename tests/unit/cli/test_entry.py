@@ -123,6 +123,7 @@ def test_a_home_directory_is_refused_as_a_workspace(environ: dict[str, str]) -> 
     assert "--really" in done.stderr
 
 
+@pytest.mark.user
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may use every socket; the tests run as another user too")
 def test_an_engine_that_this_user_may_not_use_is_told_from_none(
     environ: dict[str, str], place: Path, tmp_path: Path

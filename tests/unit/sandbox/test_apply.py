@@ -15,6 +15,8 @@ from tests.support.applying import Work
 from tests.support.layers_by_hand import Shape, Stage, read
 from tests.support.shapes import shapes
 
+pytestmark = pytest.mark.user
+
 
 @settings(max_examples=150, deadline=None)
 @given(before=shapes, after=shapes, opaque=st.booleans())

@@ -6,6 +6,8 @@ import os
 import stat
 from pathlib import Path
 
+import pytest
+
 from sandbox.bases import Bases
 from sandbox.manifest import Manifest
 from sandbox.selection import Selection
@@ -14,6 +16,8 @@ from sandbox.trees import LocalTree
 from sandbox.walk import encode, walk
 from tests.support.applying import Work
 from tests.support.layers_by_hand import Stage, read
+
+pytestmark = pytest.mark.user
 
 
 def test_setuid_and_special_bits_are_dropped(tmp_path: Path) -> None:

@@ -132,6 +132,7 @@ def test_file_systems_without_exchange_do_as_well(tmp_path: Path, monkeypatch: p
     assert read(stage.root) == BEFORE
 
 
+@pytest.mark.user
 @STEPS
 def test_directories_that_close_themselves_are_recovered_too(tmp_path: Path, first: int) -> None:
     number = first

@@ -16,6 +16,8 @@ from sandbox.copies import remove_tree
 from sandbox.errors import StoreError, WorkspaceError
 from tests.support.stand import CHANGES, Stand, change, killed_after
 
+pytestmark = pytest.mark.user
+
 
 def test_nothing_is_stored_where_nothing_changed(stand: Stand) -> None:
     stand.take()

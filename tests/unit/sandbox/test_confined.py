@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from sandbox import confined
 
+pytestmark = pytest.mark.user
+
 
 @pytest.fixture(params=["openat2", "steps"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -22,6 +22,8 @@ from sandbox.errors import (
 )
 from sandbox.spec import Mount
 
+pytestmark = pytest.mark.user
+
 PING = b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nServer: Docker/20.10\r\nContent-Length: 2\r\n\r\nOK"
 
 

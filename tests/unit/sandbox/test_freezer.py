@@ -8,6 +8,8 @@ import pytest
 from sandbox.errors import EngineRefusedError
 from sandbox.freezer import Freezer
 
+pytestmark = pytest.mark.user
+
 
 class Restless:
     """The containers of an engine that refuses to pause `times` times, as runc does when processes will not rest."""

@@ -19,6 +19,8 @@ from sandbox.server import keeper as server
 from sandbox.trees import LocalTree, content
 from tests.support.layers_by_hand import build, whiteout
 
+pytestmark = pytest.mark.user
+
 
 class Joined(Keeper):
     """Asks the server's functions themselves."""

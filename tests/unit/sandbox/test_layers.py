@@ -19,6 +19,8 @@ from sandbox.skeleton import gitconfig, own_places
 from sandbox.spec import Limits, Owner, Rung
 from tests.support.layers_by_hand import build, read, whiteout
 
+pytestmark = pytest.mark.user
+
 GOLDEN = Path(__file__).parent / "golden"
 TABLE = LayerTable(
     session="0f0e0d0c",

@@ -12,6 +12,8 @@ from sandbox import walk
 from sandbox.errors import StoreError, WorkspaceError
 from sandbox.manifest import Drifted, Manifest, Stamp, find_drift, find_touched, write_manifest
 
+pytestmark = pytest.mark.user
+
 GOLDEN = Path(__file__).parent / "golden" / "manifest-1.bin"
 ENTRIES = [
     (b".", 0o40755, 4096, 1_700_000_000_000_000_001, 1_700_000_000_000_000_002, 2),

@@ -15,6 +15,8 @@ import pytest
 from sandbox.server import linux
 from sandbox.server.linux import open_path
 
+pytestmark = pytest.mark.user
+
 READ, LOOK = os.O_RDONLY | os.O_NONBLOCK, os.O_PATH | os.O_NOFOLLOW
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 

@@ -15,6 +15,8 @@ from sandbox.rootless import as_mapped, is_local, is_ours
 from sandbox.spec import BoxSpec, Mount, Owner
 from tests.unit.sandbox.test_engine import FakeEngine, answer
 
+pytestmark = pytest.mark.user
+
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Iterator[FakeEngine]:

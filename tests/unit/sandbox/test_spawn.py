@@ -13,6 +13,8 @@ import pytest
 
 from sandbox.server.spawn import without
 
+pytestmark = pytest.mark.user
+
 # The helper makes children of its parent: so one process more, which reaps them.
 SCRIPT = """
 import json, os, sys

@@ -16,6 +16,8 @@ from sandbox.spec import Rung
 from tests.support.beds import LocalBed, can_mount_overlays
 from tests.support.time_machine import TimeMachine
 
+pytestmark = pytest.mark.user
+
 LONG = [pytest.mark.slow, pytest.mark.torture, pytest.mark.timeout(900)]
 
 

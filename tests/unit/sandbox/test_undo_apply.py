@@ -18,6 +18,8 @@ from tests.support.applying import Work, fresh, times
 from tests.support.layers_by_hand import Shape, Stage, build, read
 from tests.support.shapes import shapes
 
+pytestmark = pytest.mark.user
+
 
 def test_undo_refuses_and_names_what_the_host_changed_since(tmp_path: Path) -> None:
     stage = fresh(tmp_path, 0)
