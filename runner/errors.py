@@ -67,6 +67,11 @@ class ManagedError(SettingsError):
 
     exit_code = 7
 
+    @property
+    def hint(self) -> str:  # type: ignore[override]
+        """What the user can do about it: most often, nothing."""
+        return self._hint or "ask who administrates this machine; nothing starts without the managed settings"
+
 
 class AuditSinkError(FumehoodError):
     """The audit sink that managed settings require did not acknowledge the journal."""

@@ -203,7 +203,7 @@ class ToolOutput:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolFinished:
     """Every ToolRequested gets exactly one. `content`: what the model sees (text or blocks);
-    `result`: the structured object that clients get as tool_use_result.
+    `result`: the structured object that clients get as tool_use_result. `seconds`: without the wait for an answer.
     """
 
     call: str

@@ -18,7 +18,7 @@ from sandbox.hosts import HostError, Target, authority_of
 from sandbox.injection import Mask
 from sandbox.leaving import Asked, Way
 from sandbox.reading import Reading
-from sandbox.refusals import FORBIDDEN, GIVEN_UP, GoneError, LimitError, RefusedError, why_not
+from sandbox.refusals import GIVEN_UP, GoneError, LimitError, RefusedError, why_not
 from sandbox.rulings import Request
 from sandbox.tape import Answers, Headers, Take
 from sandbox.tunnel import Tunnel
@@ -97,8 +97,7 @@ class Talk:
             return
         self._client.tally = None  # our own words are on no account
         text = f"fumehood: {' '.join(refused.reason.split())}\n".encode("ascii", "backslashreplace")
-        told = refused.status == FORBIDDEN or isinstance(refused, LimitError)
-        reason = text.strip()[:REASON] if told else b""
+        reason = text.strip()[:REASON]
         headers = [(b"Content-Type", b"text/plain"), (b"Content-Length", b"%d" % len(text)), (b"Connection", b"close")]
         with suppress(h11.LocalProtocolError):
             await self._send(h11.Response(status_code=refused.status, headers=headers, reason=reason))

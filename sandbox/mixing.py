@@ -84,7 +84,7 @@ def _mix_one(
     was = bases.stored_mode(change.path) if change.base is Base.STORED else change.old.mode
     mode = change.old.mode if change.new.mode == was else change.new.mode
     mixed.steps.append(replace(step, content=found.text, mode=mode, taken=taken))
-    marked = f" with {found.conflicts} conflicts marked in it" if found.conflicts else ""
+    marked = f" with {found.conflicts} conflict{'s' * (found.conflicts > 1)} marked in it" if found.conflicts else ""
     mixed.merged.append(remark(change, f"merged with what the host changed{marked}"))
 
 

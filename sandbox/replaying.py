@@ -24,7 +24,7 @@ BAD_GATEWAY = 502
 
 class Replay:
     """`sandbox.tape.Answers` of a Recording, which it closes. `secrets`: as for a Recorder. `played`: numbers of
-    exchanges that were given before; `note` is told of each.
+    exchanges that were given before; `note` is told of each. `missing` counts requests that were not recorded.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class Replay:
         played: Iterable[int] = (),
         note: Callable[[int], object] = lambda _: None,
     ) -> None:
+        self.missing = 0
         self._recording, self._secrets, self._note = recording, scrubbing(secrets), note
         self._waiting: dict[tuple[str, str], list[Exchange]] = defaultdict(list)
         self._last: dict[tuple[str, str], Exchange] = {}
@@ -80,6 +81,7 @@ class Replay:
         return Mask(self._secrets).whole(whole).decode("utf-8", "backslashreplace")
 
     def _why(self, request: Request, name: str, digest: str) -> str:
+        self.missing += 1
         if (name, digest) in self._last:
             more = " again: its answers were given, and it is none of those that may be repeated"
         elif self._bodies[name]:

@@ -71,7 +71,7 @@ NAMED = 20
 
 
 class ApplyConflictError(SandboxError):
-    """An apply would lose what the host changed. Nothing was written."""
+    """An apply would lose what the host changed. Nothing was written. `merging`: lines were to be joined."""
 
     exit_code = 53
 
@@ -79,7 +79,8 @@ class ApplyConflictError(SandboxError):
         self,
         conflicts: Sequence[Remark],
         *,
-        hint: str = "merge with --3way, take the box's with --theirs, keep the host's with --ours, or name other paths",
+        merging: bool = False,
+        hint: str = "",
     ) -> None:
         by_reason: dict[str, list[str]] = {}
         for remark in conflicts[:NAMED]:
@@ -87,7 +88,9 @@ class ApplyConflictError(SandboxError):
             by_reason.setdefault(remark.why, []).append(name)
         text = "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items())
         more = f" (and {len(conflicts) - NAMED} more)" if len(conflicts) > NAMED else ""
-        super().__init__(text + more, hint=hint)
+        merge = "mark where lines collide with --markers" if merging else "merge with --3way"
+        ways = f"{merge}, take the box's with --theirs, keep the host's with --ours, or name other paths"
+        super().__init__(text + more, hint=hint or ways)
         self.conflicts = tuple(conflicts)
 
 

@@ -227,7 +227,7 @@ class Views:
             if dry:
                 return report
             if report.conflicts:
-                raise ApplyConflictError(report.conflicts)
+                raise ApplyConflictError(report.conflicts, merging=selection.merge)
             parts = [
                 Part(top=view.host, plan=plan, upper=view.upper, bases=view.bases) for view, plan in plans if plan.steps
             ]

@@ -147,7 +147,8 @@ def _frame_text(body: Any) -> str:  # noqa: PLR0911 (a table, row by row)
         case Redacted(blobs=blobs, reason=reason):
             return f"payloads redacted ({len(blobs)}): {reason}"
         case PromptGiven(source=source) as prompt:
-            return f"prompt ({source}): {prompt_text(prompt)}"
+            text = prompt_text(prompt)
+            return f"prompt ({source}): {text}" if text else f"context for the model ({source})"
         case _:
             return ""
 

@@ -14,6 +14,7 @@ import typer
 from typer import Argument, Option
 
 from runner import app as runner_app
+from runner.cli.selecting import with_home
 from runner.ui.safe import one_line
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -40,15 +41,25 @@ def checkpoints(
         when = f"before {row['tool']}" if row["tool"] else row["label"]
         size = f"{row['size'] / 1024:.1f} KiB" if row["way"] == "log" else "frozen"  # it holds what it held, uncopied
         gone = "" if row["kept"] else " (collected)"
-        sys.stdout.write(f"{mark} {row['checkpoint']}  {at}  {when:<16} {size:>10}  {_changed(row)}{gone}\n")
+        changed = _changed(row, found["places"])
+        sys.stdout.write(f"{mark} {row['checkpoint']}  {at}  {when:<16} {size:>10}  {changed}{gone}\n")
     if not found["checkpoints"]:
         sys.stdout.write("no checkpoints yet: nothing was written in this session\n")
 
 
-def _changed(row: dict[str, Any]) -> str:
-    names = ", ".join(one_line(name, 60) for name in row["changed"][:3])
+def _changed(row: dict[str, Any], places: dict[str, str]) -> str:
+    names = ", ".join(one_line(_named(name, places), 60) for name in row["changed"][:3])
     more = row["files"] - min(len(row["changed"]), 3)
     return f"{names} and {more} more" if more > 0 else names
+
+
+def _named(name: str, places: dict[str, str]) -> str:
+    """PLACE/PATH as `show` and `diff` take it here."""
+    place, _, rest = name.partition("/")
+    if place not in places:
+        return name
+    path = Path(places[place], rest)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else with_home(str(path))
 
 
 async def _read(session: str | None) -> dict[str, Any]:

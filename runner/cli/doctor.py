@@ -17,9 +17,8 @@ from typer import Option
 
 from runner.errors import FumehoodError
 from runner.policy.managed import PLACES, Places
-from runner.sessions.chain import read_chain
 from runner.sessions.enforced import configured
-from runner.sessions.specs import home_of
+from runner.sessions.specs import standing_policy
 from runner.sessions.store import state_home
 from runner.ui.diff import wants_colour
 from runner.ui.safe import encodable, visible
@@ -27,6 +26,7 @@ from runner.ui.words import plural
 from sandbox.attack import KINDS, Attacked, attack
 from sandbox.checks import Check, Level, fail, ok, warn
 from sandbox.doctor import attackable, examine
+from sandbox.errors import SandboxError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 EXIT_UNFIT = 1
@@ -96,11 +96,9 @@ def check_key(environ: Mapping[str, str]) -> Check:
 def check_settings(environ: Mapping[str, str], cwd: Path, places: Places = PLACES) -> list[Check]:
     """Whether settings can be used here, and which of their keys mean nothing to this program."""
     try:
-        chain = read_chain(
-            cwd.resolve(), environ=environ, home=home_of(environ), state=state_home(environ), places=places
-        )
+        chain, composed, _ = standing_policy(cwd, environ=environ, places=places)
         hooks = configured(chain.settings)
-    except FumehoodError as error:
+    except (FumehoodError, SandboxError) as error:
         return [fail("settings", str(error), getattr(error, "hint", ""))]
     files = [one.file for one in chain.settings.loaded]
     checks = [ok("settings", ", ".join(files) if files else "no files")]
@@ -108,6 +106,7 @@ def check_settings(environ: Mapping[str, str], cwd: Path, places: Places = PLACE
         if one.idle:
             keys = ", ".join(f"{key} (line {line})" for key, line in one.idle)
             checks.append(warn("settings", f"{one.file}: without a meaning here: {keys}", ""))
+    checks += [warn("settings", note, "") for note in (*chain.notes, *composed.notes)]
     if hooks is not None:
         checks.append(
             ok("hooks", ", ".join(f"{h.event} ({h.where}) {h.text[:40]}" for h in hooks.handlers) or "none count")

@@ -18,13 +18,14 @@ from runner.journal import Journal
 from runner.loop.outward import refusal
 from runner.policy.calls import call_of
 from runner.policy.explain import Explanation, explain
-from runner.policy.network import shown
+from runner.policy.network import opening, shown
 from runner.policy.rules import NETWORK
 from runner.sessions.company import route_of
 from runner.sessions.specs import standing_policy
 from runner.sessions.store import Store, state_home
 from runner.sessions.taping import open_recording, recording_file
 from runner.ui.safe import one_line
+from sandbox.hosts import HostError, host_of
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 EXIT_REFUSED = 1
@@ -84,7 +85,7 @@ def _row(at: float, body: Egress) -> dict[str, Any]:
         "failure": verdict.get("failure", ""),
         "via": verdict.get("via", ""),
         "replayed": bool(verdict.get("replayed")),
-        "would_allow": shown(effect) if by_nobody else "",
+        "would_allow": opening(effect) if by_nobody else "",
     }
 
 
@@ -158,6 +159,10 @@ def _judged(url: str, mode: str) -> tuple[Explanation, ConnectHost]:
     (effect,) = effects
     if not isinstance(effect, ConnectHost) or not effect.host or not effect.port:
         raise UsageError(f"{url!r} is no URL")
+    try:
+        host_of(effect.host)
+    except HostError as error:
+        raise UsageError(f"{url!r}: whatever rules say, no such host is asked: {error}") from error
     tunnel = effect.scheme not in ("http", "ws")
     if tunnel and composed.policy.expected(effect.host, effect.port) != "inspected":
         effect = ConnectHost(host=effect.host, port=effect.port, scheme=effect.scheme, method="CONNECT")

@@ -17,7 +17,7 @@ from typer import Argument, Option
 from runner.cli import policy_files
 from runner.cli.entry import say
 from runner.effects import Mode
-from runner.errors import SettingsError, UsageError
+from runner.errors import ManagedError, SettingsError, UsageError
 from runner.policy.calls import call_of
 from runner.policy.compose import Ground
 from runner.policy.explain import BOUNDARY, Explanation, decides, explain, judge_past
@@ -39,7 +39,9 @@ WIDE = 200
 LATEST = 20
 
 AsJson = Annotated[bool, Option("--json", help="One JSON value.")]
-ModeOption = Annotated[str, Option("--mode", metavar="MODE", help="Judge in this permission mode.")]
+ModeOption = Annotated[
+    str, Option("--mode", "--permission-mode", metavar="MODE", help="Judge in this permission mode.")
+]
 Sessions = Annotated[list[str], Option("--session", "-s", metavar="SESSION", help="A session's calls; repeatable.")]
 FileArgument = Annotated[Path, Argument(metavar="FILE")]
 
@@ -79,7 +81,8 @@ def show(as_json: AsJson = False) -> None:
     hooks = configured(settings)
     for hook in hooks.handlers if hooks is not None else ():
         where = f"{hook.source.file}:{hook.source.line}"
-        says = f"{hook.event} {hook.matcher.text or '*'} in the {hook.where}: {hook.text}"
+        place = "in the box" if hook.where == "box" else "on the host"
+        says = f"{hook.event} {hook.matcher.text or '*'} {place}: {hook.text}"
         out(f"hook           {says}  ({hook.source.layer.value}, {where})")
     for note in (*chain.notes, *composed.notes, *(hooks.notes if hooks is not None else ())):
         out(f"not counted    {note}")
@@ -174,7 +177,7 @@ def explain_call(
         return
     if then:
         out(f"call      {one_line(then.text, WIDE)}")
-        out(f"then      {then.decided}: {then.rule}")
+        out(f"then      {then.decided}: {then.rule} ({then.source})")
     tell(found)
 
 
@@ -192,6 +195,11 @@ def tell(found: Explanation) -> None:
         out(f"change    {change}")
 
 
+def _in_mode(mode: str, reason: str, decision: str = "") -> str:
+    """A reason, and the mode that it was found in, where the reason does not begin with it."""
+    return f"mode {mode}: " + ", ".join(filter(None, (decision, reason.removeprefix(f"mode {mode}: "))))
+
+
 def read_mode(name: str) -> Mode:
     """Raises UsageError."""
     try:
@@ -205,7 +213,7 @@ def check(file: FileArgument) -> None:
     """Errors of a file with line and column, unknown keys with what may have been meant; ends with 6 for any."""
     problems = policy_files.problems(file)
     for problem in problems:
-        say(str(problem), hint=problem.hint)
+        say(str(problem), hint="" if isinstance(problem, ManagedError) else problem.hint)
     if problems:
         raise typer.Exit(SettingsError.exit_code)
     for line in policy_files.remarks(file):
@@ -235,7 +243,7 @@ def test(file: FileArgument, as_json: AsJson = False) -> None:  # noqa: PT028 (a
             mark = "ok  " if one.holds else "FAIL"
             out(
                 f"{mark}  {one.expect:9} {one.call}  "
-                f"(mode {one.mode.value}: {one.verdict.decision.name.lower()}, {one.verdict.reason})"
+                f"({_in_mode(one.mode.value, one.verdict.reason, one.verdict.decision.name.lower())})"
             )
         for failure in wrong:
             out(f"FAIL  {failure.entry.where}: {failure.problem}")
@@ -304,7 +312,7 @@ def diff(a: FileArgument, b: FileArgument, session: Sessions = [], as_json: AsJs
         for row in unique:
             out(
                 f"{row.a.decision.name.lower():>5} -> {row.b.decision.name.lower():<5} "
-                f"{one_line(row.call, WIDE)}  (mode {row.mode}; {row.b.reason})"
+                f"{one_line(row.call, WIDE)}  ({_in_mode(row.mode, row.b.reason)})"
             )
         out(f"{plural(len(unique), 'decision')} {'differs' if len(unique) == 1 else 'differ'}")
     if unique:

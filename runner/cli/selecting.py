@@ -10,6 +10,7 @@ from pathlib import Path
 from runner.errors import SessionNotFoundError, UsageError
 from runner.sessions.store import Store, state_home
 
+HOME = "/home/box"  # as sandbox.accounts has it, of which the command line knows nothing
 _HEX = re.compile(r"[0-9a-fA-F]{4,12}")
 _PREFIX = re.compile(r"[0-9a-fA-F][0-9a-fA-F-]{3,35}")
 
@@ -71,8 +72,13 @@ def absolute(paths: tuple[str, ...]) -> tuple[str, ...]:
 def in_box(paths: tuple[str, ...]) -> tuple[str, ...]:
     """As `absolute`, with `~` for the box's home directory."""
     return tuple(
-        f"/home/box{path[1:]}" if path == "~" or path.startswith("~/") else absolute((path,))[0] for path in paths
+        f"{HOME}{path[1:]}" if path == "~" or path.startswith("~/") else absolute((path,))[0] for path in paths
     )
+
+
+def with_home(path: str) -> str:
+    """The other way round: a path of the box as a user writes it."""
+    return f"~{path.removeprefix(HOME)}" if path == HOME or path.startswith(f"{HOME}/") else path
 
 
 def confirm(question: str, *, yes: bool) -> bool:

@@ -93,7 +93,7 @@ class Gate(OwnCommands):
     """`policy` gives the policy in force. `before_write` is awaited before a call that may change the box
     (checkpoints). `hooks` may replace an input and tighten the verdict. `classify` answers an ask of mode auto, and
     `allowed_by_user` is told of each yes. `failure` is set when calls cannot go on at all (no box): the turn ends
-    with it.
+    with it. `waited`: seconds that a call that runs waited for an answer.
     """
 
     record: Recorder
@@ -118,6 +118,7 @@ class Gate(OwnCommands):
     exposed: Exposed = nothing_exposed
     monotonic: Callable[[], float] = time.monotonic
     failure: SandboxError | None = None
+    waited: dict[str, float] = field(default_factory=dict)
     _judged: set[tuple[str, str]] = field(default_factory=set)
     _running: dict[str, tuple[Effect, ...]] = field(default_factory=dict)
     _saved: set[str] = field(default_factory=set)
@@ -306,7 +307,11 @@ class Gate(OwnCommands):
             self.record(asked, cause=call.id)
             if self.hooks is not None:
                 self.hooks.notify(f"fumehood needs your permission to use {call.name}")
-        given = await self.approver.ask(asked)
+        began = self.monotonic()
+        try:
+            given = await self.approver.ask(asked)
+        finally:
+            self.waited[call.id] = self.monotonic() - began
         self.record(given, cause=call.id)
         if given.allowed and self.allowed_by_user is not None:
             self.allowed_by_user()
@@ -359,6 +364,7 @@ class Gate(OwnCommands):
         )
         work = call.tool.run(call.args, context)
         self._running[call.id] = effects
+        shown.ran = True
         try:
             result: ToolResult = await (work if box is None else self._guard(box, work))
         finally:

@@ -20,6 +20,7 @@ from sandbox.errors import PathError, SandboxError
 
 SIDE_BY_SIDE = 10
 INTERRUPTED = "This call was interrupted, by the user or by a limit. What it had done until then may be done."
+NOT_BEGUN = "Not run: the user or a limit ended the turn before this call began."
 INTERRUPTED_OUTPUT = 10_000
 REFUSED = "The model's provider ended this reply as a refusal; the call was not run."
 
@@ -75,7 +76,7 @@ class Calls:
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from group
         finally:
-            await self.abandon(calls, INTERRUPTED if self.gate.failure is None else f"Not run: {self.gate.failure}")
+            await self.abandon(calls, NOT_BEGUN if self.gate.failure is None else f"Not run: {self.gate.failure}")
 
     async def _join(self, call: Call) -> None:
         await (call.task or self._one(call))
@@ -110,9 +111,8 @@ class Calls:
         except asyncio.CancelledError:
             shown.finish()
             until = shown.text[-INTERRUPTED_OUTPUT:]
-            self._finish(
-                call, tool_error(f"{INTERRUPTED}\nIts output until then:\n{until}" if until else INTERRUPTED), started
-            )
+            why = f"{INTERRUPTED}\nIts output until then:\n{until}" if until else INTERRUPTED
+            self._finish(call, tool_error(why if shown.ran else NOT_BEGUN), started)
             raise
         except PathError as error:
             result = tool_error(str(error))
@@ -141,7 +141,7 @@ class Calls:
                 result=result.for_user or None,
                 is_error=result.is_error,
                 truncated=result.truncated,
-                seconds=round(self.gate.monotonic() - started, 6),
+                seconds=round(self.gate.monotonic() - started - self.gate.waited.pop(call.id, 0.0), 6),
             ),
             cause=call.id,
         )

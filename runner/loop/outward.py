@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.dataclass import dataclass
@@ -17,7 +18,7 @@ from runner.events import ApprovalAsked, Egress, Failed, Judged
 from runner.journal import digest
 from runner.loop.indexes import Indexes, Registry
 from runner.policy.grants import offer, with_grant
-from runner.policy.network import network_pattern, shown
+from runner.policy.network import network_pattern, opening, shown
 from runner.policy.policy import Policy
 from runner.policy.rules import NETWORK
 from sandbox.injection import Injection
@@ -260,9 +261,10 @@ def refusal(effect: ConnectHost, verdict: Verdict) -> str:
     if verdict.rule:
         where = f" ({verdict.file}:{verdict.line})" if verdict.file else ""
         return f"{shown(effect)} is denied by rule {verdict.rule}{where}"
-    rule = shown(effect)
+    rule = quote(opening(effect))
     return (
-        f"no rule allows {rule}; --allow-host {rule} would, or that under network.allow in settings ({verdict.reason})"
+        f"no rule allows {shown(effect)}; --allow-host {rule} would, or that under network.allow in settings "
+        f"({verdict.reason})"
     )
 
 

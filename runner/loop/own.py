@@ -85,8 +85,9 @@ class OwnCommands:
                 await process.kill()
                 raise UsageError(f"{name} in the box gives more than {limit >> 20} MiB")
         if code != 0:
-            last = problem.decode("utf-8", "replace").strip().rpartition("\n")[2]
-            raise UsageError(f"{name} in the box failed: {last or f'exit {code}'}")
+            said = problem.decode("utf-8", "replace").strip().split("\n")
+            why = next((line for line in said if line.startswith("fatal: ")), said[-1]).removeprefix("fatal: ")
+            raise UsageError(f"{name} in the box failed: {why or f'exit {code}'}")
         return bytes(out)
 
     async def user_command(self, command: Command) -> Process:

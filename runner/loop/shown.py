@@ -14,7 +14,7 @@ SHOWN_LIMIT = 256 << 10
 
 @dataclass(slots=True, kw_only=True)
 class Shown:
-    """What a running call has shown: live chunks, which together become one ToolOutput."""
+    """What a running call has shown: live chunks, which together become one ToolOutput. `ran`: it has begun."""
 
     call: str
     id: str
@@ -24,6 +24,7 @@ class Shown:
     size: int = 0
     cut: bool = False
     done: bool = False
+    ran: bool = False
 
     @property
     def text(self) -> str:

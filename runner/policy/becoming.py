@@ -37,8 +37,8 @@ _LEARNT = _SETTERS | _READERS | names("alias hash printf set")
 
 
 def _of_the_shell() -> dict[str, dict[str, None]]:
-    """Variables that a shell sets itself."""
-    return {name: {"/bin/bash": None} for name in ("BASH", "SHELL")}
+    """Variables that a shell sets itself, or is given: directories as a path is written that means them."""
+    return {"BASH": {"/bin/bash": None}, "SHELL": {"/bin/bash": None}, "HOME": {"~": None}, "PWD": {".": None}}
 
 
 @dataclass(slots=True)
@@ -172,6 +172,7 @@ class Values:
             any(name in self._variables for name in used)
             or bool(_BRACES.search(source))
             or not _PRINTERS.isdisjoint(used)
+            or "pwd" in used
         )
 
     def texts(self, source: str, depth: int = 0) -> tuple[str, ...]:
@@ -240,8 +241,8 @@ class Values:
         return list(dict.fromkeys((*changed, *values)))
 
     def _said(self, code: str, depth: int) -> list[str]:
-        """What a substitution prints, where it is an `echo` or a `printf` of something known, or asks where a program
-        or a file is.
+        """What a substitution prints, where it is an `echo` or a `printf` of something known, or asks where a program,
+        a file or the shell itself is.
         """
         script = parse(code) if len(code) < _LONGEST_SAID else Script()
         simples = script.simples
@@ -250,6 +251,7 @@ class Values:
         strings = [text for string in script.strings for text in self.texts(string, depth + 1)] if decoders else []
         found = [_decoded(one, text) for one in decoders for text in (*found, *strings)] + found
         found += [s.words[-1].value or "" for s in simples if s.words and s.words[0].value in _FINDERS]
+        found += ["." for s in simples if s.words and s.words[0].value == "pwd"]
         return found or [""]
 
     def _told(self, simple: Simple, depth: int) -> str:

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from runner.dataclass import dataclass
 from runner.policy.documents import Document, Where
-from runner.policy.settings import Permissions, Shape, check_shape
+from runner.policy.settings import Permissions, Shape, check_shape, suggestion
 
 _OURS = frozenset(
     [
@@ -146,6 +146,13 @@ def translate(document: Document) -> Translated:
     made = replace(document, value=kept, marks=marks)
     check_shape(made)
     return Translated(document=made, idle=tuple(idle), unheld=tuple(unheld))
+
+
+def meant(where: Where) -> str:
+    """The known key that an unknown one was probably meant to be, "" when there is none."""
+    sections: dict[Where, frozenset[str]] = {(): _OURS, ("permissions",): _PERMISSIONS, ("sandbox",): _SANDBOX}
+    known = sections.get(where[:-1], frozenset())
+    return suggestion(str(where[-1]), tuple(sorted(known)))
 
 
 def _part(

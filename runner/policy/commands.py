@@ -30,6 +30,7 @@ _INTO = {
     "tar": re.compile(r"-\w*C|--dir\w*|--cd"),
     "unzip": re.compile(r"-\w*d"),
 }
+_IN_PLACE = re.compile(r"-[^-]*i|--i")
 _SED_WRITES = re.compile(r"w\s*([^;}\n]+)")
 
 
@@ -44,7 +45,7 @@ def edits(simple: Simple) -> tuple[str, ...] | None:
         return None
     if name == "sed":
         scripts = [word for word in words if not (word.value or "").startswith("-")]
-        if not scripts or scripts[0].glob or not prints(scripts[0].value or ""):
+        if _only_filters(simple) or not scripts or scripts[0].glob or not prints(scripts[0].value or ""):
             return None
         words.remove(scripts[0])
         spec = Spec(only="nErsi")
@@ -54,6 +55,16 @@ def edits(simple: Simple) -> tuple[str, ...] | None:
     if not operands or any(word.glob for word in operands):
         return None
     return paths_of(operands)
+
+
+def _only_filters(simple: Simple) -> bool:
+    """Whether this is a sed that changes none of its operands: every word is known, and none can be `-i`."""
+    return (
+        base(simple.words[0]) == "sed"
+        and not simple.appended
+        and not any(word.value is None or _IN_PLACE.match(word.value) for word in simple.words[1:])
+        and not any(word.glob and word.source[0] in "*?[-" for word in simple.words[1:])
+    )
 
 
 def written(simple: Simple) -> tuple[str, ...]:
@@ -67,11 +78,23 @@ def written(simple: Simple) -> tuple[str, ...]:
     elif name == "uniq":
         known = [value for value in values if not value.startswith("-")][1:]
     elif name in WRITERS:
-        known = [value.partition("=")[2] if value.startswith("-") else value for value in values]
+        known = [] if _only_filters(simple) else [v.partition("=")[2] if v.startswith("-") else v for v in values]
         known += [file.strip() for value in values for file in _SED_WRITES.findall(value)] if name == "sed" else []
     else:
         return ()
-    return tuple(path for path in known if path and len(path) < 4096 and "\0" not in path)
+    return tuple(filter(_is_path, known))
+
+
+def filtered(simple: Simple) -> tuple[str, ...]:
+    """Every operand, as written, of a sed that edits nothing in place: what it reads, its script among them."""
+    if not simple.words or not _only_filters(simple):
+        return ()
+    values = (word.value for word in simple.words[1:] if word.value)
+    return tuple(value for value in values if not value.startswith("-") and _is_path(value))
+
+
+def _is_path(text: str) -> bool:
+    return bool(text) and len(text) < 4096 and "\0" not in text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +142,8 @@ def named(command: str) -> tuple[Named, ...]:
     for simple in reading.simples:
         for path in written(simple):
             found[Named(path=path, moves=simple.moves, writes=True)] = None
+        for path in filtered(simple):
+            found[Named(path=path, moves=simple.moves, writes=False)] = None
     return tuple(found)
 
 

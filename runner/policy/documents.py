@@ -140,7 +140,7 @@ def _stamp(found: os.stat_result) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=32)
 def parse(data: bytes, name: str) -> Document:
-    """The document in YAML or JSON (a name that ends in .json, or text that begins with `{`); its top is an
+    """The document in YAML or JSON (a name that ends in .json, or text that begins with `{` and is JSON); its top is an
     object. The same bytes give the same document, which nobody changes. Raises SettingsError with line and column.
     """
     if len(data) > MAX_SIZE:
@@ -154,8 +154,16 @@ def parse(data: bytes, name: str) -> Document:
         raise SettingsError(f"holds the character U+{ord(unsafe[0]):04X}", file=name, line=line, column=column)
     if not text.strip():
         raise SettingsError("is empty", file=name, hint="write {} for no settings, or remove the file")
-    parser = _Json(text, name) if name.endswith(".json") or text.lstrip().startswith("{") else _Yaml(text, name)
-    value = parser.parse()
+    parser: _Json | _Yaml = (
+        _Json(text, name) if name.endswith(".json") or text.lstrip().startswith("{") else _Yaml(text, name)
+    )
+    try:
+        value = parser.parse()
+    except SettingsError:
+        if isinstance(parser, _Yaml) or not name.endswith((".yaml", ".yml")):
+            raise
+        parser = _Yaml(text, name)  # `{deny: [x]}` is YAML, too
+        value = parser.parse()
     if not isinstance(value, dict):
         raise SettingsError("holds no object of keys and values", file=name, line=1, column=1)
     return Document(name=name, value=value, marks=parser.marks, digest=hashlib.sha256(data).hexdigest())

@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from runner.dataclass import dataclass
-from runner.effects import Decision, Effect, Match, Mode, Place, Source, Verdict
+from runner.effects import ConnectHost, Decision, Effect, Match, Mode, Place, Source, Verdict
 from runner.policy.calls import effect_from_json, judge, resolved
 from runner.policy.grants import offer
 from runner.policy.layers import strictness
+from runner.policy.network import shown
 from runner.policy.policy import Policy
 from runner.policy.rules import Kind, Rule
 
@@ -98,13 +99,14 @@ def strength(rule: Rule) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """A call that was judged in a session: what was decided then. `place`: where."""
+    """A call that was judged in a session: what was decided then, by which source. `place`: where."""
 
     session: str
     call: str
     tool: str
     effects: tuple[Effect, ...]
     decided: str
+    source: str
     rule: str
     place: Place
     mode: Mode
@@ -112,11 +114,14 @@ class Past:
     @property
     def text(self) -> str:
         """The call in one line."""
-        about = ", ".join(
-            str(getattr(e, "command", None) or getattr(e, "path", None) or getattr(e, "host", ""))
-            for e in self.effects[:1]
-        )
+        about = ", ".join(map(_about, self.effects[:1]))
         return f"{self.tool}({about})" if about else self.tool
+
+
+def _about(effect: Effect) -> str:
+    if isinstance(effect, ConnectHost):
+        return shown(effect, path=True)
+    return str(getattr(effect, "command", None) or getattr(effect, "path", ""))
 
 
 def past_calls(records: Iterable[Mapping[str, Any]], *, session: str, place: Place, mode: Mode) -> Iterator[Past]:
@@ -129,6 +134,7 @@ def past_calls(records: Iterable[Mapping[str, Any]], *, session: str, place: Pla
         if (
             record.get("type") != "Judged"
             or record["tool"] == HOOK
+            or str(record["call"]).startswith("user-")
             or (record["verdict"]["source"] in ("fumehood", "user") and not record["verdict"]["rule"])
         ):
             continue
@@ -142,6 +148,7 @@ def past_calls(records: Iterable[Mapping[str, Any]], *, session: str, place: Pla
             tool=str(record["tool"]),
             effects=effects,
             decided=str(record["verdict"]["decision"]),
+            source=str(record["verdict"]["source"]),
             rule=str(record["verdict"].get("rule") or record["verdict"].get("reason", "")),
             place=place,
             mode=mode,

@@ -20,7 +20,6 @@ from runner.errors import ManagedError, SettingsError
 from runner.policy.documents import Document, check_owner, parse, read_file
 from runner.policy.layers import Loaded
 
-HINT = "ask who administrates this machine; nothing starts without the managed settings"
 KEYS_FILE = "managed-keys.pub"
 SIGNATURE = ".minisig"
 
@@ -76,7 +75,7 @@ def read_managed(places: Places, *, now: datetime, seen: Mapping[str, int]) -> M
         return _read(places, now, seen)
     except SettingsError as error:
         raise ManagedError(
-            error.problem, file=error.file, line=error.line, column=error.column, hint=error.hint or HINT
+            error.problem, file=error.file, line=error.line, column=error.column, hint=error.hint
         ) from error
 
 
@@ -139,11 +138,13 @@ def _load(document: Document, place: int) -> Loaded:
     if place == 0:
         import_module("runner.policy.settings").check_shape(document)
         return Loaded(layer=Source.MANAGED, document=document, place=place)
-    translated = import_module("runner.policy.claude").translate(document)
+    claude = import_module("runner.policy.claude")
+    translated = claude.translate(document)
     if translated.unheld:
         where = translated.unheld[0]
-        name = ".".join(map(str, where))
-        raise document.error(f"{name} forbids something that this program does not know how to forbid", where)
+        name, near = ".".join(map(str, where)), claude.meant(where)
+        said = f"; did you mean {near!r}?" if near else ""
+        raise document.error(f"{name} forbids something that this program does not know how to forbid{said}", where)
     idle = tuple((".".join(map(str, where)), document.mark(where)[0]) for where in translated.idle)
     return Loaded(layer=Source.MANAGED, document=translated.document, place=place, idle=idle)
 
@@ -179,7 +180,8 @@ def _check_age(document: Document, now: datetime, seen: int) -> None:
     if expires is not None and now >= expiry(document):
         raise document.error(f"expired at {expires}", ("expires",))
     if seen >= 0 and (serial is None or serial < seen):
-        raise document.error(f"is older (serial {serial}) than one that was in force here (serial {seen})", ("serial",))
+        named = "has no serial, and is older" if serial is None else f"is older (serial {serial})"
+        raise document.error(f"{named} than one that was in force here (serial {seen})", ("serial",))
 
 
 def expiry(document: Document) -> datetime:

@@ -154,6 +154,16 @@ def _git(effect: ConnectHost) -> str:
     return ""
 
 
+def opening(effect: ConnectHost) -> str:
+    """The text of a rule that allows a request, and no more than is needed: of what is seen inside of TLS its method
+    and path, or its git verb; else the host.
+    """
+    if effect.scheme != "https" or effect.method in TUNNEL or " " in effect.path:
+        return shown(effect)
+    verb = _git(effect)
+    return f"{verb} {shown(effect)}" if verb else shown(effect, path=True).partition("?")[0]
+
+
 def network_pattern(text: str) -> NetworkPattern:
     """Raises UsageError for what is no network rule."""
     form = _FORM.fullmatch(text.strip())

@@ -72,7 +72,8 @@ _FIND = names(
     "-readable -writable -executable -not -and -or -a -o -print -print0 -printf -prune -quit -true -false -mount "
     "-xdev -daystart -ls -P ! ( ) ,"
 )
-_SED_PRINTS = re.compile(r"(?:\d+|\$)?(?:,(?:\d+|\$))?[pdq=]|s/(?:[^/\\\n]|\\[^\n])*/(?:[^/\\\n]|\\[^\n])*/[gpI0-9]*")
+_SED_AT = r"(?:\d+|\$|/(?:[^/\\\n]|\\[^\n])*/)"
+_SED_PRINTS = re.compile(rf"{_SED_AT}?(?:,{_SED_AT})?[pdq=]|s/(?:[^/\\\n]|\\[^\n])*/(?:[^/\\\n]|\\[^\n])*/[gpI0-9]*")
 _PRINTS = names("cat head tail nl tac rev paste fold fmt cut expand unexpand od")  # a link to anywhere would be shown
 _GLOB_IS_SAFE = names("ls wc du stat file realpath readlink basename dirname")
 _GLOB = re.compile(r"[^/]*[*?\[]")

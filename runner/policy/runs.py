@@ -173,7 +173,7 @@ class _Found:
         self.redirects += script.redirects
         for simple in script.simples:
             clear = shown(simple)
-            self.simple(simple, depth, clear)
+            self.simple(self._moved(simple), depth, clear)
             if not depth:
                 self.clear.append(clear)
         if (
@@ -208,6 +208,15 @@ class _Found:
             self.whole = False
             values = [word.value for word in words[1:] if word.value]
             self._coded((re.sub(r"^[\w.-]+=", "", value) for value in (*values, " ".join(values))), depth)
+
+    def _moved(self, simple: Simple) -> Simple:
+        """The command, in the directories that variables in a `cd` before it are known to name."""
+        if all(move.value is not None for move in simple.moves):
+            return simple
+        moves = (
+            move if move.value is not None else next(iter(self._values.opened(move)), move) for move in simple.moves
+        )
+        return replace(simple, moves=tuple(moves))
 
     def _coded(self, texts: Iterable[str], depth: int) -> None:
         """Text that may be run, but for a mere name."""

@@ -13,6 +13,7 @@ from runner.events import Event, Failed, TurnEnded
 from runner.serve.result import exit_code
 from runner.serve.stream_json import MAIN, Message, Messages
 from runner.ui.safe import visible
+from runner.ui.words import subject
 
 LINE_LIMIT = 1 << 20  # what SDK clients read as one message
 FORMATS = ("text", "json", "stream-json")
@@ -20,7 +21,8 @@ FORMATS = ("text", "json", "stream-json")
 
 class Output:
     """Prints what `messages` makes of the events to `out`, in one of FORMATS. `verbose` with json: the
-    array of all messages instead of the result. `notify` hears of waits in forms that do not show them.
+    array of all messages instead of the result. `notify` hears of waits and of denied calls in forms that do not show
+    them.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Output:
         self._out = out
         self._verbose = verbose
         self._kept: list[Message] = []
+        self._told: dict[str, str] = {}
 
     async def follow(self, events: AsyncIterator[Event]) -> int:
         """Print until the main agent's turn ends; returns the exit code."""
@@ -52,7 +55,26 @@ class Output:
         if self._notify is not None and isinstance(event.body, Failed) and event.body.retrying:
             self._notify(retry_line(event.body))
         for message in self._messages.of(event):
+            self._tell_denial(message)
             self._take(message)
+
+    def _tell_denial(self, message: Message) -> None:
+        """A line for what was not allowed, once; the result alone would not say it."""
+        if self._notify is None or message.get("subtype") != "permission_denied":
+            return
+        name, args = message["tool_name"], self._messages.denials[-1]["tool_input"]
+        line = f"denied: {name} {args.get('to') or subject(name, args, limit=200)}: {message['decision_reason']}"
+        if line not in self._told:
+            self._told[line] = "to" if args.get("to") else "call"
+            self._notify(line)
+
+    def _tell_ways_on(self) -> None:
+        session = str((self._messages.last or {}).get("session_id", ""))[:8]
+        kinds = set(self._told.values())
+        if self._notify is not None and "call" in kinds:
+            self._notify(f"what would allow a call: fumehood policy explain --session {session} --call 1 (2, 3 …)")
+        if self._notify is not None and "to" in kinds:
+            self._notify(f"what would allow a request: fumehood net log {session}")
 
     def abort(self, reason: str, code: int = 1) -> int:
         """End a run that came to no result: it gets one that says why. Returns `code`."""
@@ -71,6 +93,7 @@ class Output:
             text = result_text(result)
             self._out.write((visible(text) if self._out.isatty() else _valid(text)) + "\n")
         self._out.flush()
+        self._tell_ways_on()
         return exit_code(result, self._messages.failure)
 
     def _take(self, message: Message) -> None:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from runner.dataclass import dataclass
+from runner.effects import ConnectHost
 from runner.events import (
     ApprovalGiven,
     Compacted,
@@ -33,6 +34,7 @@ from runner.events import (
     TurnEnded,
     TurnStarted,
 )
+from runner.policy.network import shown
 from runner.serve.partial import PartialReply
 from runner.serve.result import Totals, error_kind, failure_result, is_model_failure, turn_result
 
@@ -78,6 +80,7 @@ class Messages:
     _model: str = ""
     _totals: Totals = field(default_factory=Totals)
     _calls: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    _asked: dict[str, tuple[str, str]] = field(default_factory=dict)
     _denials: list[Message] = field(default_factory=list)
     _reply: PartialReply | None = None
     _tasks: set[str] = field(default_factory=set)
@@ -99,6 +102,11 @@ class Messages:
             "uuid": str(uuid.uuid4()),
         }
         return [self.last]
+
+    @property
+    def denials(self) -> list[Message]:
+        """What was denied in this turn so far, as the result lists it."""
+        return self._denials
 
     def _release(self, event: Event, made: list[Message]) -> list[Message]:
         """Hold back what a broken reply gave until it is known whether it is asked for again: then it is
@@ -160,7 +168,7 @@ class Messages:
             )
             self.last = result
             return [result]
-        self.failure, self._denials, self._calls = None, [], {}
+        self.failure, self._denials, self._calls, self._asked = None, [], {}, {}
         self._totals.begin_turn()
         return [self._init_message()]
 
@@ -226,21 +234,33 @@ class Messages:
         match event.body:
             case ToolRequested(call=call, name=name, input=args):
                 self._calls[call] = (name, args)
-            case Judged(call=call, tool=tool, verdict=verdict) if verdict.get("decision") == "deny" and tool != HOOK:
-                reason = str(verdict.get("reason") or verdict.get("rule") or "denied")
-                kind = "rule" if verdict.get("rule") else "mode" if verdict.get("source") == "mode" else "other"
-                return [self._denied(call, reason, kind)]
-            case ApprovalGiven(call=call, allowed=False, by=by, reason=reason):
-                return [self._denied(call, reason or f"denied by {by}", "other")]
+            case Judged(tool=tool, verdict=verdict) as judged if tool != HOOK and verdict.get("decision") != "allow":
+                return self._judged(event, judged)
+            case ApprovalGiven(call=call, allowed=False, by=by, reason=reason) if call in self._calls:
+                asked, kind = self._asked.get(call, ("", "other"))
+                reason = "; ".join(filter(None, (asked, reason or f"denied by {by}")))
+                return [self._denied(call, *self._calls[call], reason, kind)]
             case ToolFinished() as done:
                 self._calls.pop(done.call, None)
+                self._asked.pop(done.call, None)
                 return [_tool_result(event, done)]
             case _:
                 pass
         return []
 
-    def _denied(self, call: str, reason: str, kind: str) -> Message:
-        name, args = self._calls.get(call, ("", {}))
+    def _judged(self, event: Event, judged: Judged) -> list[Message]:
+        """What a call that is not simply allowed is told as. A request of a command's counts for its call."""
+        verdict, call = judged.verdict, judged.call
+        reason = str(verdict.get("reason") or verdict.get("rule") or "denied")
+        kind = "rule" if verdict.get("rule") else "mode" if verdict.get("source") == "mode" else "other"
+        if verdict.get("decision") == "ask":
+            self._asked[call] = reason, kind
+            return []
+        if call in self._calls:
+            return [self._denied(call, *self._calls[call], reason, kind)]
+        return [self._denied(event.cause or call, judged.tool, _requested(judged.effects), reason, kind)]
+
+    def _denied(self, call: str, name: str, args: dict[str, Any], reason: str, kind: str) -> Message:
         self._denials.append({"tool_name": name, "tool_use_id": call, "tool_input": args})
         return _system(
             "permission_denied",
@@ -357,6 +377,16 @@ def _tool_result(event: Event, done: ToolFinished) -> Message:
     if done.result is not None:
         made["tool_use_result"] = done.result
     return made
+
+
+def _requested(effects: list[Any]) -> dict[str, Any]:
+    """Where a request was to go, in place of a call's input."""
+    to = next((effect for effect in effects if effect.get("type") == "ConnectHost"), None)
+    if to is None:
+        return {}
+    effect = ConnectHost(**{name: value for name, value in to.items() if name != "type"})
+    known = f"{effect.method} {effect.path}".strip()
+    return {"to": shown(effect)} | ({"request": known} if known else {})
 
 
 def _parent(event: Event) -> str | None:

@@ -97,7 +97,9 @@ class Access(Protocol):
         ...
 
     async def checkpoints(self) -> dict[str, Any]:
-        """The timeline: `checkpoints`, `turns` and the `present` one, oldest first."""
+        """The timeline: `checkpoints`, `turns` and the `present` one, oldest first. What changed is named
+        PLACE/PATH; `places` tells where each is: a root's directory on the host, another's in the box.
+        """
         ...
 
     async def travel(self, journey: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ any link. Nothing of the repository is obeyed that loosens anything, unless exac
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import field, replace
@@ -100,8 +101,9 @@ def _helps(key: str) -> bool:
 def _brief(entry: Entry) -> str:
     if entry.key == "env":
         return "variables"
-    text = entry.text
-    return f"{text[:60]!r}" + ("…" if len(text) > 60 else "")
+    plain = isinstance(entry.value, str) or entry.text != str(entry.value)
+    text = repr(entry.text[:60]) if plain else json.dumps(entry.value)[:60]
+    return text + ("…" if len(entry.text) > 60 else "")
 
 
 def read_chain(

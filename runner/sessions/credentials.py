@@ -25,6 +25,7 @@ from sandbox.injection import Injection
 SHORTEST = 8
 LONGEST = 8 << 10
 DEADLINE = 30.0
+_SECURE = frozenset({"https", "wss"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ class Credential:
 
     def fits(self, effect: ConnectHost) -> bool:
         """Whether the key is for this request."""
-        if effect.scheme not in ("https", "wss"):
+        if effect.scheme not in _SECURE:
             return False
         asked = replace(effect, scheme="https")  # a WebSocket is asked for by such a request
         return any(pattern.covers(effect) or pattern.covers(asked) for pattern in self.patterns)
@@ -61,8 +62,13 @@ def _read(entry: Entry, environ: Mapping[str, str], home: Path) -> Credential:
     try:
         patterns = tuple(network_pattern(text) for text in given["hosts"])
         where, key = _key(given, environ, home)
-    except (UsageError, OSError, LookupError) as error:
+    except OSError as error:
+        raise settings_error(entry, f"credentials: {error.filename or error}: {error.strerror}") from error
+    except (UsageError, LookupError) as error:
         raise settings_error(entry, f"credentials: {error}") from error
+    for text, pattern in zip(given["hosts"], patterns, strict=True):
+        if pattern.schemes and pattern.schemes.isdisjoint(_SECURE):
+            raise settings_error(entry, f"credentials: {text}: keys are put into requests over TLS only (https://)")
     if not SHORTEST <= len(key) <= LONGEST or not (key.isascii() and key.isprintable()):
         raise settings_error(entry, f"credentials: {where} holds no key of {SHORTEST} or more printable characters")
     secrets = [key]

@@ -156,7 +156,8 @@ class Desk:
         for row in timeline.checkpoints:
             row["kept"] = row["checkpoint"] in kept
         turns = [asdict(turn) for turn in timeline.turns]
-        return {"present": timeline.present, "checkpoints": timeline.checkpoints, "turns": turns}
+        places = {layer.name: str(layer.host or layer.at) for layer in (await self._workspace()).layers}
+        return {"present": timeline.present, "checkpoints": timeline.checkpoints, "turns": turns, "places": places}
 
     async def travel(self, journey: dict[str, Any]) -> dict[str, Any]:
         """See Access."""

@@ -54,6 +54,9 @@ class Taping:
         if self.replay is not None and self._played is not None:
             self.replay.close()
             self._played.close()
+            missing = self.replay.missing
+            asked = "1 request was" if missing == 1 else f"{missing} requests were"
+            return f"{asked} not recorded, and not answered (fumehood net log names them)" if missing else ""
         if self.tape is None:
             return ""
         self.tape.close()

@@ -13,6 +13,7 @@ from runner.ui.safe import one_line, visible
 from runner.ui.view import AskView
 
 YES, NO, ALL, ALWAYS, INSPECT = "y", "n", "v", "a", "i"
+_SAID = {YES: "yes", NO: "no", ALWAYS: "always", INSPECT: "yes, and look into each request"}
 _SHOWN = 60
 _DIFF = {
     "old_string": ("-", "red"),
@@ -72,6 +73,11 @@ def keys_line(left: int, *, always: bool = False, inspect: bool = False) -> Text
     if inspect and not left:
         line = line.append("  ").append("i", "bold green").append(" yes, and look into each request")
     return line.append("  ").append("n", "bold red").append(" no")
+
+
+def said_line(said: str) -> Text:
+    """What was answered, for the record."""
+    return Text(f"  you said {_SAID[said]}", "bold")
 
 
 def _field(key: str, value: Any) -> list[Text]:

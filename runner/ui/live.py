@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from rich.text import Text
 
 from runner.events import BoxStarted, Event, ModelReplied, TextDelta, TurnEnded, TurnStarted
-from runner.ui.ask import ALL, ALWAYS, INSPECT, NO, YES, grant_lines, inspected, keys_line, question
+from runner.ui.ask import ALL, ALWAYS, INSPECT, NO, YES, grant_lines, inspected, keys_line, question, said_line
 from runner.ui.choose import choose, hint, is_questions, lines_of
 from runner.ui.glyphs import glyphs_for
 from runner.ui.keys import Keys
@@ -170,6 +170,7 @@ class Live:
             return
         rule = inspected(ask) if self._choose is not None else None
         said = await self._put(ask, keys, inspect=rule is not None)
+        self._print("ask", [said_line(said)])
         if said == INSPECT and rule is not None and self._choose is not None:
             await self._choose(ask.call, rule)
         else:

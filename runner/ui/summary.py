@@ -39,6 +39,8 @@ def summary(
     commands: list[tuple[str, str]] = []
     if changes is not None and changes.files:
         commands += [(f"fumehood {name}{named}", what) for name, what in _COMMANDS]
+    if view.refused:
+        commands.append((f"fumehood net log{named}", "see what was refused, and what would allow it"))
     if view.box.state != "starting":
         commands.append((f"fumehood shell{named}", "look around in the box"))
     commands.append((f'fumehood {resume} "…"' if glyphs is UNICODE else f'fumehood {resume} "..."', "go on"))
@@ -57,6 +59,8 @@ def _ended(view: ViewState, glyphs: Glyphs) -> Text:
     parts = [duration(view.turn.seconds), plural(view.turn.rounds, "round"), plural(view.calls, "call")]
     if view.denied:
         parts.append(f"{view.denied} denied")
+    if view.refused:
+        parts.append(f"{plural(view.refused, 'request')} refused")
     parts.append(tokens(view.usage))
     if not view.model.startswith("scripted"):
         parts.append(money(view.usage.cost))

@@ -141,9 +141,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewState:
-    """Everything an interface shows. `waiting`: a request is out; `text` and `thinking`: of the reply
-    that streams in, empty between replies. `cwd`: as the box sees it. `running` holds unfinished calls in
-    the order requested, `last` the call that finished with the last event, `failures` the final ones.
+    """Everything an interface shows. `waiting`: a request is out; `text` and `thinking`: of the reply that streams in,
+    empty between replies. `cwd`: as the box sees it. `running` holds unfinished calls in the order requested,
+    `last` the call that finished with the last event, `failures` the final ones. `denied` counts calls, `egress`
+    requests of the box, `refused` those of them that did not leave.
     """
 
     session: str = ""
@@ -168,6 +169,7 @@ class ViewState:
     failures: tuple[Failed, ...] = ()
     drift: Drifted | None = None
     egress: int = 0
+    refused: int = 0
     applied: int = 0
     prompt: str = ""
 
@@ -184,7 +186,7 @@ def begin(spec: SessionSpec) -> ViewState:
 
 def take_up(state: ViewState, spec: SessionSpec) -> ViewState:
     """The view of a session that goes on: what a run counts begins anew, the model may be another one."""
-    return replace(state, model=spec.model, mode=spec.mode.value, calls=0, denied=0, usage=Usage())
+    return replace(state, model=spec.model, mode=spec.mode.value, calls=0, denied=0, egress=0, refused=0, usage=Usage())
 
 
 def fold(state: ViewState, event: Event) -> ViewState:
@@ -226,7 +228,7 @@ def _fold_call(state: ViewState, event: Event) -> ViewState:
             return replace(state, running=(*state.running, made))
         case Judged(call=call, tool=tool, verdict=verdict) if tool != HOOK:
             decision = {"allow": "allowed", "ask": "asking", "deny": "denied"}[verdict["decision"]]
-            denied = state.denied + (decision == "denied")
+            denied = state.denied + (decision == "denied" and state.call(call) is not None)
             changed = _change(
                 state, call, lambda c: replace(c, state=decision, since=event.at, message=_reason(verdict))
             )
@@ -239,7 +241,8 @@ def _fold_call(state: ViewState, event: Event) -> ViewState:
             why = (reason or "you said no") if not allowed and by in ("terminal", "client") else ""
             changed = _change(state, call, lambda c: replace(c, state=answer, since=event.at, message=why or c.message))
             asks = tuple(a for a in state.asks if a.call != call)
-            return replace(changed, asks=asks, denied=state.denied + (not allowed))
+            denied = state.denied + (not allowed and state.call(call) is not None)
+            return replace(changed, asks=asks, denied=denied)
         case ToolFinished() as done:
             return _finish(state, done, event.at)
         case _:
@@ -337,8 +340,9 @@ def _fold_session(state: ViewState, event: Event) -> ViewState:
             return replace(state, mode=mode)
         case Drifted() as drift:
             return replace(state, drift=drift)
-        case Egress():
-            return replace(state, egress=state.egress + 1)
+        case Egress(verdict=verdict):
+            refused = state.refused + (verdict.get("decision") != "allow")
+            return replace(state, egress=state.egress + 1, refused=refused)
         case Applied(count=count):
             return replace(state, applied=state.applied + count)
         case _:

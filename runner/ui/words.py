@@ -123,7 +123,8 @@ def subject(name: str, args: Mapping[str, Any], cwd: str = "", limit: int = 400)
 def outcome(call: CallView) -> str:
     """What came of a finished call, in a few words; empty where there is nothing to say."""
     if call.state == "denied":
-        return f"denied: {one_line(call.message)}" if call.message else "denied"
+        said = one_line(call.message)
+        return said if said.startswith("denied") else f"denied: {said}" if said else "denied"
     result = call.result if isinstance(call.result, dict) else {}
     say = _OUTCOMES.get(call.name)
     return say(result, call.message) if say else ""

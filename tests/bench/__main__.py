@@ -53,6 +53,15 @@ def network_figures(out: network.Network) -> list[Figure]:
             at_least=True,
         ),
         Figure(
+            name="the same, beside raw pipe and TLS, which need the same processors",
+            value=out.passed,
+            unit="MB/s",
+            floor=1 / (1 / out.raw + 1 / out.unboxed),
+            floor_name=f"one after the other; TLS without a box {out.unboxed:.0f}",
+            wanted=0.9,
+            at_least=True,
+        ),
+        Figure(
             name="the same, looked into",
             value=out.inspected,
             unit="MB/s",
@@ -90,9 +99,13 @@ def measure(work: Path, home: Path, console: Console) -> list[Figure]:
     exec_true = floors.docker_exec_true(image)
     read, bash = boxes.latency(small, home)
     console.print("turns …")
-    runs = {tool: [agent.per_turn(tool, small, home) for _ in range(3)] for tool in ("Bash", "Read")}
-    every = [run for several in runs.values() for run in several]
-    turn = {tool: median([gap for run in several for gap in run.gaps]) for tool, several in runs.items()}
+    runs: dict[str, list[agent.Run]] = {"Bash": [], "Read": [], "least Bash": [], "least Read": []}
+    for _ in range(3):
+        for tool in ("Bash", "Read"):
+            runs[f"least {tool}"].append(agent.least(tool, small))
+            runs[tool].append(agent.per_turn(tool, small, home))
+    every = runs["Bash"] + runs["Read"]
+    turn = {name: median([gap for run in several for gap in run.gaps]) for name, several in runs.items()}
     console.print("sessions side by side …")
     many = boxes.side_by_side(small, home)
     console.print("going back and forth …")
@@ -122,10 +135,18 @@ def measure(work: Path, home: Path, console: Console) -> list[Figure]:
             others="SWE-ReX 6.8 or 114 ms, inspect 161",
         ),
         Figure(
-            name="own time per turn, Bash", value=turn["Bash"], unit="ms", wanted=10,
+            name="the same, beside a shell on the host", value=bash, unit="ms", floor=floors.host_bash(),
+            floor_name="subprocess", wanted=2,
+        ),
+        Figure(
+            name="own time per turn, Bash", value=turn["Bash"], unit="ms", wanted=10, absolute=True,
+            floor=turn["least Bash"], floor_name="least agent, no box",
             others="mini 30, claude 58/54, codex 73, mini in Docker 124",
         ),
-        Figure(name="own time per turn, Read", value=turn["Read"], unit="ms", wanted=6),
+        Figure(
+            name="own time per turn, Read", value=turn["Read"], unit="ms", wanted=6, absolute=True,
+            floor=turn["least Read"], floor_name="least agent, no box",
+        ),
         Figure(
             name="process start to first request", value=median([run.first for run in every]), unit="ms", wanted=700,
             others="codex 317, claude 1,193, gemini 3,539, mini 7,456",

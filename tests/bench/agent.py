@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.models.script import ScriptedReply, ToolCall
+from tests.bench import least as least_agent
 from tests.bench.figures import median, sample
 from tests.support.model_server import ModelServer, Received, WireReply, wire_reply
 
@@ -77,7 +78,9 @@ def run_agent(calls: Sequence[ToolCall], repository: Path, home: Path) -> Run:
     return asyncio.run(_run_agent(calls, repository, home))
 
 
-async def _run_agent(calls: Sequence[ToolCall], repository: Path, home: Path) -> Run:
+async def _run_agent(
+    calls: Sequence[ToolCall], repository: Path, home: Path, command: Sequence[str | Path] = (FUMEHOOD, "-p", "go")
+) -> Run:
     async with _Clocked(_replies(calls)) as server:
         environ = dict(os.environ) | {
             "ANTHROPIC_BASE_URL": server.url,
@@ -86,7 +89,7 @@ async def _run_agent(calls: Sequence[ToolCall], repository: Path, home: Path) ->
         }
         began = time.perf_counter()
         process = await asyncio.create_subprocess_exec(
-            FUMEHOOD, "-p", "go", cwd=repository, env=environ,
+            *command, cwd=repository, env=environ,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         server.agent = process.pid
@@ -99,11 +102,23 @@ async def _run_agent(calls: Sequence[ToolCall], repository: Path, home: Path) ->
 
 def per_turn(tool: str, repository: Path, home: Path, turns: int = 30) -> Run:
     """A script of `turns` calls of one tool; the gaps without the first (the box starts in it)."""
-    given = {
-        "Bash": {"command": "true"},
-        "Read": {"file_path": "small.txt"},
-    }[tool]
-    run = run_agent([ToolCall(name=tool, input=given) for _ in range(turns)], repository, home)
+    return _without_first(run_agent(_calls(tool, turns), repository, home))
+
+
+def least(tool: str, repository: Path, turns: int = 30) -> Run:
+    """The floor of `per_turn`: the same turns by the least agent that could play them (`tests.bench.least`), which has
+    neither box nor policy nor journal.
+    """
+    command = (sys.executable, least_agent.__file__)
+    return _without_first(asyncio.run(_run_agent(_calls(tool, turns), repository, repository, command)))
+
+
+def _calls(tool: str, turns: int) -> list[ToolCall]:
+    given = {"Bash": {"command": "true"}, "Read": {"file_path": "small.txt"}}[tool]
+    return [ToolCall(name=tool, input=given) for _ in range(turns)]
+
+
+def _without_first(run: Run) -> Run:
     return Run(first=run.first, gaps=run.gaps[1:], peak=run.peak)
 
 

@@ -19,8 +19,8 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """`value` and `floor` in `unit`; `wanted` bounds the ratio where there is a floor, else the value.
-    `at_least`: more is better."""
+    """`value` and `floor` in `unit`; `wanted` bounds the ratio where there is a floor, else the value; `absolute`: the
+    value although there is a floor. `at_least`: more is better."""
 
     name: str
     value: float
@@ -29,12 +29,13 @@ class Figure:
     floor: float | None = None
     floor_name: str = ""
     at_least: bool = False
+    absolute: bool = False
     others: str = ""
 
     @property
     def judged(self) -> float:
         """What is held against `wanted`."""
-        return self.value if self.floor is None else self.value / self.floor
+        return self.value if self.floor is None or self.absolute else self.value / self.floor
 
     @property
     def met(self) -> bool:
@@ -65,9 +66,9 @@ def show(figures: Sequence[Figure], *, to: Path | None = None, console: Console 
     table = Table("figure", "measured", "floor", "ratio", "wanted", "", title="fumehood bench", caption_justify="left")
     for f in figures:
         sign = "≥" if f.at_least else "≤"
-        wanted = f"{sign} {f.wanted:.3g}" + (" x" if f.floor is not None else f" {f.unit}")
+        wanted = f"{sign} {f.wanted:.3g}" + (f" {f.unit}" if f.floor is None or f.absolute else " x")
         floor = "" if f.floor is None else f"{f.floor:.4g} {f.unit}: {f.floor_name}"
-        ratio = "" if f.floor is None else f"{f.judged:.3g}"
+        ratio = "" if f.floor is None else f"{f.value / f.floor:.3g}"
         table.add_row(f.name, f"{f.value:.4g} {f.unit}", floor, ratio, wanted, "met" if f.met else "NOT MET")
     table.caption = "\n".join(f"{f.name}: others {f.others}" for f in figures if f.others)
     console.print(table)

@@ -41,11 +41,12 @@ TIMES = 300
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
     """Rates in MB/s, times in ms, `memory` in MB; `failed`: connections, of MANY at once. `bare`: bytes through the
-    attach socket of a container that runs nothing of ours.
+    attach socket of a container that runs nothing of ours. `unboxed`: a download by TLS without a box.
     """
 
     bare: float
     raw: float
+    unboxed: float
     passed: float
     inspected: float
     direct: float
@@ -95,19 +96,18 @@ async def _measure(engine: Engine, image: str, toolbox: Toolbox, scratch: Path) 
         try:
             assert server.stdout is not None
             _, port = map(int, server.stdout.readline().split())
-            direct = float(
-                subprocess.run(  # noqa: ASYNC221 (nothing else runs yet)
-                    [sys.executable, PEER, "ask", "127.0.0.1", str(port), str(TIMES), "0", trusted],
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                ).stdout
-            )
+
+            def here(order: str, count: int) -> float:
+                command = [sys.executable, str(PEER), order, "127.0.0.1", str(port), str(count), "0", str(trusted)]
+                return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+            direct = here("ask", TIMES)
             way = Way(TableJudge(allowed={"127.0.0.1"}))
             async with _opened(engine, image, toolbox, scratch, way=way, pem=world.certificate) as box:
                 pairs = [(await asyncio.to_thread(_bare, engine, image), await _raw(box)) for _ in range(5)]
                 bare, raw = (median(column) for column in zip(*pairs, strict=True))
-                passed = median([await _fetch(box, port, BULK) for _ in range(3)])
+                downloads = [(here("fetch", BULK), await _fetch(box, port, BULK)) for _ in range(3)]
+                unboxed, passed = (median(column) for column in zip(*downloads, strict=True))
                 small_passed = await _small(box, port)
                 before = _resident()
                 fetching = asyncio.create_task(_fetch(box, port, LARGE))
@@ -124,6 +124,7 @@ async def _measure(engine: Engine, image: str, toolbox: Toolbox, scratch: Path) 
     return Network(
         bare=bare,
         raw=raw,
+        unboxed=unboxed,
         passed=passed,
         inspected=inspected,
         direct=direct,
@@ -180,14 +181,15 @@ async def _raw(box: ContainerBox) -> float:
 
 
 async def _fetch(box: ContainerBox, port: int, size: int) -> float:
-    """One download by curl, over TLS."""
-    began = time.perf_counter()
+    """One download by curl, over TLS, from its first byte."""
     text, end = await run(
         box,
-        f"env -u no_proxy -u NO_PROXY curl -sS --cacert /tmp/trusted.pem -o /dev/null https://127.0.0.1:{port}/{size}",
+        "env -u no_proxy -u NO_PROXY curl -sS --cacert /tmp/trusted.pem -o /dev/null"
+        f" -w '%{{time_starttransfer}} %{{time_total}}' https://127.0.0.1:{port}/{size}",
     )
     assert end.code == 0, text
-    return size / (time.perf_counter() - began) / 1e6
+    began, ended = map(float, text.split())
+    return size / (ended - began) / 1e6
 
 
 async def _small(box: ContainerBox, port: int) -> float:

@@ -1,7 +1,7 @@
 """Both ends beside the way out, standard library only. `serve PEM`: HTTP and HTTPS on ports that are printed, answering
-`/N` with N bytes. `ask HOST PORT TIMES PROXY_PORT PEM`: the median milliseconds of small requests on a kept connection.
-`many HOST PORT COUNT PROXY_PORT PEM`: of so many connections that are open at once, each with a request, those that
-failed.
+`/N` with N bytes. The others take HOST PORT COUNT PROXY_PORT PEM. `ask`: the median milliseconds of so many small
+requests on a kept connection. `fetch`: MB/s of a download of so many bytes, from its first one. `many`: of so many
+connections that are open at once, each with a request, those that failed.
 """
 
 import http.client
@@ -87,6 +87,16 @@ def many(host: str, port: int, count: int, proxy: int, pem: str) -> None:
     print(count - len(done))
 
 
+def fetch(host: str, port: int, size: int, proxy: int, pem: str) -> None:
+    connection = connect(host, port, proxy, pem)
+    connection.request("GET", f"/{size}")
+    reply, room = connection.getresponse(), bytearray(1 << 18)
+    began = time.perf_counter()
+    while reply.readinto(room):
+        pass
+    print(size / (time.perf_counter() - began) / 1e6)
+
+
 def ask(host: str, port: int, times: int, proxy: int, pem: str) -> None:
     connection = connect(host, port, proxy, pem)
     took = []
@@ -102,5 +112,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(sys.argv[2])
     else:
-        order = {"ask": ask, "many": many}[sys.argv[1]]
+        order = {"ask": ask, "fetch": fetch, "many": many}[sys.argv[1]]
         order(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])

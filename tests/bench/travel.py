@@ -106,7 +106,7 @@ async def long_session(repository: Path, home: Path) -> tuple[float, float]:
 
 def measure(work: Path, home: Path, small: Path, large: Path) -> list[Figure]:
     """All figures; `small` and `large`: repositories of 100 and of 100,000 files. Writes the curves too."""
-    few, many = (asyncio.run(checkpoints.small(each, home)) for each in (small, large))
+    few, many = checkpoints.small((small, large), home)
     whole = asyncio.run(checkpoints.large(small, home))
     undone = asyncio.run(checkpoints.back(small, home))
     forks = asyncio.run(checkpoints.forks(small, home))

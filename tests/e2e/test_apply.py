@@ -78,7 +78,9 @@ def test_colliding_lines_are_refused_marked_or_decided_as_asked(lines: Bench) ->
     mine = LINES.replace("\n3\n", "\nmine\n")
     (lines.place / "lines").write_text(mine)
     before = tree_digest(lines.place)
-    assert "the same lines in 1 place" in lines.run("apply", "--3way", check=53).stderr
+    collided = lines.run("apply", "--3way", check=53).stderr
+    assert "the same lines in 1 place" in collided
+    assert "--markers" in collided
     assert tree_digest(lines.place) == before
     lines.run("apply", "--ours")
     assert text(lines) == mine

@@ -116,7 +116,10 @@ def test_a_session_runs_again_with_no_network_to_the_same_tree(repository: Bench
     assert kept.stat().st_mode & 0o777 == 0o600
     # what was not recorded, in the session that goes on, still without a network
     more = bash(f"curl -sS {SITE}/page {SITE}/other {INDEX}/simple/x/")
-    repository.run("-p", "more", "--resume", replay, "--model", repository.script({"tools": [more]}, {"text": "done"}))
+    told = repository.run(
+        "-p", "more", "--resume", replay, "--model", repository.script({"tools": [more]}, {"text": "done"})
+    ).stderr
+    assert "2 requests were not recorded, and not answered (fumehood net log names them)" in told
     said = outputs(repository, replay)[-1]
     assert "A page of this world" in said
     assert f"fumehood: GET {SITE}/other was not recorded" in said

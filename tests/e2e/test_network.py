@@ -133,6 +133,8 @@ def test_a_url_is_tried_and_explained_without_sending_anything(repository: Bench
     assert repository.run("net", "test", "http://b.example/x/y").stdout.startswith("allow")
     assert repository.run("net", "test", "POST http://b.example/x/y", check=1).stdout.startswith("ask")
     assert "--allow-host https://b.example would" in repository.run("net", "test", "b.example", check=1).stdout
+    said = repository.run("net", "test", "https://0x7f.1/", check=2).stderr
+    assert "no such host is asked" in said
     told = repository.run("net", "explain", "https://x.a.example").stdout
     assert "decides   deny Network(*.a.example)" in told
     assert "settings.yaml:3" in told

@@ -12,13 +12,18 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyte
 import pytest
+
+from sandbox.authority import Authority
 
 pytestmark = pytest.mark.box
 PATIENCE = 60.0
@@ -308,3 +313,66 @@ def test_a_repositorys_settings_are_asked_about_before_a_run_and_not_again(desk:
     again.until(r"done")
     assert again.end() == 0
     assert any("Let them count" in line for line in again.lines()) is (key == "n")
+
+
+class Site(BaseHTTPRequestHandler):
+    """Says yes to every request."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "3")
+        self.end_headers()
+        self.wfile.write(b"yes")
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the library's)
+        return
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[str]:
+    """A site over TLS, whose authority is `site.pem`."""
+    authority = Authority(datetime.now(UTC))
+    (tmp_path / "site.pem").write_bytes(authority.certificate)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    server.socket = authority.context("127.0.0.1").wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"https://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("key", ["i", "y", "n"])
+def test_a_question_for_a_host_is_answered_with_yes_no_or_a_look_inside(
+    desk: Desk, site: str, tmp_path: Path, key: str
+) -> None:
+    fetch = f"unset no_proxy NO_PROXY; curl -sk {site}/a; curl -sk -X POST {site}/b"
+    desk.write(f'  - tools: [{{name: Bash, input: {{command: "{fetch}"}}}}]\n  - text: done\n')
+    run = desk.prompt(SSL_CERT_FILE=str(tmp_path / "site.pem"))
+    run.until(rf"to  {site}$")
+    assert "i yes, and look into each request" in run.until(r"Allow this\?")
+    answer(run, key.encode())
+    assert run.end() == 0
+    lines = run.lines()
+    said = {"i": "yes, and look into each request", "y": "yes", "n": "no"}[key]
+    assert [line for line in lines if "you said" in line] == [f"  you said {said}"]
+    assert ("  │ yesyes" in lines) is (key != "n")
+    assert any("1 call · 2 requests refused ·" in line for line in lines) is (key == "n")
+    command = [sys.executable, "-m", "runner", "net", "log"]
+    log = subprocess.run(command, cwd=desk.repository, env=desk.environ, check=True, capture_output=True, text=True)
+    seen = [" ".join(line.split()[1:4]) for line in log.stdout.splitlines() if site in line and "--allow" not in line]
+    assert (
+        seen
+        == {
+            "i": [f"allow CONNECT {site}", f"allow GET {site}/a", f"allow POST {site}/b"],
+            "y": [f"allow CONNECT {site}"] * 2,
+            "n": [f"deny CONNECT {site}"] * 2,
+        }[key]
+    )

@@ -51,7 +51,7 @@ def test_rewind_goes_to_any_message_or_checkpoint_and_show_reads_old_files(repos
     script = repository.script(
         {"tools": [bash("echo a > f")]},
         {"tools": [bash("echo b > f")]},
-        {"tools": [bash("echo c > f")]},
+        {"tools": [bash("echo c > f; echo h > ~/home; echo t > /tmp/temporary")]},
         {"text": "done"},
     )
     repository.run("-p", "--model", script, "write thrice")
@@ -59,7 +59,13 @@ def test_rewind_goes_to_any_message_or_checkpoint_and_show_reads_old_files(repos
     assert [(row["label"], row["tool"]) for row in rows] == [
         ("start of turn", "Bash"), ("call", "Bash"), ("call", "Bash"), ("end of turn", ""),
     ]  # fmt: skip
-    assert "write thrice" in repository.run("checkpoints").stdout
+    listed = repository.run("checkpoints").stdout
+    assert "write thrice" in listed
+    last = listed.splitlines()[-1].split()
+    assert {name.rstrip(",") for name in last[-3:]} == {"f", "~/home", "/tmp/temporary"}
+    assert [repository.run("show", f"{last[1]}:{name.rstrip(',')}").stdout for name in sorted(last[-3:])] == [
+        "t\n", "c\n", "h\n",
+    ]  # fmt: skip
     middle = rows[2]["checkpoint"]
     assert repository.run("show", f"{middle}:f").stdout == "b\n"
     assert "a + b" not in repository.run("show", f"{middle}:calc.py").stdout

@@ -26,8 +26,8 @@ def fake_python(directory: Path, name: str, version: tuple[int, int], *, venv: b
 def choose(directory: Path) -> subprocess.CompletedProcess[str]:
     """Run .ci/python where there is nothing but a shell and what the directory holds."""
     (directory / "sh").symlink_to(shutil.which("sh") or "/bin/sh")
-    # the absolute fallback of the script must not find this machine's Python
-    script = (ROOT / ".ci/python").read_text().replace("/usr/bin/python3", str(directory / "nothing"))
+    # the distribution's Python is not this machine's
+    script = (ROOT / ".ci/python").read_text().replace("/usr/bin/python3", str(directory / "distribution"))
     (directory / "script").write_text(script)
     return subprocess.run(
         ["/bin/sh", directory / "script"], env={"PATH": str(directory)}, capture_output=True, text=True, check=False
@@ -37,6 +37,23 @@ def choose(directory: Path) -> subprocess.CompletedProcess[str]:
 def test_newest_python_is_taken(tmp_path: Path) -> None:
     fake_python(tmp_path, "python3.11", (3, 11))
     fake_python(tmp_path, "python3", (3, 9))
+    newest = fake_python(tmp_path, "python3.13", (3, 13))
+
+    assert choose(tmp_path).stdout == f"{newest}\n"
+
+
+def test_the_distributions_python_comes_before_a_newer_one(tmp_path: Path) -> None:
+    fake_python(tmp_path, "python3.13", (3, 13))
+    own = fake_python(tmp_path, "distribution", (3, 11))
+
+    assert choose(tmp_path).stdout == f"{own}\n"
+
+
+@pytest.mark.parametrize(("version", "venv"), [((3, 9), True), ((3, 11), False)])
+def test_a_distributions_python_that_will_not_do_is_passed_over(
+    version: tuple[int, int], venv: bool, tmp_path: Path
+) -> None:
+    fake_python(tmp_path, "distribution", version, venv=venv)
     newest = fake_python(tmp_path, "python3.13", (3, 13))
 
     assert choose(tmp_path).stdout == f"{newest}\n"

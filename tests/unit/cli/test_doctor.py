@@ -56,6 +56,10 @@ def test_settings_are_named_with_what_means_nothing_here_and_what_cannot_be_used
     (check,) = check_settings(environ, place, where)
     assert check.level is Level.FAIL
     assert "managed-settings.yaml:2:1: is no YAML" in check.found
+    manage(where, 'permissions: {deny: ["WebSearch(x)"]}')
+    (check,) = check_settings(environ, place, where)
+    assert (check.level, "WebSearch takes no such specifier" in check.found) == (Level.FAIL, True)
+    assert check.advice.startswith("ask who administrates this machine")
 
 
 def test_what_got_through_is_named_below_its_kind() -> None:

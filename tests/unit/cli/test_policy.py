@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from runner.cli.entry import run_command_line
-from runner.effects import Decision, RunCommand, Source, Verdict, WritePath, effect_to_json
+from runner.effects import ConnectHost, Decision, Mode, Place, RunCommand, Source, Verdict, WritePath, effect_to_json
 from runner.events import Judged, ModeChanged, SessionStarted
 from runner.journal import Journal
+from runner.policy.explain import past_calls
 from runner.policy.signing import new_key
 from runner.policy.trust import Grants
 from runner.sessions.specs import new_spec
@@ -61,6 +62,8 @@ class Terminal:
             )
         helper = Verdict(decision=Decision.ALLOW, source=Source.FUMEHOOD, reason="helper")
         self._judged(journal, "fumehood-1", "git-state", RunCommand(command="git status", cwd=cwd), helper)
+        locked = Verdict(decision=Decision.DENY, source=Source.MANAGED, reason="disableShell")
+        self._judged(journal, "user-1", "shell", RunCommand(command="/bin/sh", cwd=cwd), locked)
         journal.append(ModeChanged(mode="default", source="client"))
         path = cwd / "x"
         asked = Verdict(decision=Decision.ASK, source=Source.MODE, reason="mode default: no rule allows it")
@@ -89,12 +92,14 @@ def terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
 def test_show_names_the_source_of_every_value_and_what_does_not_count(terminal: Terminal) -> None:
     terminal.user("image: debian\npermissions:\n  deny:\n    - Bash(git push *)\n    - WebSearch\n")
     put(terminal.place / ".claude/settings.json", {"permissions": {"allow": ["WebFetch"]}, "theme": "dark"})
+    put(terminal.place / "fumehood.yaml", {"disableShell": True})
     said = terminal.run("policy", "show")
     assert "image          debian  (user, ~/.config/fumehood/settings.yaml:1)" in said
     deny = "deny           Bash(git push *)  (user, ~/.config/fumehood/settings.yaml:4, advisory for the shell)"
     assert deny in said
     assert "deny           WebSearch  (user, ~/.config/fumehood/settings.yaml:5, boundary)" in said
     assert "not counted    .claude/settings.json:1: permissions.allow 'WebFetch'" in said
+    assert "not counted    fumehood.yaml:1: disableShell true does not count" in said
     shown = json.loads(terminal.run("policy", "show", "--json"))
     assert shown["settings"]["image"]["from"] == [
         {"value": "debian", "source": "user", "file": "~/.config/fumehood/settings.yaml", "line": 1}
@@ -114,6 +119,7 @@ def test_explain_says_which_rule_decides_and_what_would_change_it(terminal: Term
     ]
     assert said[4].startswith(f"change    without Bash(git push *) in {file}:3: ask")
     said = terminal.run("policy", "explain", "--mode", "default", "Edit(x)").splitlines()
+    assert terminal.run("policy", "explain", "--permission-mode", "default", "Edit(x)").splitlines() == said
     assert said[0] == "decision  ask (mode default)"
     assert any(line.startswith("change    in mode bypassPermissions: allow") for line in said)
     assert any(line.startswith("change    an allow rule such as Edit(/") for line in said)
@@ -128,7 +134,7 @@ def test_explain_takes_a_call_out_of_a_journal(terminal: Terminal) -> None:
     said = terminal.run("policy", "explain", "--session", session, "--call", "2")
     assert said.splitlines()[:3] == [
         "call      Bash(git push)",
-        "then      allow: mode",
+        "then      allow: mode (mode)",
         "decision  deny (mode bypassPermissions)",
     ]
     assert "Edit(" in terminal.run("policy", "explain", "-s", session[:8], "--call", "c3")
@@ -254,3 +260,12 @@ def test_flags_of_a_run_that_cannot_be_are_refused(terminal: Terminal) -> None:
     terminal.run("--setting-sources", "everything", "hello", code=2)
     terminal.run("--settings", "none.json", "hello", code=2)
     terminal.run("--settings", '{"permissions": {"deny": "x"}}', "hello", code=6)
+
+
+def test_a_request_of_a_past_session_is_named_with_its_host() -> None:
+    verdict = {"decision": "allow", "source": "user", "rule": "Network(a.example)"}
+    to = ConnectHost(host="a.example", port=8443, scheme="https", method="GET", path="/x")
+    record = {"type": "Judged", "call": "n", "tool": "Network", "effects": [effect_to_json(to)], "verdict": verdict}
+    place = Place(cwd=PurePosixPath("/w"), home=PurePosixPath("/home/box"), roots=(PurePosixPath("/w"),))
+    (past,) = past_calls([record], session="s", place=place, mode=Mode.DEFAULT)
+    assert past.text == "Network(GET https://a.example:8443/x)"

@@ -13,10 +13,10 @@ import pytest
 import runner
 from runner.approval import ClientApprover
 from runner.effects import Decision, Effect, Mode, Place, RunCommand
-from runner.events import ApprovalAsked, Judged, ToolFinished, TurnEnded
+from runner.events import ApprovalAsked, ApprovalGiven, Judged, ToolFinished, TurnEnded
 from runner.hooks.config import Configured, function
 from runner.hooks.run import Hooks
-from runner.loop.operations import Answer, Prompt
+from runner.loop.operations import Answer, Interrupt, Prompt
 from runner.tools.base import ToolContext, ToolResult
 from runner.tools.registry import default_tools
 from sandbox.spec import Command
@@ -153,3 +153,39 @@ async def test_what_a_client_puts_in_its_place_is_judged_anew(stage: Stage, put:
     assert first.digest != second.digest
     (finished,) = stage.bodies(ToolFinished)
     assert finished.is_error is (decision is Decision.DENY)
+
+
+class Slow(ClientApprover):
+    """Says yes after an hour of the clock that it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 5.0
+
+    async def ask(self, asked: ApprovalAsked) -> ApprovalGiven:
+        self.now += 3600
+        return ApprovalGiven(call=asked.call, allowed=True, by="client")
+
+
+async def test_the_time_of_a_call_is_without_the_wait_for_an_answer(stage: Stage) -> None:
+    stage.script({"tools": [{"name": "Change", "id": "t1", "input": {}}]}, {"text": "ok"})
+    slow = Slow()
+    async with stage.open(mode=Mode.DEFAULT, approver=slow) as session:
+        session.gate.monotonic = lambda: slow.now
+        await stage.play(session)
+    (finished,) = stage.bodies(ToolFinished)
+    assert (finished.is_error, finished.seconds, slow.now) == (False, 0.0, 3605.0)
+
+
+async def test_a_call_that_still_waits_for_its_answer_is_told_as_not_run(stage: Stage) -> None:
+    calls = [{"name": "Change", "id": f"t{number}", "input": {"name": str(number)}} for number in (1, 2)]
+    stage.script({"tools": calls}, {"text": "ok"})
+    async with stage.open(mode=Mode.DEFAULT, approver=ClientApprover()) as session:
+        await session.submit(Prompt.text("go"))
+        await until(session, ApprovalAsked)
+        await session.submit(Interrupt())
+        await until(session, TurnEnded)
+    assert stage.change.diary == []
+    first, second = stage.bodies(ToolFinished)
+    assert first.content == second.content
+    assert "Not run: the user or a limit ended the turn" in first.content

@@ -183,3 +183,16 @@ def test_a_file_that_keeps_changing_is_refused(tmp_path: Path) -> None:
 def test_a_file_below_what_is_no_directory_is_not_there(tmp_path: Path) -> None:
     (tmp_path / ".claude").write_text("a file of that name")
     assert read_file(tmp_path / ".claude" / "settings.json") is None
+
+
+def test_yaml_may_begin_with_a_brace_and_is_as_strict() -> None:
+    assert parse(b"{permissions: {deny: [WebSearch]}}", "a.yaml").value == {"permissions": {"deny": ["WebSearch"]}}
+    for text, name, match in (
+        (b"{a: 1}", "a.json", "no JSON"),
+        (b"{a: 1}", "--settings", "no JSON"),
+        (b'{"a": 1, "a": 2}', "a.yaml", "twice"),
+        (b"{a: 1, a: 2}", "a.yaml", "twice"),
+        (b"{a: 1", "a.yaml", "no YAML"),
+    ):
+        with pytest.raises(SettingsError, match=match):
+            parse(text, name)

@@ -103,6 +103,8 @@ def test_a_broken_file_starts_nothing_and_says_where(where: Places, text: str) -
 
 CLAUDES: dict[str, tuple[dict[str, Any], str]] = {
     "permissions": ({"permissions": {"denyAll": True}}, "permissions.denyAll"),
+    "permissions, misspelt": ({"permissions": {"denny": []}}, "permissions.denny .* did you mean 'deny'"),
+    "a lock, misspelt": ({"allowManagedHookOnly": True}, "did you mean 'allowManagedHooksOnly'"),
     "sandbox": ({"sandbox": {"newLock": True}}, "sandbox.newLock"),
     "sandbox, deeper": ({"sandbox": {"network": {"blockAll": True}}}, "sandbox.network.blockAll"),
     "allowManaged": ({"allowManagedSkillsOnly": True}, "allowManagedSkillsOnly"),

@@ -44,6 +44,12 @@ def write(path: str) -> WritePath:
         ("mv a b && cp c d", "?adada"),
         ("sed -i s/a/b/ f", "?adada"),
         ("sed -i 's/a/b/e' f", "??dcda"),
+        ("sed -n 1,5p .git/config", "aaaaaa"),
+        ("sed -n '/^a/,/^b/p' f", "aaaaaa"),
+        ("sed '/a/d' f; sed -n '/x\\/y/p' f", "aaaaaa"),
+        ("sed -n '/a/w f' g", "??dcda"),
+        ("sed -n '/a/e' f", "??dcda"),
+        ("sed -n 1p .git/config -i", "??dcda"),
         ("touch /etc/x", "??dcda"),
         ("touch $x", "??dcda"),
         ("touch .git/hooks/x", "??dcda"),
@@ -65,6 +71,20 @@ def write(path: str) -> WritePath:
 )
 def test_what_each_mode_makes_of_what_no_rule_speaks_of(effect: Effect | str, letters: str) -> None:
     assert "".join(letter(judged(effect, mode)) for mode in MODES) == letters
+
+
+@pytest.mark.parametrize(
+    ("command", "decision"),
+    [
+        ("sed -n 1,5p f", Decision.ALLOW),
+        ("sed -n '/x/p' f", Decision.ALLOW),
+        ("sed -n 1,5p g", Decision.DENY),
+        ("sed -i s/a/b/ f", Decision.DENY),
+        ("sed -n '1w f' h", Decision.DENY),
+    ],
+)
+def test_a_sed_that_edits_nothing_in_place_reads_its_files(command: str, decision: Decision) -> None:
+    assert judged(command, Mode.BYPASS, deny=("Edit(f)", "Read(g)")).decision is decision
 
 
 @pytest.mark.parametrize(

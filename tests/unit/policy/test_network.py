@@ -18,7 +18,7 @@ from runner.policy.documents import parse
 from runner.policy.grants import offer
 from runner.policy.layers import HOSTS_LOCKED
 from runner.policy.locks import network_limits
-from runner.policy.network import network_pattern, shown
+from runner.policy.network import network_pattern, opening, shown
 from runner.policy.policy import Policy, build_policy
 from runner.policy.settings import check_shape
 from tests.support.policies import GROUND, PLACE, joined, loaded
@@ -373,3 +373,23 @@ def test_a_request_as_a_rule_allows_it(request: ConnectHost) -> None:
 def test_any_text_is_a_rule_or_refused(text: str) -> None:
     with contextlib.suppress(UsageError):
         network_pattern(text)
+
+
+@pytest.mark.parametrize(
+    ("request_line", "rule"),
+    [
+        (("https", 443, "CONNECT", ""), "https://a.example"),
+        (("https", 8443, "GET", "/x/y?q=1"), "GET https://a.example:8443/x/y"),
+        (("https", 443, "POST", "/r.git/git-receive-pack"), "git:push https://a.example"),
+        (("https", 443, "GET", "/r.git/info/refs?service=git-upload-pack"), "git:fetch https://a.example"),
+        (("http", 80, "GET", "/x"), "http://a.example"),
+        (("tcp", 22, "", ""), "tcp://a.example:22"),
+    ],
+)
+def test_the_rule_that_is_proposed_allows_the_request_and_no_more_than_is_seen(
+    request_line: tuple[str, int, str, str], rule: str
+) -> None:
+    scheme, port, method, path = request_line
+    effect = ConnectHost(host="a.example", port=port, scheme=scheme, method=method, path=path)
+    assert opening(effect) == rule
+    assert network_pattern(rule).covers(effect)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from runner.events import (
+    ApprovalGiven,
     Compacted,
     Event,
     Failed,
@@ -157,6 +158,51 @@ def test_a_denied_call_is_told_at_once_and_listed_in_the_result(scene: Scene) ->
     assert result["permission_denials"] == [
         {"tool_name": "Bash", "tool_use_id": "toolu_1", "tool_input": {"command": "curl x"}}
     ]
+
+
+def _refused(scene: Scene) -> None:
+    """A call that nobody can be asked about, and a command two of whose requests are refused."""
+    scene.start()
+    scene.say(ToolRequested(call="toolu_1", name="Bash", input={"command": "make"}))
+    verdict = {"decision": "ask", "source": "mode", "rule": "", "reason": "mode default: no rule allows `make`"}
+    scene.say(Judged(call="toolu_1", tool="Bash", digest="d", effects=[], verdict=verdict))
+    scene.say(ApprovalGiven(call="toolu_1", allowed=False, by="nobody", reason="nobody can be asked in this session"))
+    scene.say(ToolRequested(call="toolu_2", name="Bash", input={"command": "curl https://a.example/x"}))
+    to = {"type": "ConnectHost", "host": "a.example", "port": 443, "scheme": "https", "method": "CONNECT"}
+    verdict = {"decision": "deny", "source": "mode", "rule": "", "reason": "no rule allows it"}
+    for call in ("n1", "n2"):
+        scene.say(Judged(call=call, tool="Network", digest="d", effects=[to], verdict=verdict), cause="toolu_2")
+    scene.end()
+
+
+def test_a_refused_request_counts_for_the_call_that_made_it(scene: Scene) -> None:
+    _refused(scene)
+    asked, request, _, result = translate(scene)[1:]
+    assert (asked["tool_name"], asked["decision_reason_type"]) == ("Bash", "mode")
+    assert asked["decision_reason"] == "mode default: no rule allows `make`; nobody can be asked in this session"
+    assert (request["tool_name"], request["tool_use_id"]) == ("Network", "toolu_2")
+    sent = {"to": "https://a.example", "request": "CONNECT"}
+    assert [(d["tool_name"], d["tool_use_id"], d["tool_input"]) for d in result["permission_denials"]] == [
+        ("Bash", "toolu_1", {"command": "make"}),
+        ("Network", "toolu_2", sent),
+        ("Network", "toolu_2", sent),
+    ]
+
+
+@pytest.mark.parametrize("form", ["text", "json", "stream-json"])
+async def test_what_was_denied_is_told_once_where_the_output_does_not_show_it(scene: Scene, form: str) -> None:
+    _refused(scene)
+    told: list[str] = []
+    await Output(form, Messages(init=INIT, sizes=sizes_of), out=io.StringIO(), notify=told.append).follow(
+        _replay(scene.events)
+    )
+    wanted = [
+        "denied: Bash make: mode default: no rule allows `make`; nobody can be asked in this session",
+        "denied: Network https://a.example: no rule allows it",
+        "what would allow a call: fumehood policy explain --session 4f2a91c0 --call 1 (2, 3 …)",
+        "what would allow a request: fumehood net log 4f2a91c0",
+    ]
+    assert told == (wanted if form != "stream-json" else [])
 
 
 def test_stream_events_assemble_to_the_blocks_of_the_reply(scene: Scene) -> None:

@@ -69,6 +69,17 @@ def test_a_key_is_for_its_hosts_and_https_only(tmp_path: Path) -> None:
     assert not made.concerns("c.example", 443)
 
 
+@pytest.mark.parametrize("host", ["http://a.example", "tcp://a.example:5432"])
+def test_a_key_that_could_never_be_put_in_is_refused(tmp_path: Path, host: str) -> None:
+    with pytest.raises(SettingsError, match=f"{host}: keys are put into requests over TLS only"):
+        read(tmp_path, {"hosts": ["b.example", host], "env": "KEY"})
+
+
+def test_a_key_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="credentials: /nowhere/key: No such file or directory"):
+        read(tmp_path, {"hosts": ["a.example"], "file": "/nowhere/key"})
+
+
 def test_a_key_comes_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "key").write_text(f"{KEY}\n")
     [made] = read(tmp_path, {"hosts": ["a.example"], "file": "~/key"})

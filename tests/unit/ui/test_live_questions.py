@@ -133,7 +133,8 @@ async def test_always_is_offered_with_the_rule_and_the_file_it_goes_to(
         assert await answers.get() == (True, True)
         yield scene.say(ApprovalGiven(call="c", allowed=True, by="client", always=True))
         await asyncio.sleep(0.6)
-        assert screen.read()[-1] == "Allow this?  y yes  n no"
+        shown = screen.read()
+        assert (shown[-1], "  you said always" in shown) == ("Allow this?  y yes  n no", True)
         screen.press("a")  # not offered here: no answer
         await asyncio.sleep(0.1)
         assert answers.empty()

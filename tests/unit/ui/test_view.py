@@ -10,6 +10,7 @@ from runner.events import (
     BoxEnded,
     BoxStarted,
     Drifted,
+    Egress,
     Failed,
     Judged,
     ModeChanged,
@@ -22,6 +23,7 @@ from runner.events import (
     ToolRequested,
 )
 from runner.spec import RootRef, SessionSpec
+from runner.ui.summary import summary
 from runner.ui.view import AskView, CallView, TurnView, Usage, ViewState, begin, fold
 
 if TYPE_CHECKING:
@@ -87,6 +89,22 @@ def test_a_denied_call_stays_denied_and_says_why(scene: Scene) -> None:
     state = view(scene)
     assert state.last is not None
     assert (state.last.state, state.last.message, state.denied) == ("denied", "Bash(curl:*)", 1)
+
+
+def test_requests_that_were_refused_are_no_denied_calls(scene: Scene) -> None:
+    scene.say(ToolRequested(call="c", name="Bash", input={"command": "curl x"}))
+    scene.say(ApprovalAsked(call="n", tool="Network", input={"to": "https://x"}, reason="outside"))
+    scene.say(ApprovalGiven(call="n", allowed=False, by="client"))
+    for call in ("n1", "n2"):
+        scene.say(Judged(call=call, tool="Network", digest="d", effects=[], verdict=DENY))
+        scene.say(Egress(host="x", port=443, scheme="https", method="CONNECT", path="", verdict=DENY))
+    allowed = {"decision": "allow", "source": "mode", "rule": "", "reason": ""}
+    scene.say(Egress(host="y", port=443, scheme="https", method="CONNECT", path="", verdict=allowed))
+    state = view(scene)
+    assert (state.denied, state.refused, state.egress) == (0, 2, 3)
+    text = "\n".join(line.plain for line in summary(state))
+    assert "2 requests refused" in text
+    assert "fumehood net log" in text
 
 
 def test_a_question_is_open_until_it_is_answered(scene: Scene) -> None:

@@ -67,7 +67,8 @@ def made(name: str, *, state: str = "done", result: Any = None, message: str = "
         (made("Edit", result={"structuredPatch": [{"lines": [" a", "-b", "+c", "+d"]}]}), "+2 -1"),
         (made("Grep", result={"numFiles": 3}), "3 files"),
         (made("AskUserQuestion", result={"answers": {"Which colour?": "blue", "And?": "a\tb"}}), "blue, a b"),
-        (made("Bash", state="denied", message="rule"), "denied: rule"),
+        (made("Bash", state="denied", message="mode plan"), "denied: mode plan"),
+        (made("Bash", state="denied", message="denied by rule WebFetch"), "denied by rule WebFetch"),
         (made("Read", result="nonsense"), ""),
     ],
 )
