@@ -12,7 +12,7 @@ from typing import Any
 
 from runner.dataclass import dataclass
 from runner.events import RECORD_VERSION
-from runner.storage import FileStorage, MemoryStorage
+from runner.storage import Storage
 
 HASH_KEY = b',"hash":"'
 UNKNOWN = "?"  # the hash before this line cannot be told
@@ -106,7 +106,7 @@ def check_line(line: bytes, number: int, chain: Chain) -> tuple[dict[str, Any], 
     return record, None
 
 
-def verify(storage: FileStorage | MemoryStorage) -> Verification:
+def verify(storage: Storage) -> Verification:
     """Check every hash, number and blob from the disk; goes on after a fault to find all of them. Nothing that
     stands in the lines makes it raise.
     """
@@ -145,7 +145,7 @@ def _wanted(record: dict[str, Any]) -> list[str]:
     return [str(value["$blob"]) for value in record["body"].values() if isinstance(value, dict) and "$blob" in value]
 
 
-def _blob(storage: FileStorage | MemoryStorage, name: str) -> bytes | None:
+def _blob(storage: Storage, name: str) -> bytes | None:
     """None where there is none; b"" for what cannot be one."""
     try:
         return storage.get(name) if _BLOB.fullmatch(name) else b""
@@ -153,7 +153,7 @@ def _blob(storage: FileStorage | MemoryStorage, name: str) -> bytes | None:
         return b""
 
 
-def _forgotten(storage: FileStorage | MemoryStorage, record: dict[str, Any]) -> list[str]:
+def _forgotten(storage: Storage, record: dict[str, Any]) -> list[str]:
     """The blobs that a Redacted record names; the list may lie in a blob itself."""
     blobs = record["body"].get("blobs") if record["type"] == "Redacted" else None
     if isinstance(blobs, dict):

@@ -18,7 +18,7 @@ from typing import Any, Self
 from runner.chain import HASH_KEY, Chain, Verification, check_line, verify
 from runner.errors import JournalError
 from runner.events import RECORD_VERSION, Body, Event, HeadMoved, body_from_json, body_to_json
-from runner.storage import FileStorage, MemoryStorage
+from runner.storage import FileStorage, MemoryStorage, Storage
 
 BLOB_LIMIT = 4096
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
@@ -92,7 +92,7 @@ class Journal:
 
     def __init__(
         self,
-        storage: FileStorage | MemoryStorage,
+        storage: Storage,
         *,
         session: str = "",
         clock: Callable[[], float] = time.time,

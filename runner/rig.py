@@ -11,7 +11,6 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from runner.errors import FumehoodError
 from runner.sessions.lock import Lock
 from runner.sessions.specs import BOX_HOME, Notify, box_cwd, home_of
 from runner.sessions.store import Store
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from runner.models.base import ModelClient
     from runner.sessions.ahead import Ahead
     from runner.sessions.cleaning import Removed
+    from runner.sessions.clients import Clients
     from runner.sessions.desk import Desk
     from runner.sessions.drifting import Drifting
     from runner.sessions.enforced import Enforced
@@ -88,14 +88,13 @@ class Rig:
         self._drifting: Drifting = import_module("runner.sessions.drifting").Drifting(
             self.housing, self.journal, masks=lambda: enforced.masks, progress=progress
         )
-        self._models: list[ModelClient] = []
+        self._clients: Clients = import_module("runner.sessions.clients").Clients(enforced)
         self._tasks: list[asyncio.Task[Any]] = []
         self._keeping: asyncio.Task[None] | None = None
         self._stack = AsyncExitStack()
         self._progress = progress
         self._going: Travel | None = None
         self._ahead: Ahead | None = None
-        self._small: ModelClient | None = None
         self._auditing: Auditing | None = None
 
     async def open(
@@ -138,8 +137,7 @@ class Rig:
         if self._keeping is not None:
             await asyncio.gather(self._keeping, return_exceptions=True)
         await self.housing.close()
-        for client in self._models:
-            await client.close()
+        await self._clients.close()
         if self._auditing is not None and (problem := await self._auditing.end()):
             self._progress(problem)
         self.journal.close()
@@ -179,7 +177,7 @@ class Rig:
         return made
 
     def _session(self, model: ModelClient | None, approver: Approver | None) -> Session:
-        spec, client = self.spec, model or self._resolve(self.spec.model, *self.spec.fallback_models)
+        spec, client = self.spec, model or self._clients.resolve(self.spec.model, *self.spec.fallback_models)
         self._tasks.append(asyncio.create_task(client.warm()))
         approver = self.enforced.approver(approver)
         ahead = self._ahead = import_module("runner.sessions.ahead").Ahead(self._take)
@@ -207,8 +205,8 @@ class Rig:
             between=ahead.between,
             after_turn=ahead.after_turn,
             undo=self._undo,
-            resolve_model=self._resolve,
-            small_model=self._small_model,
+            resolve_model=self._clients.resolve,
+            small_model=self._clients.small,
             environment=spec.variables,
             exposed=self.enforced.exposing.to_command,
             max_output_tokens=spec.max_output_tokens,
@@ -320,27 +318,6 @@ class Rig:
         if self.before < 0:
             self.journal.append(events.SessionStarted(spec=self.spec.to_json(), version=VERSION))
         self.journal.append(self.enforced.loaded())
-
-    def _small_model(self) -> ModelClient | None:
-        """What reads pages for the session: haiku, where the session's model is Anthropic's and settings allow it."""
-        provider, sign, _ = self.spec.model.partition(":")
-        if sign and provider != "anthropic":
-            return None
-        if self._small is None:
-            try:
-                self._small = self._resolve("haiku")
-            except FumehoodError:
-                return None
-        return self._small
-
-    def _resolve(self, name: str, *fallbacks: str) -> ModelClient:
-        full = self.enforced.check_models(name, *fallbacks)
-        client: ModelClient = import_module("runner.models.registry").resolve_model(
-            name, self.environ, fallbacks=fallbacks
-        )
-        self.enforced.named[client.name] = full
-        self._models.append(client)
-        return client
 
     def _context(self) -> Context:
         spec, root = self.spec, self.spec.roots[0]

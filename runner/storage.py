@@ -43,6 +43,10 @@ class Storage(Protocol):
         """Make all of it survive a power loss. May be called from another thread."""
         ...
 
+    def close(self) -> None:
+        """Give back what is held; closing twice is no error."""
+        ...
+
 
 class FileStorage:
     """`journal.jsonl` and `blobs/` in a directory, 0600 in 0700. A torn last line (a crash in

@@ -47,7 +47,6 @@ class Authority:
             .add_extension(usage, critical=True)
             .sign(self._key, hashes.SHA256())
         )
-        self._certificate = made
         self.certificate = made.public_bytes(Encoding.PEM)
         self._contexts: OrderedDict[str, ssl.SSLContext] = OrderedDict()
 

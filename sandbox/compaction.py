@@ -194,14 +194,18 @@ def thin(file: Path, drop: frozenset[str], *, stop: Stop = never) -> Thinned:
         needed = _needed(source, notes, indexes)
         wanted = [name for name in by_path(source, notes) if name in needed]
         target = rewrite(source, wanted, notes, more=indexes.values(), stop=stop)
-        try:
-            take_place(target, file)
-        except BaseException:
-            abandon(target)
-            raise
-        after = target.size
-        target.close()
-        return Thinned(before=before, after=after)
+        return Thinned(before=before, after=_settled(target, file))
+
+
+def _settled(target: Store, file: Path) -> int:
+    """The size of what was written anew, in its place and closed."""
+    try:
+        take_place(target, file)
+    except BaseException:
+        abandon(target)
+        raise
+    with target:
+        return target.size
 
 
 def _without(
@@ -264,14 +268,7 @@ def repack(file: Path, wanted: Callable[[Store], Sequence[str]] | None = None, *
         before = source.size + source.torn
         names = [name for name, _ in source.digests()] if wanted is None else wanted(source)
         target = rewrite(source, names, source.notes(), stop=stop)
-        try:
-            take_place(target, file)
-        except BaseException:
-            abandon(target)
-            raise
-        after = target.size
-        target.close()
-        return Thinned(before=before, after=after)
+        return Thinned(before=before, after=_settled(target, file))
 
 
 class Background:

@@ -154,18 +154,6 @@ def unlink_beneath(directory: int, path: str | bytes) -> None:
         os.unlink(name, dir_fd=parent)
 
 
-def rmdir_beneath(directory: int, path: str | bytes) -> None:
-    """Remove an empty directory."""
-    with parent_beneath(directory, path) as (parent, name):
-        os.rmdir(name, dir_fd=parent)
-
-
-def symlink_beneath(directory: int, path: str | bytes, target: bytes) -> None:
-    """Make a link with this text; the text is not looked at."""
-    with parent_beneath(directory, path) as (parent, name):
-        os.symlink(target, name, dir_fd=parent)
-
-
 def rename_beneath(directory: int, old: str | bytes, new: str | bytes, *, replace: bool = True) -> None:
     """Rename beneath the directory. Without `replace` an existing target is EEXIST."""
     with parent_beneath(directory, old) as (source, name), parent_beneath(directory, new) as (target, other):

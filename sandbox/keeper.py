@@ -88,11 +88,6 @@ class Keeper:
         self._asked: dict[int, str] = {}
         self._answers: dict[int, Answer | OSError] = {}
 
-    @property
-    def available(self) -> bool:
-        """Whether there is an engine to start it with."""
-        return self._engine is not None and self._image is not None
-
     def close(self) -> None:
         """Remove the container, if there is one."""
         with self._lock:

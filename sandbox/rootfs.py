@@ -10,7 +10,7 @@ import io
 import re
 import subprocess
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -199,10 +199,3 @@ class _Measured(io.RawIOBase):
             self._gzip.close()
             self._file.close()
         super().close()
-
-
-def read_layer(path: Path) -> Iterator[bytes]:
-    """The archive of a Layer, uncompressed."""
-    with gzip.open(path) as file:
-        while chunk := file.read(CHUNK):
-            yield chunk

@@ -193,9 +193,3 @@ def registry_of(image: str) -> str:
     """The registry that an image's name names, "" where it names none and the engine chooses."""
     head, slash, _ = image.partition("/")
     return head if slash and ("." in head or ":" in head or head == "localhost") else ""
-
-
-def check_shell(settings: Settings) -> None:
-    """Raises LockedError where `fumehood shell` is disabled."""
-    for entry in settings.all("disableShell"):
-        raise LockedError(f"fumehood shell is disabled: {entry.where}")

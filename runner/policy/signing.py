@@ -15,7 +15,6 @@ from runner.dataclass import dataclass
 from runner.errors import UsageError
 
 UNTRUSTED, TRUSTED = "untrusted comment: ", "trusted comment: "
-MAX_SIGNATURE = 8 << 10
 _PLAIN, _HASHED = b"Ed", b"ED"
 _SCRYPT, _BLAKE, _NO_KDF = b"Sc", b"B2", b"\0\0"
 # Of `minisign -G`: opslimit 2^25, memlimit 2^30, which libsodium turns into these.

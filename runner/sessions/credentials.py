@@ -5,7 +5,6 @@ what the journal hides, and nothing else.
 
 from __future__ import annotations
 
-import subprocess
 from base64 import b64encode
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from runner.errors import UsageError
 from runner.policy.compose import settings_error
 from runner.policy.layers import Entry, Settings
 from runner.policy.network import NetworkPattern, network_pattern
+from runner.sessions.programs import printed
 from sandbox.injection import Injection
 
 SHORTEST = 8
@@ -125,18 +125,5 @@ def _keyring(service: str, user: str) -> str:
 
 def _printed(argv: list[str], environ: Mapping[str, str], home: Path) -> str:
     """The first line that a command of the user's prints, in their home directory. None of its words is said."""
-    try:
-        done = subprocess.run(
-            argv,
-            cwd=home,
-            env=dict(environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=DEADLINE,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise LookupError(f"{argv[0]} gave no key within {DEADLINE:g} s") from error
-    if done.returncode:
-        raise LookupError(f"{argv[0]} ended with {done.returncode}")
-    return done.stdout[: LONGEST + 2].decode("ascii", "replace").strip().partition("\n")[0].strip()
+    text = printed(argv, environ=environ, cwd=home, seconds=DEADLINE, most=LONGEST + 2)
+    return text.decode("ascii", "replace").strip().partition("\n")[0].strip()

@@ -292,6 +292,3 @@ class Housing:
         if reason != "lost" and not self._ended:
             self._record(BoxEnded(reason=reason))
         self._ended = False
-
-
-Starter = Callable[[], Awaitable[Box]]

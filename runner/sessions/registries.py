@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +25,7 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from runner.dataclass import dataclass
+from runner.sessions.programs import printed
 from sandbox.hosts import HostError, target_of
 from sandbox.reachable import literal
 
@@ -109,25 +109,12 @@ def _safe(path: str, roots: tuple[str, ...]) -> Iterator[str]:
 
 
 def _run(argv: tuple[str, ...], environ: Mapping[str, str], empty: Path, roots: tuple[str, ...]) -> str:
-    """What a tool prints. Raises LookupError where it is not there, or fails."""
+    """What a tool prints. Raises LookupError where it is not there, or fails; OSError."""
     program = shutil.which(argv[0], path=environ["PATH"])
     if program is None or any(os.path.realpath(program).startswith(f"{root}/") for root in roots):
         raise LookupError(f"{argv[0]} is not installed here")
-    try:
-        done = subprocess.run(
-            [program, *argv[1:]],
-            cwd=empty,
-            env=dict(environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=DEADLINE,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise LookupError(f"{argv[0]} gave no answer: {type(error).__name__}") from error
-    if done.returncode:
-        raise LookupError(f"{argv[0]} ended with {done.returncode}")
-    return done.stdout[:MOST_OUTPUT].decode("utf-8", "replace")
+    text = printed([program, *argv[1:]], environ=environ, cwd=empty, seconds=DEADLINE, most=MOST_OUTPUT)
+    return text.decode("utf-8", "replace")
 
 
 def _read(tool: str, ask: Ask, environ: Mapping[str, str]) -> Registry:

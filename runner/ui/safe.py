@@ -20,7 +20,6 @@ _HIDDEN = (
 )
 _KEEP_LINES = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff{_HIDDEN}]")
 _KEEP_NONE = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff{_HIDDEN}]")
-_BRACKET = re.compile(r"(\\*)\[(?=([a-z#/@][^[]*?])?)")
 _ASCII_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -51,22 +50,6 @@ def encodable(text: str, encoding: str) -> str:
     except UnicodeEncodeError:
         return text.replace("…", "...").encode(encoding, "backslashreplace").decode(encoding)
     return text
-
-
-def safe_markup(text: str) -> str:
-    """Visible, and escaped so that rich's markup reads it as plain text between two tags.
-
-    Backslashes at the end are doubled, or the tag that follows would be read as text. Print it with
-    `emoji=False`: rich has no escape for `:name:`.
-    """
-    escaped = _BRACKET.sub(_escape_bracket, visible(text))
-    return escaped + "\\" * (len(escaped) - len(escaped.rstrip("\\")))
-
-
-def _escape_bracket(match: re.Match[str]) -> str:
-    # Before what looks like a tag rich halves the backslashes; before any other bracket it takes one away.
-    slashes, tag = match.groups()
-    return slashes * (2 if tag else 1) + "\\["
 
 
 def _show(match: re.Match[str]) -> str:

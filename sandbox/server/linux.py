@@ -19,7 +19,6 @@ SYS_DUP3 = 292 if X86 else 24
 SYS_IOCTL = 16 if X86 else 29
 SYS_SETRESGID = 119 if X86 else 149
 SYS_SETRESUID = 117 if X86 else 147
-SYS_PRCTL = 157 if X86 else 167
 SYS_CHDIR = 80 if X86 else 49
 SYS_EXECVE = 59 if X86 else 221
 AUDIT_ARCH = 0xC000003E if X86 else 0xC00000B7
@@ -38,8 +37,6 @@ PR_SET_SECCOMP = 22
 PR_CAPBSET_DROP = 24
 PR_SET_SECUREBITS = 28
 PR_SET_NO_NEW_PRIVS = 38
-PR_CAP_AMBIENT = 47
-PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 # linux/securebits.h: no capability from uid 0, none lost by changing uid, keep_caps off; each locked.
 SECURE_NOROOT = 0x03

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 BLOCK = 64 << 10
-PUMP = 1 << 20
 
 
 class Capture:

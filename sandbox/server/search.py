@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 BLOCK = 1 << 20
 UNSEEN = {".git", ".svn", ".hg", ".bzr", ".jj", ".sl"}
-ALTERNATIVES = 1000
 
 
 def translate(pattern: str) -> re.Pattern[str]:

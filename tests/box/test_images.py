@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 import secrets
 import shutil
 import tarfile
@@ -18,7 +20,6 @@ from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import ImageMissingError
 from sandbox.images import build_image, ensure_image, list_images
 from sandbox.recipe import Recipe, load_recipe
-from sandbox.rootfs import read_layer
 
 pytestmark = [pytest.mark.box, pytest.mark.timeout(600)]
 
@@ -190,7 +191,8 @@ def test_the_same_packages_give_the_same_layer(
     ]
 
     assert digests[0] == digests[1]
-    assert sum(map(len, read_layer(tmp_path / "layer1"))) > 100_000_000
+    with gzip.open(tmp_path / "layer1") as layer:
+        assert layer.seek(0, os.SEEK_END) > 100_000_000
 
 
 def left_by_builds(engine: Engine, owner: str) -> list[str]:

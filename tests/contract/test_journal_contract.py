@@ -224,5 +224,5 @@ def test_edits_removals_and_reorderings_are_located(make: Make, damage: Any, fou
         journal.append(TurnStarted(number=number))
     lines = damage(list(journal.lines()))
     other = MemoryJournal("s1")
-    other.storage.kept.extend(lines)  # type: ignore[union-attr]
+    other.storage.kept.extend(lines)  # type: ignore[attr-defined]
     assert [(p.line, p.kind) for p in other.verify().problems] == found

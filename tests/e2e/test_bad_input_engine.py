@@ -6,11 +6,8 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import pytest
 
 from sandbox.engine import Engine
 from tests.e2e.conftest import PATIENCE, Bench, bash, wait_for
+from tests.support.engines import answering
 from tests.support.relay import Relay
 
 pytestmark = [pytest.mark.box, pytest.mark.timeout(240)]
@@ -34,30 +32,6 @@ def belongings(engine: Engine, session: str) -> list[str]:
     """What the engine still has of a session."""
     label = f"fumehood.session={session}"
     return [c.id for c in engine.containers.list(label)] + [v.name for v in engine.volumes.list(label)]
-
-
-@contextmanager
-def answering(path: Path, answer: bytes) -> Iterator[None]:
-    """Something that is no engine."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-
-        def serve() -> None:
-            while True:
-                try:
-                    client, _ = listener.accept()
-                except OSError:
-                    return
-                with client:
-                    client.recv(1 << 16)
-                    client.sendall(answer)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
 
 
 def assert_refused(bench: Bench, code: int, says: str, *arguments: str, **environ: Any) -> None:

@@ -27,6 +27,7 @@ from typing import ClassVar
 
 from sandbox.authority import Authority
 from tests.support.closed_network import own_addresses
+from tests.support.git_server import backend
 
 HOST = "10.1.2.3"
 INDEX, REGISTRY, GIT, SITE = (f"https://{HOST}:{port}" for port in (8441, 8442, 8443, 8444))
@@ -164,25 +165,7 @@ class Git(Server):
 
     def answer(self, body: bytes) -> None:
         """What it says."""
-        path, _, query = self.path.partition("?")
-        given = {
-            "PATH": os.environ["PATH"],
-            "GIT_PROJECT_ROOT": str(self.root),
-            "GIT_HTTP_EXPORT_ALL": "1",
-            "REMOTE_USER": "anybody",
-            "REMOTE_ADDR": "10.1.2.3",
-            "REQUEST_METHOD": self.command,
-            "PATH_INFO": path,
-            "QUERY_STRING": query,
-            "CONTENT_TYPE": self.headers.get("Content-Type", ""),
-            "CONTENT_LENGTH": str(len(body)),
-            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
-            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
-        }
-        done = subprocess.run(["git", "http-backend"], input=body, env=given, capture_output=True, check=True)
-        head, _, content = done.stdout.partition(b"\r\n\r\n")
-        headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
-        code = int(headers.pop("Status", "200 OK").split()[0])
+        code, headers, content = backend(self.root, self, body)
         self.say(content, headers["Content-Type"], code)
 
 

@@ -1,14 +1,19 @@
-"""An engine of a test's own, which may be killed: dockerd as root, all that it keeps in a directory of its own."""
+"""An engine of a test's own, which may be killed: dockerd as root, all that it keeps in a directory of its own. Beside
+it, what only answers as one.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sandbox.engine import Engine, connect
@@ -94,3 +99,27 @@ class OwnEngine:
         except SandboxError:
             return False
         return True
+
+
+@contextmanager
+def answering(path: Path, answer: bytes) -> Iterator[None]:
+    """Something that is no engine, and always answers the same."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    client, _ = listener.accept()
+                except OSError:
+                    return
+                with client:
+                    client.recv(1 << 16)
+                    client.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(10)

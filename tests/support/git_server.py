@@ -1,4 +1,4 @@
-"""A git server over HTTPS that wants a login: git's own http-backend behind a small server of this process."""
+"""Git's own http-backend behind small servers of this process, and one of these: over HTTPS, with a login."""
 
 from __future__ import annotations
 
@@ -12,6 +12,32 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+
+def backend(top: Path, request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, dict[str, str], bytes]:
+    """What git's own CGI program answers to a request for a repository below `top`: status, headers, body."""
+    path, _, query = request.path.partition("?")
+    environ = {
+        "PATH": os.environ["PATH"],
+        "GIT_PROJECT_ROOT": str(top),
+        "GIT_HTTP_EXPORT_ALL": "1",
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "safe.directory",
+        "GIT_CONFIG_VALUE_0": "*",
+        "REMOTE_USER": "anybody",
+        "REMOTE_ADDR": "127.0.0.1",
+        "REQUEST_METHOD": request.command,
+        "PATH_INFO": path,
+        "QUERY_STRING": query,
+        "CONTENT_TYPE": request.headers.get("Content-Type", ""),
+        "CONTENT_LENGTH": str(len(body)),
+        "HTTP_CONTENT_ENCODING": request.headers.get("Content-Encoding", ""),
+        "GIT_PROTOCOL": request.headers.get("Git-Protocol", ""),
+    }
+    done = subprocess.run(["git", "http-backend"], input=body, env=environ, capture_output=True, check=True)
+    head, _, content = done.stdout.partition(b"\r\n\r\n")
+    fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n") if ": " in line)
+    return int(fields.pop("Status", "200").split()[0]), fields, content
 
 
 @contextmanager
@@ -34,33 +60,9 @@ def git_server(top: Path, secure: ssl.SSLContext, login: str) -> Iterator[tuple[
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            path, _, query = self.path.partition("?")
             size = int(self.headers.get("Content-Length") or 0)
-            environ = {
-                "PATH": os.environ["PATH"],
-                "GIT_PROJECT_ROOT": str(top),
-                "GIT_HTTP_EXPORT_ALL": "1",
-                "GIT_CONFIG_COUNT": "1",
-                "GIT_CONFIG_KEY_0": "safe.directory",
-                "GIT_CONFIG_VALUE_0": "*",
-                "REMOTE_USER": "user",
-                "REQUEST_METHOD": self.command,
-                "PATH_INFO": path,
-                "QUERY_STRING": query,
-                "CONTENT_TYPE": self.headers.get("Content-Type", ""),
-                "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
-                "HTTP_GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
-            } | ({"CONTENT_LENGTH": str(size)} if size else {})
-            done = subprocess.run(
-                ["git", "http-backend"],
-                env=environ,
-                input=self.rfile.read(size) if size else b"",
-                capture_output=True,
-                check=False,
-            )
-            head, _, body = done.stdout.partition(b"\r\n\r\n")
-            fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n") if ": " in line)
-            self.send_response(int(fields.pop("Status", "200").split()[0]))
+            code, fields, body = backend(top, self, self.rfile.read(size) if size else b"")
+            self.send_response(code)
             for name, value in fields.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))

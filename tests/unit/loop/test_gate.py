@@ -47,7 +47,7 @@ def uses() -> Iterator[tuple[str, str]]:
                 name.split(".")[0] in {"subprocess", "pty"}
                 or "create_subprocess" in name
                 or name.endswith("stdio_client")
-                or name in {"os.system", "os.posix_spawn", "os.fork"}
+                or name in {"os.system", "os.posix_spawn", "os.fork", "printed"}
             ):
                 yield "host process", where
 
@@ -64,6 +64,7 @@ def test_there_is_one_gate() -> None:
         ("exec", "loop/own.py"): 3,  # the same, after their Judged
         ("host process", "hooks/host.py"): 1,  # a hook that its owner places there, after its Judged
         ("host process", "sessions/sink.py"): 1,  # the command that managed settings require as audit sink
+        ("host process", "sessions/programs.py"): 1,  # `printed`, for these two:
         ("host process", "sessions/credentials.py"): 1,  # the command that the user's settings name for a key
         ("host process", "sessions/registries.py"): 1,  # package tools by fixed words, in an empty directory
         ("host process", "mcp/prompt_tool.py"): 1,  # the server that the command line places there, after its Judged

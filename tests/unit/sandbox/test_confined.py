@@ -70,11 +70,11 @@ def test_a_link_can_be_looked_at_but_not_through(root: Path, directory: int, way
 
 def test_names_are_made_renamed_and_removed_beneath(root: Path, directory: int, way: str) -> None:
     confined.mkdir_beneath(directory, "a/new")
-    confined.symlink_beneath(directory, b"a/new/l\xff", b"../../../nowhere")
+    (root / "a" / "new" / os.fsdecode(b"l\xff")).symlink_to("../../../nowhere")
     confined.rename_beneath(directory, b"a/new/l\xff", "a/l")
     assert (root / "a" / "l").readlink() == Path("../../../nowhere")
     confined.unlink_beneath(directory, "a/l")
-    confined.rmdir_beneath(directory, "a/new")
+    (root / "a" / "new").rmdir()
     assert sorted(p.name for p in (root / "a").iterdir()) == ["b"]
 
 
@@ -87,7 +87,7 @@ def test_rename_without_replace_keeps_what_is_there(root: Path, directory: int) 
 
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/x", ".", "..", "a/.."])
 def test_nothing_is_made_or_removed_outside(root: Path, directory: int, way: str, path: str) -> None:
-    for act in (confined.mkdir_beneath, confined.unlink_beneath, confined.rmdir_beneath):
+    for act in (confined.mkdir_beneath, confined.unlink_beneath):
         with pytest.raises(OSError):
             act(directory, path)
     assert sorted(p.name for p in root.parent.iterdir()) == ["root", "secret"]
@@ -95,7 +95,7 @@ def test_nothing_is_made_or_removed_outside(root: Path, directory: int, way: str
 
 def test_parents_that_are_links_are_refused_for_every_change(root: Path, directory: int, way: str) -> None:
     (root / "out").symlink_to("..")
-    for act in (confined.mkdir_beneath, confined.unlink_beneath, confined.rmdir_beneath):
+    for act in (confined.mkdir_beneath, confined.unlink_beneath):
         with pytest.raises(OSError):
             act(directory, "out/secret")
     assert (root.parent / "secret").read_bytes() == b"outside"

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 from sandbox.engine import connect
 from sandbox.errors import EngineMissingError
 from sandbox.ssh import command
+from tests.support.engines import answering
 from tests.support.ssh import pretend_ssh
 
 ANSWER = b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\nOK"
@@ -18,25 +17,8 @@ ANSWER = b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\nOK"
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "s"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-
-        def serve() -> None:
-            while True:
-                try:
-                    client, _ = listener.accept()
-                except OSError:
-                    return
-                with client:
-                    client.recv(1 << 16)
-                    client.sendall(ANSWER)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
+    with answering(path, ANSWER):
         yield path
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
 
 
 def test_an_engine_is_reached_through_the_users_ssh(engine: Path, tmp_path: Path) -> None:

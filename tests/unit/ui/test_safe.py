@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.markup import render
 
-from runner.ui.safe import encodable, one_line, safe_markup, visible
+from runner.ui.safe import encodable, one_line, visible
 
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()))  # lone surrogates too
 
@@ -54,20 +53,6 @@ def test_one_line_is_one_line(text: str) -> None:
 
 def test_newline_and_tab_are_shown_where_a_line_must_stay_one() -> None:
     assert visible("a\nb\tc", lines=False) == "a␊b␉c"
-
-
-@given(ANY_TEXT)
-def test_markup_is_never_injected(text: str) -> None:
-    made = render(f"[bold]{safe_markup(text)}[/bold]", emoji=False)
-    assert made.plain == visible(text)
-    assert [(s.start, s.end, s.style) for s in made.spans] == [(0, len(made.plain), "bold")]
-
-
-@given(st.text("[]/\\ab#@=:", max_size=20))
-def test_markup_is_never_injected_by_brackets_and_backslashes(text: str) -> None:
-    made = render(f"[bold]{safe_markup(text)}[/bold]", emoji=False)
-    assert made.plain == text
-    assert {s.style for s in made.spans} <= {"bold"}
 
 
 def test_text_that_the_locale_cannot_hold_is_escaped() -> None:
