@@ -99,10 +99,12 @@ async def own(
     if prompt_tool is not None:
         enforced.place(prompt_tool.server)
         prompt_tool.expose(enforced.exposing.to_server(prompt_tool.server.name))
+    credentials = enforced.credentials()  # before anything is made: they may not be there
     store.directory(spec.session).mkdir(mode=0o700, exist_ok=True)
     with store.lock(spec.session) as lock:
         enforced.begin()
-        rig = Rig(enforced, store, lock, progress, asks=approver is not None or prompt_tool is not None)
+        asks = approver is not None or prompt_tool is not None
+        rig = Rig(enforced, store, lock, progress, credentials=credentials, asks=asks)
         try:
             session = await rig.open(model, approver, prompt_tool)
         except BaseException:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from runner.sessions.ahead import Ahead
     from runner.sessions.cleaning import Removed
     from runner.sessions.clients import Clients
+    from runner.sessions.credentials import Credential
     from runner.sessions.desk import Desk
     from runner.sessions.drifting import Drifting
     from runner.sessions.enforced import Enforced
@@ -50,12 +51,21 @@ ASKED = 0.1  # seconds: by then the request is sent, and a model on this machine
 class Rig:
     """One session's parts, chosen here and joined to each other."""
 
-    def __init__(self, enforced: Enforced, store: Store, lock: Lock, progress: Notify, *, asks: bool = False) -> None:
+    def __init__(
+        self,
+        enforced: Enforced,
+        store: Store,
+        lock: Lock,
+        progress: Notify,
+        *,
+        credentials: tuple[Credential, ...] = (),
+        asks: bool = False,
+    ) -> None:
         self.enforced, spec, environ = enforced, enforced.spec, enforced.environ
         self.spec, self.environ, self.store, self.lock = spec, environ, store, lock
         self.directory = store.directory(spec.session)
         self.cwd = box_cwd(spec)
-        self._credentials = enforced.credentials()
+        self._credentials = credentials
         self.journal = self._open_journal()
         self.before = self.journal.last_seq
         self._note_start()

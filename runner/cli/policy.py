@@ -18,7 +18,7 @@ from runner.cli import policy_files
 from runner.cli.entry import say
 from runner.effects import Mode
 from runner.errors import ManagedError, SettingsError, UsageError
-from runner.policy.calls import call_of
+from runner.policy.calls import TOOLS, call_of
 from runner.policy.compose import Ground
 from runner.policy.explain import BOUNDARY, Explanation, decides, explain, judge_past
 from runner.policy.hiding import LOGINS
@@ -158,6 +158,8 @@ def explain_call(
     then = None
     if call:
         tool, effects = call_of(call, ground.place)
+        if tool not in TOOLS and not tool.startswith("mcp__"):
+            raise UsageError(f"no tool is called {tool!r}: {', '.join(sorted(TOOLS))}, mcp__SERVER__TOOL")
         found = explain(policy, tool, effects, ground.place)
     else:
         store = Store(state_home(os.environ))

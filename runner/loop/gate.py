@@ -45,6 +45,7 @@ from runner.loop.modes import Modes
 from runner.loop.own import OwnCommands
 from runner.loop.shown import Shown
 from runner.loop.verdicts import answers_of, tightened
+from runner.loop.waiting import Waiting
 from runner.policy.grants import offer
 from runner.policy.policy import Policy
 from runner.tools.base import (
@@ -93,7 +94,7 @@ class Gate(OwnCommands):
     """`policy` gives the policy in force. `before_write` is awaited before a call that may change the box
     (checkpoints). `hooks` may replace an input and tighten the verdict. `classify` answers an ask of mode auto, and
     `allowed_by_user` is told of each yes. `failure` is set when calls cannot go on at all (no box): the turn ends
-    with it. `waited`: seconds that a call that runs waited for an answer.
+    with it. `waiting`: how long calls waited for answers.
     """
 
     record: Recorder
@@ -118,7 +119,7 @@ class Gate(OwnCommands):
     exposed: Exposed = nothing_exposed
     monotonic: Callable[[], float] = time.monotonic
     failure: SandboxError | None = None
-    waited: dict[str, float] = field(default_factory=dict)
+    waiting: Waiting = field(default_factory=Waiting)
     _judged: set[tuple[str, str]] = field(default_factory=set)
     _running: dict[str, tuple[Effect, ...]] = field(default_factory=dict)
     _saved: set[str] = field(default_factory=set)
@@ -307,11 +308,8 @@ class Gate(OwnCommands):
             self.record(asked, cause=call.id)
             if self.hooks is not None:
                 self.hooks.notify(f"fumehood needs your permission to use {call.name}")
-        began = self.monotonic()
-        try:
+        with self.waiting.of(call.id, self.monotonic):
             given = await self.approver.ask(asked)
-        finally:
-            self.waited[call.id] = self.monotonic() - began
         self.record(given, cause=call.id)
         if given.allowed and self.allowed_by_user is not None:
             self.allowed_by_user()

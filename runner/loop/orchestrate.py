@@ -141,7 +141,7 @@ class Calls:
                 result=result.for_user or None,
                 is_error=result.is_error,
                 truncated=result.truncated,
-                seconds=round(self.gate.monotonic() - started - self.gate.waited.pop(call.id, 0.0), 6),
+                seconds=round(self.gate.monotonic() - started - self.gate.waiting.take(call.id), 6),
             ),
             cause=call.id,
         )

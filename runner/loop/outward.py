@@ -186,7 +186,8 @@ class Outward:
         known = self._answers.get(key)
         if known is None or (known[0] != turn and not (self._lasting and _was_yes(known[1]))):
             known = self._answers[key] = (turn, self._gate.spawn(self._ask(effect, verdict, cause)))
-        return await asyncio.shield(known[1])
+        with self._gate.waiting.of(cause, self._gate.monotonic):
+            return await asyncio.shield(known[1])
 
     async def _ask(self, effect: ConnectHost, verdict: Verdict, cause: str) -> Verdict:
         gate, policy = self._gate, self._gate.policy()

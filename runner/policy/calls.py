@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from runner.effects import (
+    AskUser,
     CallServer,
     ConnectHost,
     Effect,
@@ -31,19 +32,21 @@ _FORM = re.compile(r"(?P<tool>[A-Za-z][\w-]*)(?:\((?P<about>.*)\))?", re.DOTALL)
 _SHELLS = frozenset({"Bash", "Monitor"})
 _READERS = frozenset({"Read", "Grep", "Glob", "LSP"})
 _EDITORS = frozenset({"Edit", "Write", "MultiEdit", "NotebookEdit"})
+_ASKING = {"AskUserQuestion": "questions", "ExitPlanMode": "plan"}
+TOOLS = _SHELLS | _READERS | _EDITORS | frozenset(_ASKING)
+TOOLS |= {"WebFetch", "Network", "WebSearch", "TodoWrite", "TaskStop", "EnterPlanMode", "Agent", "Skill", "PowerShell"}
+_FOLDED = {name.lower(): name for name in TOOLS}
 _PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _PATHS = frozenset({"path", "link", "target", "cwd"})
 _TYPES: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (RunCommand, ReadPath, WritePath, StopTask, ConnectHost, CallServer, UseProvider)
+    kind.__name__: kind
+    for kind in (RunCommand, ReadPath, WritePath, StopTask, ConnectHost, CallServer, UseProvider, AskUser)
 }
 
 
 def call_of(text: str, place: Place) -> tuple[str, tuple[Effect, ...]]:  # noqa: PLR0911 (a table, row by row)
     """The tool and the effects of `Tool(command, path, URL or domain:host)`. Raises UsageError for what is no call."""
-    form = _FORM.fullmatch(text.strip())
-    if form is None:
-        raise UsageError(f"{text!r} is no call of the form Tool(command, path or URL)")
-    tool, about = form["tool"], form["about"] or ""
+    tool, about = _parted(text)
     if tool in _SHELLS:
         return tool, (RunCommand(command=about, cwd=place.cwd),)
     if tool in _READERS:
@@ -57,6 +60,8 @@ def call_of(text: str, place: Place) -> tuple[str, tuple[Effect, ...]]:  # noqa:
         made = _host(url)
         query = url.partition("?")[2].partition("#")[0]
         return tool, (replace(made, method=method, path=made.path + (f"?{query}" if query else "")),) if about else ()
+    if tool in _ASKING:
+        return tool, (AskUser(about=_ASKING[tool]),)
     if tool == "WebSearch":
         return tool, (UseProvider(tool="web_search"),)
     if tool.startswith("mcp__"):
@@ -64,6 +69,16 @@ def call_of(text: str, place: Place) -> tuple[str, tuple[Effect, ...]]:  # noqa:
         server, _, name = rest.partition("__")
         return tool, (CallServer(server=server, tool=name, outside=True),)
     return tool, ()
+
+
+def _parted(text: str) -> tuple[str, str]:
+    form = _FORM.fullmatch(text.strip())
+    if form is None:
+        raise UsageError(f"{text!r} is no call of the form Tool(command, path or URL)")
+    tool = form["tool"]
+    if tool not in TOOLS and (near := _FOLDED.get(tool.lower())):
+        raise UsageError(f"no tool is called {tool!r}; did you mean {near!r}?")
+    return tool, form["about"] or ""
 
 
 def path_of(text: str, place: Place) -> PurePosixPath:

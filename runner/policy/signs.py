@@ -61,7 +61,7 @@ def _doubt_at(source: bytes, node: Any, gap: bytes, last: bytes, kind: str) -> s
         return "a reserved word may be none"
     if node.type == "heredoc_body" and not node.child_count and node.parent.children[1].text[:1] not in b"'\"":
         return doubtful("heredoc_content", text)  # the grammar sees no backticks there
-    if text[:1] in b"<>" and last in b"0123456789}" and not gap and kind != "file_descriptor":
+    if text and text[:1] in b"<>" and last in b"0123456789}" and not gap and kind != "file_descriptor":
         return "a number before a redirection"
     return doubtful(node.type, text[lead:])
 

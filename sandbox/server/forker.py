@@ -96,8 +96,6 @@ class Forker:
     """Takes jobs, one after the other."""
 
     def __init__(self, uid: int, gid: int) -> None:
-        self._uid = uid
-        self._gid = gid
         self._spawn = Spawner()
         self._jobs = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, _JOBS)
         arena = self._spawn.arena

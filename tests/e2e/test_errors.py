@@ -185,3 +185,12 @@ def test_a_session_that_fails_to_start_leaves_nothing_behind(repository: Bench, 
     for flags in (["--allowedTools", "Bash(("], ["--tools", "Nonsense"], ["--image", "localhost:1/no/such:image"]):
         repository.run("-p", "--model", model, *flags, "x", check=None)
         assert not list((home / "sessions").glob("*")), flags
+
+
+def test_a_key_that_cannot_be_had_starts_nothing_and_leaves_nothing(repository: Bench) -> None:
+    settings = Path(repository.environ["HOME"]) / ".config/fumehood/settings.yaml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("credentials:\n  - {hosts: [a.example], file: /nowhere/key}\n")
+    done = repository.run("-p", "x", "--model", repository.script({"text": "done"}), check=6)
+    assert "credentials: /nowhere/key: No such file or directory" in done.stderr
+    assert list((Path(repository.environ["FUMEHOOD_HOME"]) / "sessions").glob("*")) == []

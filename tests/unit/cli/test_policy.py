@@ -128,6 +128,19 @@ def test_explain_says_which_rule_decides_and_what_would_change_it(terminal: Term
     assert [one["rule"] for one in found["matches"]] == ["Bash(git push *)", "Bash(git *)"]
 
 
+def test_explain_knows_no_tool_that_is_none(terminal: Terminal) -> None:
+    terminal.run("policy", "explain", "bash(git push)", code=2)
+    assert "no tool is called 'bash'; did you mean 'Bash'?" in terminal.err
+    terminal.run("policy", "explain", "Foo(x)", code=2)
+    assert "no tool is called 'Foo': Agent, AskUserQuestion, Bash" in terminal.err
+    said = terminal.run("policy", "explain", "AskUserQuestion").splitlines()
+    assert said[1] == "because   mode bypassPermissions: only the user can answer it (mode)"
+    assert terminal.run("policy", "explain", "--mode", "default", "Bash").splitlines()[1].endswith("it is empty (mode)")
+    terminal.user("cases:\n  - {call: 'bash(rm x)', expect: allow}\n")
+    terminal.run("policy", "show", code=6)
+    assert "did you mean 'Bash'?" in terminal.err
+
+
 def test_explain_takes_a_call_out_of_a_journal(terminal: Terminal) -> None:
     session = terminal.session()
     terminal.user("permissions: {deny: ['Bash(git push *)']}")

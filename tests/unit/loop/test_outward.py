@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from itertools import count
 from typing import Any
 
 import pytest
@@ -336,3 +337,11 @@ async def test_where_managed_settings_alone_name_hosts_an_index_names_none(stage
         assert page.reader is not None
         page.reader("text/html", b'<a href="https://files.example/tiny.whl">tiny</a>')
         assert (await out.judge(FILE)).allowed is False
+
+
+async def test_the_wait_for_an_answer_is_no_time_of_the_call_that_asks(stage: Stage) -> None:
+    async with outward(stage, mode=Mode.DEFAULT, approver=ClientApprover()) as (out, session, _):
+        ticks = count()
+        session.gate.monotonic = lambda: float(next(ticks))
+        assert (await answered(out, session, TLS, allowed=True)).allowed
+        assert session.gate.waiting.take(session.gate.cause) == 1.0
