@@ -149,7 +149,7 @@ def test_a_private_repository_is_cloned_with_a_key_that_the_box_never_has(reposi
     assert [path for path in kept(repository, session) if KEY.encode() in path.read_bytes()] == []
     rows = json.loads(repository.run("net", "log", "--json").stdout)
     assert {row["decision"] for row in rows if "upload-pack" in row["request"]} == {"allow"}
-    assert [row["would_allow"] for row in rows if "receive-pack" in row["request"]] == [f"https://{where}"]
+    assert [row["would_allow"] for row in rows if "receive-pack" in row["request"]] == [f"git:push https://{where}"]
 
 
 def test_a_limit_is_told_in_the_box_and_in_the_log_and_counts_on_when_a_session_goes_on(
