@@ -6,12 +6,9 @@ costs one request. `sandbox.build` makes what is not.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from sandbox.containers import LABEL
 from sandbox.dataclass import dataclass
 from sandbox.engine import Engine, ImageInfo
 from sandbox.errors import EngineRefusedError, ImageMissingError
+from sandbox.locking import locked
 from sandbox.recipe import Recipe, is_recipe, load_recipe, plain_digest, tag_of
 
 RECORD_VERSION = 1
@@ -83,10 +81,10 @@ def build_image(
     asked.
     """
     directory = cache / "images"
-    with locked(directory / "lock"):
+    stem = directory / f"{recipe.name}-{recipe.digest[:12]}-{engine.info.architecture}"
+    with locked(directory / "lock", shared=True), locked(stem.with_suffix(".lock")):
         if not again and (found := engine.images.find(recipe.tag)):
             return found
-        stem = directory / f"{recipe.name}-{recipe.digest[:12]}-{engine.info.architecture}"
         record = None if again else _read_record(stem)
         if record is not None and (image := _load(engine, recipe, record, stem)):
             return image
@@ -112,18 +110,6 @@ def list_images(engine: Engine) -> tuple[ImageInfo, ...]:
     """The images of our recipes that the engine has, newest first."""
     found = (image for image in engine.images.list(RECIPE_LABEL) if image.labels[RECIPE_LABEL])  # blank in a session's
     return tuple(sorted(found, key=lambda image: image.created, reverse=True))
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file: one process of this user at a time; it dies with its holder."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _foreign_image(engine: Engine, name: str, packages: tuple[str, ...], progress: Callable[[str], None]) -> ImageInfo:

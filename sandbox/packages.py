@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 from sandbox.dataclass import dataclass
 from sandbox.errors import ImageMissingError
+from sandbox.locking import locked
 
 FETCH_SECONDS = 600
 SUITE_WORDS = frozenset({"stable", "testing", "unstable", "sid"})
@@ -113,23 +114,24 @@ def fetch_packages(
     etc: Path = Path("/etc/apt"),
 ) -> tuple[Package, ...]:
     """Download `names` with all that they depend on, into `directory`, and return the whole set
-    sorted by name; with `essential`, the distribution's essential packages too.
+    sorted by name; with `essential`, the distribution's essential packages too. One process at a time.
 
     Raises ImageMissingError with apt's words when it cannot be done.
     """
     wanted = ["?essential", *names] if essential else list(names)
-    environment = _prepare(directory, architecture, distribution, etc)
-    progress(f"asking for the packages of {distribution.name} {distribution.codename}")
-    _apt(["update"], environment)
     install = ["install", "--yes", "--no-install-recommends"]
     # asked with an empty store of downloads, apt names every file that it would need, with its hash
     listing = [*install, "-o", f"Dir::Cache::archives={directory}/none/", "--print-uris"]
-    found = _files(_apt([*listing, *wanted], environment))
-    core = _files(_apt([*listing, "?essential"], environment)) if essential else {}
-    progress(f"fetching {len(found)} packages")
-    _apt([*install, "--download-only", *wanted], environment)
-    packages = (_checked(directory / "archives" / name, proof, name in core) for name, proof in found.items())
-    return tuple(sorted(packages, key=lambda package: package.line))
+    with locked(directory / "lock"):
+        environment = _prepare(directory, architecture, distribution, etc)
+        progress(f"asking for the packages of {distribution.name} {distribution.codename}")
+        _apt(["update"], environment)
+        found = _files(_apt([*listing, *wanted], environment))
+        core = _files(_apt([*listing, "?essential"], environment)) if essential else {}
+        progress(f"fetching {len(found)} packages")
+        _apt([*install, "--download-only", *wanted], environment)
+        packages = (_checked(directory / "archives" / name, proof, name in core) for name, proof in found.items())
+        return tuple(sorted(packages, key=lambda package: package.line))
 
 
 def _os_release(text: str) -> dict[str, str]:

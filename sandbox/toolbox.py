@@ -21,7 +21,7 @@ from sandbox.containers import LABEL, ContainerSpec, session_labels
 from sandbox.dataclass import dataclass
 from sandbox.engine import ConflictError, Engine, ImageInfo
 from sandbox.errors import BoxStartError
-from sandbox.images import locked
+from sandbox.locking import locked
 from sandbox.recipe import RECIPES, Recipe, load_recipe, plain_digest
 from sandbox.rootfs import normalise
 from sandbox.spec import Mount

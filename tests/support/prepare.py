@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from sandbox.engine import connect
+from sandbox.engine import ImageInfo, connect
 from sandbox.errors import SandboxError
 from sandbox.images import ensure_image
 from sandbox.toolbox import ensure_toolbox
@@ -25,8 +26,15 @@ def main() -> int:
     cache = cache_directory()
     try:
         engine = connect(os.environ)
-        base, *_ = (ensure_image(engine, name, cache=cache, progress=print) for name in ("busybox", "base", "plain"))
-        ensure_toolbox(engine, base=base, cache=cache, progress=print)
+
+        def image(name: str) -> ImageInfo:
+            return ensure_image(engine, name, cache=cache, progress=print)
+
+        with ThreadPoolExecutor() as side_by_side:
+            others = [side_by_side.submit(image, name) for name in ("busybox", "plain")]
+            ensure_toolbox(engine, base=image("base"), cache=cache, progress=print)
+            for other in others:
+                other.result()
         engine.close()
     except SandboxError as error:
         print(error, file=sys.stderr)
