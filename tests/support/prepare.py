@@ -1,5 +1,5 @@
-"""What all tests of boxes start from, made once: `python -m tests.support.prepare`. What it keeps for later runs lies
-where the fixtures look for it.
+"""What tests of boxes start from, made once: `python -m tests.support.prepare [IMAGE...]`, the toolbox and all images
+but where some are named. What it keeps for later runs lies where the fixtures look for it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def cache_directory() -> Path:
     return Path(named) if named else Path.home() / ".cache/fumehood-tests"
 
 
-def main() -> int:
-    """Images and toolbox; what is there already costs a request each."""
+def main(*images: str) -> int:
+    """`images` beside base, and the toolbox; what is there already costs a request each."""
     cache = cache_directory()
     try:
         engine = connect(os.environ)
@@ -31,7 +31,7 @@ def main() -> int:
             return ensure_image(engine, name, cache=cache, progress=print)
 
         with ThreadPoolExecutor() as side_by_side:
-            others = [side_by_side.submit(image, name) for name in ("busybox", "plain")]
+            others = [side_by_side.submit(image, name) for name in images or ("busybox", "plain")]
             ensure_toolbox(engine, base=image("base"), cache=cache, progress=print)
             for other in others:
                 other.result()
@@ -43,4 +43,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))
