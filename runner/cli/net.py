@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from runner.cli.policy import AsJson, ModeOption, out, out_json, read_mode, tell
+from runner.cli.answers import AsJson, out, out_json
+from runner.cli.policy import ModeOption, read_mode, tell
 from runner.effects import ConnectHost, Decision
 from runner.errors import UsageError
 from runner.events import Egress
