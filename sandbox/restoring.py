@@ -129,16 +129,21 @@ class Restoring:
         return State(((path, row) for path, row in state.items() if not skip(path)), state.lowers)
 
     def _arrive(self, checkpoint: str, layers: Sequence[Layer], states: dict[str, State], log: Log) -> None:
-        """These layers were made anew: know what they hold. `states`: of all."""
+        """These layers were made anew: know what they hold. `states`: of all. What tells which names of a copy are one
+        file is not as the log has it any more, and goes with what is new next.
+        """
         afar = any(layer.remote for layer in layers)
         if afar:
             self._keeper.close()  # it stands on what was replaced
+        owed: dict[str, State] = {}
         for layer in layers:
             if layer.rung is not Rung.OVERLAY:
-                states[layer.name] = self._as_made(layer, states[layer.name], log)
+                told = states[layer.name]
+                states[layer.name] = made_anew = self._as_made(layer, told, log)
+                owed[layer.name] = State((path, row) for path, row in made_anew.items() if not row.one_file(told[path]))
         made = {layer.name for layer in layers}
         kept = {la.name: self._taking.state(la) for la in self._taking.layers if la.name not in made}
-        self._taking.present = Present(states=states | kept, loaded=True)
+        self._taking.present = Present(states=states | kept, owed=owed, loaded=True)
         log.go(checkpoint)
         if afar:  # else whoever comes next would have all of it read again
             log.restack(self._taking.present.states)

@@ -147,3 +147,26 @@ def test_a_change_that_hides_behind_size_and_time_is_seen_on_a_copy_that_was_mad
         assert found() == [one, other]
     finally:
         bed.close()
+
+
+def test_names_of_one_file_stay_so_on_a_copy_that_was_made_again() -> None:
+    """What the log told of them was true of the copy before: the new one's goes with what is new next."""
+    bed = LocalBed(Rung.COPY)
+    try:
+        first = bed.checkpoints.take("first")
+        assert first is not None
+        (bed.seen() / "second").hardlink_to(bed.seen() / "a")
+        linked = bed.checkpoints.take("linked")
+        assert linked is not None
+        for point in (first.id, linked.id):
+            bed.checkpoints.restore(point)
+            bed.checkpoints.settle()
+        (bed.seen() / "a").rename(bed.seen() / "third")
+        renamed = bed.checkpoints.take("renamed")
+        assert renamed is not None
+        for point in (linked.id, renamed.id):
+            bed.checkpoints.restore(point)
+            bed.checkpoints.settle()
+        assert (bed.seen() / "second").samefile(bed.seen() / "third")
+    finally:
+        bed.close()
