@@ -81,6 +81,8 @@ def test_what_each_mode_makes_of_what_no_rule_speaks_of(effect: Effect | str, le
         ("sed -n 1,5p g", Decision.DENY),
         ("sed -i s/a/b/ f", Decision.DENY),
         ("sed -n '1w f' h", Decision.DENY),
+        ("sed -n '1W f' h", Decision.DENY),
+        ("sed -f script f", Decision.DENY),
     ],
 )
 def test_a_sed_that_edits_nothing_in_place_reads_its_files(command: str, decision: Decision) -> None:
